@@ -1,0 +1,78 @@
+# Targets set up all they need in .venv; see `make help`.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+ARGS ?=
+# What pip or uv get: CMAKE_ARGS as you set it, else what suits this machine.
+BUILD_ARGS = $(shell $(PYTHON) -I labctl/buildargs.py)
+DEMO := lab_data/demo/labllama-f16.gguf
+ifdef UV
+INSTALL := $(UV) pip install --python $(BIN)/python
+REBUILD := $(INSTALL) --reinstall-package llama-cpp-python --no-cache --no-binary llama-cpp-python
+else
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+REBUILD := $(INSTALL) --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python
+endif
+
+.PHONY: help lab test check bench doctor clean clean-venv
+
+help: ## show this list
+	@echo "Usage: make TARGET [ARGS=\"--model FILE ...\"]"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+lab: $(VENV)/.lab ## the whole lab: quantize, measure, write reports/<model>/worksheet.md
+	@$(BIN)/labctl run $(ARGS)
+
+test: $(VENV)/.dev ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## formatting, lint, types, import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.dev ## compare with llama.cpp's own tools (builds them once)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+doctor: $(VENV)/.lab ## is this machine ready?
+	@$(BIN)/labctl doctor $(ARGS)
+
+clean: clean-venv ## remove the environment and caches; outputs/ and reports/ stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info benchmarks/.cache
+	find labctl tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+clean-venv: ## remove the environment only
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: labctl needs Python 3.10 or newer, and $(PYTHON) is older."; \
+	       echo "hint: name a newer one: make lab PYTHON=python3.12"; exit 1; }
+ifdef UV
+	@$(UV) venv --quiet --python $(PYTHON) $(VENV)
+else
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "hint: install Python's venv module, for example: sudo apt install python3-venv"; exit 1; }
+endif
+
+# A pip cache can hold a llama.cpp that was built for another machine or by another compiler: it is tried out, and built
+# anew where it fails.
+$(VENV)/.lab: pyproject.toml | $(BIN)/python
+	@$(PYTHON) -I labctl/buildargs.py --check-compiler
+	@echo "Installing labctl (the first time llama.cpp is compiled: about 5 minutes on 2 cores) ..."
+	@CMAKE_ARGS="$(BUILD_ARGS)" $(INSTALL) -e .
+	@$(BIN)/python -m labctl.engine $(DEMO) \
+	  || { echo "Building llama.cpp again for this CPU ..."; \
+	       CMAKE_ARGS="$(BUILD_ARGS)" $(REBUILD) llama-cpp-python && $(BIN)/python -m labctl.engine $(DEMO); } \
+	  || { echo "Building llama.cpp once more, without AMX ..."; \
+	       CMAKE_ARGS="`$(PYTHON) -I labctl/buildargs.py --no-amx`" $(REBUILD) llama-cpp-python \
+	       && $(BIN)/python -m labctl.engine $(DEMO); }
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.lab
+	@CMAKE_ARGS="$(BUILD_ARGS)" $(INSTALL) -e '.[dev]'
+	@touch $@
