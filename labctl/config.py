@@ -1,0 +1,214 @@
+"""Settings of a lab: lab.toml, LABCTL_* variables and flags become one LabConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from labctl.errors import LabError
+from labctl.formats import LAB_FORMATS, parse_formats
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_NAME = "lab.toml"
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabConfig:
+    """What a lab is asked to do.
+
+    Attributes:
+        model: demo, a path to a GGUF file, or hf:owner/repo[@revision][:file].
+        text: wikitext-2, demo, or a path; None for WikiText-2 with the demo text in reserve.
+        chunks: "all", or a number of chunks from the start of the text; None for all of them with the demo model and
+            64 with others.
+        threads: None for this machine's physical (performance) cores.
+        ctx: tokens of a perplexity chunk, and of the context that memory is measured at.
+        limit: increase of perplexity that a format must stay under, as a fraction.
+        weights: size, quality and speed in the combined score.
+        bench_rounds, bench_budget_s: rounds over all formats, and seconds after which no further round begins.
+        probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
+        hang_s: seconds without a sign of life after which a child process is given up.
+    """
+
+    model: str = "demo"
+    text: str | None = None
+    formats: tuple[str, ...] = LAB_FORMATS
+    chunks: str | int | None = None
+    threads: int | None = None
+    ctx: int = 512
+    outputs: str = "outputs"
+    reports: str = "reports"
+    lab_data: str | None = None
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int = 42
+    new_tokens: int = 100
+    limit: float = 0.02
+    weights: dict[str, float] = field(default_factory=lambda: {"size": 0.3, "quality": 0.4, "speed": 0.3})
+    bench_rounds: int = 4
+    bench_budget_s: float = 900.0
+    probe_items: int | None = None
+    hang_s: float = 3600.0
+    allow_quantized_source: bool = False
+
+    def lab_data_folder(self) -> Path:
+        """Where texts and models lie: as set, else ./lab_data, else the one beside the installed package."""
+        if self.lab_data is not None:
+            return Path(self.lab_data)
+        beside = Path(__file__).resolve().parent.parent / "lab_data"
+        return beside if not Path("lab_data").is_dir() and beside.is_dir() else Path("lab_data")
+
+    def n_chunks(self, is_demo: bool) -> int | None:
+        """How many chunks from the start of the text to measure; None for all."""
+        if self.chunks is None:
+            return None if is_demo else 64
+        return None if self.chunks == "all" else int(self.chunks)
+
+    def n_probe_items(self, is_demo: bool) -> int | None:
+        """How many questions of each probe to ask; None for all."""
+        return self.probe_items if self.probe_items is not None else (None if is_demo else 50)
+
+
+_FIELDS = {one.name: one for one in dataclasses.fields(LabConfig)}
+
+
+def load_config(flags: Mapping[str, Any], folder: Path = Path(), environ: Mapping[str, str] | None = None) -> LabConfig:
+    """Put settings together: a flag beats LABCTL_<NAME>, which beats lab.toml, which beats the default.
+
+    Args:
+        flags: settings from the command line; None means not given.
+        folder: where lab.toml is looked for.
+    Raises:
+        LabError: an unknown key, a wrong type or an impossible value, with its place.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    _merge(values, _read_toml(folder / CONFIG_NAME), CONFIG_NAME)
+    for name in _FIELDS:
+        variable = f"LABCTL_{name.upper()}"
+        if environ.get(variable):
+            _merge(values, {name: _from_text(name, environ[variable])}, variable)
+    _merge(values, {name: value for name, value in flags.items() if value is not None}, "the command line")
+    return _checked(msgspec.convert(values, LabConfig))
+
+
+def _merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
+    """Add settings after checking their names and types, so that an error names its place."""
+    for name in new:
+        if name not in _FIELDS:
+            nearest = difflib.get_close_matches(name, _FIELDS, n=1)
+            raise LabError(
+                f"{where}: there is no setting {name!r}.",
+                f"Did you mean {nearest[0]!r}?" if nearest else f"Settings: {', '.join(_FIELDS)}.",
+            )
+    try:
+        msgspec.convert(dict(new), LabConfig)
+    except msgspec.ValidationError as error:
+        raise LabError(f"{where}: {error}.", "Correct that value; see `labctl run --help`.") from error
+    values.update(new)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise LabError(f"{path} is larger than a settings file can be.", "Keep only settings in it.")
+        loaded: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        return loaded
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LabError(f"{path} is not valid TOML: {error}.", "Correct that line, or move the file away.") from error
+    except OSError as error:
+        raise LabError(f"Cannot read {path}: {error.strerror}.", "Check its permissions.") from error
+
+
+def _from_text(name: str, text: str) -> Any:
+    """A LABCTL_* variable's text as the type its setting has."""
+    kind = str(_FIELDS[name].type)
+    try:
+        if name == "formats":
+            return [part.strip() for part in text.split(",")]
+        if name == "weights":
+            return parse_weights(text)
+        if kind.startswith("bool"):
+            return text.strip().lower() in ("1", "true", "yes", "on")
+        if name == "chunks":
+            return int(text) if text.strip().isdigit() else text
+        if kind.startswith("int"):
+            return int(text)
+        if kind.startswith("float"):
+            return float(text)
+    except ValueError as error:
+        raise LabError(f"LABCTL_{name.upper()}: {text!r} is not a number.", "Give a number.") from error
+    return text
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """size=.3,quality=.4,speed=.3 as a mapping.
+
+    Raises:
+        LabError: an unknown name, not a number, a negative weight, or all zero.
+    """
+    weights = {"size": 0.0, "quality": 0.0, "speed": 0.0}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if name.strip() not in weights or not 0 <= number < float("inf"):
+            raise LabError(f"{part.strip()!r} is not a weight.", "Write, for example: size=.3,quality=.4,speed=.3")
+        weights[name.strip()] = number
+    if sum(weights.values()) <= 0:
+        raise LabError("All weights are zero.", "Write, for example: size=.3,quality=.4,speed=.3")
+    return weights
+
+
+def _checked(config: LabConfig) -> LabConfig:
+    """Values that have the right type and still cannot be."""
+
+    def require(condition: bool, message: str, hint: str) -> None:
+        if not condition:
+            raise LabError(message, hint)
+
+    if isinstance(config.chunks, str) and config.chunks != "all":
+        raise LabError(f"--chunks {config.chunks} is neither a number nor `all`.", "For example: --chunks 64")
+    require(
+        not isinstance(config.chunks, int) or config.chunks >= 1,
+        f"--chunks {config.chunks} measures nothing.",
+        "Give a number from 1, or `all`.",
+    )
+    require(
+        config.threads is None or 1 <= config.threads <= 1024,
+        f"--threads {config.threads} is out of range.",
+        "Give a number from 1 to 1024, or leave it out for this machine's physical cores.",
+    )
+    require(
+        16 <= config.ctx <= 1 << 20 and config.ctx % 2 == 0,
+        f"--ctx {config.ctx} cannot be used.",
+        "Give an even number of tokens from 16; the lab uses 512.",
+    )
+    require(0 < config.limit < 10, f"limit {config.limit} is out of range.", "0.02 stands for 2 %.")
+    require(
+        set(config.weights) <= {"size", "quality", "speed"} and all(value >= 0 for value in config.weights.values()),
+        f"weights {config.weights} are not size, quality and speed.",
+        "Write, for example: weights = { size = 0.3, quality = 0.4, speed = 0.3 }",
+    )
+    require(config.new_tokens >= 1, "new_tokens must be at least 1.", "The lab uses 100.")
+    require(config.bench_rounds >= 1, "bench_rounds must be at least 1.", "The lab uses 4.")
+    formats = parse_formats(config.formats)
+    require(bool(formats), "No format to quantize to.", f"For example: --formats {','.join(LAB_FORMATS)}")
+    return dataclasses.replace(config, formats=tuple(format_.name for format_ in formats))

@@ -1,0 +1,293 @@
+"""The only module that writes: run folders, atomic files, digests, records, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from labctl.errors import LabError
+from labctl.records import SCHEMA_VERSION
+
+RecordT = TypeVar("RecordT")
+PARTIAL = ".partial-"
+
+
+class _Envelope(msgspec.Struct):
+    """What every record file holds around its record."""
+
+    schema_version: int
+    kind: str
+    record: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """outputs/<model>/: where one model's files, records and logs live."""
+
+    root: Path
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def nll(self) -> Path:
+        return self.root / "nll"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def record_path(self, step: str, format_name: str = "") -> Path:
+        """records/<step>-<format>.json, or records/<step>.json for a step of the whole model."""
+        return self.records / (f"{step}-{format_name}.json" if format_name else f"{step}.json")
+
+    def log_path(self, step: str, format_name: str = "") -> Path:
+        return self.logs / (f"{step}-{format_name}.log" if format_name else f"{step}.log")
+
+    def make(self) -> RunFolder:
+        """Create the folders.
+
+        Raises:
+            LabError: the place is not writable.
+        """
+        with writing(self.root):
+            for folder in (self.root, self.records, self.nll, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+
+def safe_name(text: str) -> str:
+    """A file name made of letters, digits, dot, dash and underscore, that cannot leave its folder."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+    return name[:80] or "model"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into one line that says which folder and why.
+
+    Raises:
+        LabError: no permission, read-only, disk full, over quota, no such folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = path if path.is_dir() else path.parent
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LabError(
+                f"The disk is full: cannot write {path.name} in {place}.",
+                "Free some space and run the same command again: what is finished is kept.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise LabError(
+                f"Cannot write to {place}: {os.strerror(error.errno).lower()}.",
+                "Choose another folder with --outputs and --reports, or change its permissions.",
+            ) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO):
+            raise LabError(f"Cannot write {path}: {os.strerror(error.errno).lower()}.", "Check the folder.") from error
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """A name in the same folder for a file that is not finished yet."""
+    return path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:12]}-{path.name}"[:200])
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished file its real name: on disk first, then renamed, then the folder on disk."""
+    with writing(path):
+        descriptor = os.open(partial, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows has no handle on folders and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or not there.
+
+    Raises:
+        LabError: disk full, read-only, no permission; an older file of that name is untouched.
+    """
+    partial = partial_path(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+        publish(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with \\n line ends, whole or not at all. An unchanged file is left alone."""
+    data = text.encode("utf-8")
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    write_bytes(path, data)
+
+
+def remove_partials(folder: Path, pattern: str = "*") -> None:
+    """Delete what a killed run left unfinished."""
+    if folder.is_dir():
+        for leftover in folder.glob(f"{PARTIAL}{pattern}"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a record as JSON with its kind and schema version."""
+    envelope = {"schema_version": SCHEMA_VERSION, "kind": type(record).__name__, "record": record}
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(envelope), indent=1) + b"\n")
+
+
+def read_record(path: Path, kind: type[RecordT]) -> RecordT | None:
+    """Read a record back.
+
+    Returns: None where there is none, or one that is unreadable or of an older schema (the step is then redone).
+    Raises:
+        LabError: the record was written by a newer labctl.
+    """
+    try:
+        envelope = msgspec.json.decode(path.read_bytes(), type=_Envelope)
+        if envelope.schema_version > SCHEMA_VERSION:
+            raise LabError(
+                f"{path} was written by a newer labctl (schema {envelope.schema_version}, this one reads"
+                f" {SCHEMA_VERSION}).",
+                "Update labctl, or move the outputs folder away and run again.",
+            )
+        if envelope.schema_version < SCHEMA_VERSION or envelope.kind != kind.__name__:
+            return None
+        return msgspec.json.decode(envelope.record, type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+# -- digests ----------------------------------------------------------------------------------------------------------
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """sha256 of a mapping of plain values, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+
+
+def _sha256(stream: Any) -> str:
+    """hashlib.file_digest for Python 3.10."""
+    state = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
+
+
+class DigestCache:
+    """sha256 of files, remembered while size, time and inode stay the same: a 14 GB model is hashed once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(OSError, ValueError):
+            loaded = json.loads(path.read_text("utf-8"))
+            if isinstance(loaded, dict):
+                self._known = loaded
+
+    def sha256(self, path: Path) -> str:
+        """Digest of a file as it is now.
+
+        Raises:
+            LabError: the file cannot be read.
+        """
+        try:
+            status = path.stat()
+            stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+            entry = self._known.get(str(path.resolve()))
+            if isinstance(entry, list) and len(entry) == 4 and entry[:3] == stamp:
+                return str(entry[3])
+            value = file_sha256(path)
+        except OSError as error:
+            raise LabError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
+        self.remember(path, value)
+        return value
+
+    def remember(self, path: Path, value: str) -> None:
+        """Note the digest of a file just written."""
+        status = path.stat()
+        self._known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, status.st_ino, value]
+        with contextlib.suppress(LabError):  # a cache that cannot be kept costs time, not truth
+            write_text(self._path, json.dumps(self._known, indent=1, sort_keys=True) + "\n")
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Let one labctl at a time work on a model.
+
+    The operating system drops the lock with the process that holds it, so a killed run never blocks the next.
+
+    Raises:
+        LabError: another process holds it and `wait` is false.
+    """
+    import filelock
+
+    path = folder / ".lock"
+    holder = folder / ".lock-holder"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    guard = filelock.FileLock(path, timeout=-1 if wait else 0)
+    try:
+        with writing(path):
+            guard.acquire()
+    except filelock.Timeout as error:
+        who = ""
+        with contextlib.suppress(OSError):
+            who = f" (process {holder.read_text('utf-8').strip()})"
+        raise LabError(
+            f"Another labctl is working on {folder.name}{who}.", "Wait for it to end, or add --wait to queue behind it."
+        ) from error
+    try:
+        with contextlib.suppress(OSError):
+            holder.write_text(str(os.getpid()), "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        guard.release()
