@@ -1,0 +1,1 @@
+"""Measuring a GGUF file: perplexity, speed, memory, sample outputs."""

@@ -1,0 +1,353 @@
+"""llama.cpp behind plain Python: the only module that imports llama_cpp.
+
+It uses the low-level binding, because the high-level `Llama` class copies n_ctx x n_vocab logits at every call.
+llama.cpp aborts the whole process when an assertion fails, so nothing here runs in labctl's own process: only in its
+children.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import re
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labctl.errors import LabError
+
+LogLine = Callable[[str], None]
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+
+def _load_binding() -> Any:
+    """The ctypes binding without the package around it.
+
+    `import llama_cpp` also brings its server, chat and grammar code: 11 MB that would count as the model's memory.
+    """
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.submodule_search_locations is None:
+            raise LabError("llama-cpp-python is not installed.", "Run `make lab`, or: pip install llama-cpp-python")
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    except (OSError, RuntimeError, FileNotFoundError) as error:
+        raise LabError(
+            f"llama-cpp-python is installed but its library does not load: {error}.",
+            "Reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+        ) from error
+
+
+@dataclass
+class Llama:
+    """The loaded library, with its log going to `log_line` one line at a time.
+
+    Attributes:
+        lines: what llama.cpp has said since the last `clear_log`.
+    """
+
+    log_line: LogLine | None = None
+    lines: list[str] = field(default_factory=list)
+    binding: Any = None
+    _pending: str = ""
+    _callback: Any = None
+
+    def __post_init__(self) -> None:
+        self.binding = _load_binding()
+        self._callback = self.binding.llama_log_callback(self._on_log)
+        self.binding.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.binding.llama_backend_init()
+
+    def _on_log(self, _level: int, text: bytes, _user_data: Any) -> None:
+        self._pending += text.decode("utf-8", "replace")
+        while "\n" in self._pending:
+            line, self._pending = self._pending.split("\n", 1)
+            self.lines.append(line)
+            if self.log_line is not None:
+                self.log_line(line)
+
+    def clear_log(self) -> None:
+        self.lines.clear()
+
+    def system_info(self) -> str:
+        """CPU features the library was built for and found, as llama.cpp prints them."""
+        return str(self.binding.llama_print_system_info().decode()).strip().rstrip("|").strip()
+
+    def version(self) -> str:
+        return str(self.binding.llama_version().decode())
+
+    def last_words(self) -> str:
+        """The newest line that sounds like an error, for a message."""
+        for line in reversed(self.lines):
+            if re.search(r"error|fail|invalid|unknown|missing|unsupported", line, re.IGNORECASE):
+                return line.strip()
+        return self.lines[-1].strip() if self.lines else "llama.cpp gave no reason"
+
+
+class Model:
+    """A GGUF file opened by llama.cpp.
+
+    Raises:
+        LabError: llama.cpp refuses the file; the message holds its reason.
+    """
+
+    def __init__(self, llama: Llama, path: Path, *, mmap: bool = True, vocab_only: bool = False) -> None:
+        binding = llama.binding
+        self.llama = llama
+        parameters = binding.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        parameters.vocab_only = vocab_only
+        parameters.load_mode = binding.LLAMA_LOAD_MODE_MMAP if mmap else binding.LLAMA_LOAD_MODE_NONE
+        self._handle = binding.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._handle:
+            raise LabError(
+                f"llama.cpp cannot load {path.name}: {llama.last_words()}.",
+                "Check that the file is complete and that this llama.cpp knows its architecture.",
+            )
+        self._vocab = binding.llama_model_get_vocab(self._handle)
+        self.n_vocab: int = binding.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = binding.llama_model_n_ctx_train(self._handle)
+        self.bos: int = binding.llama_vocab_bos(self._vocab)
+        self.adds_bos: bool = bool(binding.llama_vocab_get_add_bos(self._vocab))
+        self.adds_eos: bool = bool(binding.llama_vocab_get_add_eos(self._vocab))
+
+    def close(self) -> None:
+        if self._handle:
+            self.llama.binding.llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tokenize(self, text: bytes, *, add_special: bool = True) -> IntArray:
+        """Token ids of a text; control tokens written out in it stay plain text.
+
+        Args:
+            text: UTF-8.
+            add_special: put BOS in front if the vocabulary asks for it.
+        Returns: (n_tokens,) int32.
+        Source: llama.cpp common/common.cpp, common_tokenize.
+        """
+        capacity = len(text) + 8
+        for _ in range(2):
+            buffer = (ctypes.c_int32 * capacity)()
+            count = self.llama.binding.llama_tokenize(
+                self._vocab, text, len(text), buffer, capacity, add_special, False
+            )
+            if count >= 0:
+                return np.array(buffer[:count], dtype=np.int32)
+            capacity = -count
+        raise LabError("llama.cpp cannot tokenize this text.", "Use a plain UTF-8 text.")
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; they may be part of a character."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self.llama.binding.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        return bool(self.llama.binding.llama_vocab_is_eog(self._vocab, token))
+
+
+class Context:
+    """Working memory for one model: key-value cache, compute buffers, and a reusable batch.
+
+    Args:
+        n_ctx: tokens each sequence can hold.
+        n_seq: sequences side by side.
+        n_ubatch: tokens computed at once.
+        n_batch: tokens handed over in one decode; all sequences together unless set.
+        n_outputs: most logits rows one decode returns; sizes the compute buffer. 0: n_batch.
+    Raises:
+        LabError: not enough memory, or llama.cpp refuses the settings.
+    """
+
+    def __init__(
+        self, model: Model, *, n_ctx: int, n_threads: int, n_seq: int = 1, n_ubatch: int = 512, n_batch: int = 0,
+        n_outputs: int = 0,
+    ) -> None:  # fmt: skip
+        binding = model.llama.binding
+        self.model = model
+        self.binding = binding
+        self.n_batch = n_batch or n_ctx * n_seq
+        parameters = binding.llama_context_default_params()
+        parameters.n_ctx = n_ctx * n_seq
+        parameters.n_batch = self.n_batch
+        parameters.n_ubatch = min(n_ubatch, self.n_batch)
+        parameters.n_seq_max = n_seq
+        parameters.n_outputs_max = n_outputs
+        parameters.n_threads = n_threads
+        parameters.n_threads_batch = n_threads
+        parameters.flash_attn_type = binding.LLAMA_FLASH_ATTN_TYPE_AUTO
+        parameters.offload_kqv = False
+        parameters.op_offload = False
+        parameters.no_perf = True
+        self._handle = binding.llama_init_from_model(model._handle, parameters)
+        if not self._handle:
+            raise LabError(
+                f"llama.cpp cannot make a context of {n_ctx} tokens: {model.llama.last_words()}.",
+                "Close other programs to free memory, or use a smaller --ctx.",
+            )
+        self._memory = binding.llama_get_memory(self._handle)
+        self._batch = binding.llama_batch_init(self.n_batch, 0, 1)
+        self._token = np.ctypeslib.as_array(self._batch.token, (self.n_batch,))
+        self._pos = np.ctypeslib.as_array(self._batch.pos, (self.n_batch,))
+        self._wanted = np.ctypeslib.as_array(self._batch.logits, (self.n_batch,))
+        for i in range(self.n_batch):
+            self._batch.n_seq_id[i] = 1
+            self._batch.seq_id[i][0] = 0
+        self.n_outputs = 0
+
+    def close(self) -> None:
+        if self._handle:
+            self.binding.llama_batch_free(self._batch)
+            self.binding.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def clear(self, *, data: bool = True) -> None:
+        """Forget all tokens; with `data` also zero the cache, as llama-perplexity does."""
+        self.binding.llama_memory_clear(self._memory, data)
+
+    def lay_out(self, positions: IntArray, sequences: IntArray, wanted: NDArray[np.bool_]) -> None:
+        """Fill in once what stays the same in every decode of this shape: all but the tokens.
+
+        Args:
+            positions, sequences, wanted: (n_tokens,) each; `wanted` marks tokens whose logits are read.
+        """
+        count = len(positions)
+        self._pos[:count] = positions
+        self._wanted[:count] = wanted
+        for i, sequence in enumerate(sequences.tolist()):
+            self._batch.seq_id[i][0] = sequence
+        self.n_outputs = int(wanted.sum())
+
+    def decode(self, tokens: IntArray) -> None:
+        """Run the laid-out batch over these tokens.
+
+        Args:
+            tokens: (n_tokens,), at most the length laid out; a shorter one uses the front of the layout.
+        Raises:
+            LabError: llama.cpp could not compute it.
+        """
+        count = len(tokens)
+        self._token[:count] = tokens
+        self._batch.n_tokens = count
+        status = self.binding.llama_decode(self._handle, self._batch)
+        if status != 0:
+            raise LabError(
+                f"llama.cpp could not compute a batch of {count} tokens (status {status}): "
+                f"{self.model.llama.last_words()}.",
+                "Look at the step's log; a smaller --ctx needs less memory.",
+            )
+
+    def decode_one(self, token: int, position: int) -> None:
+        """Run a single token of sequence 0, logits wanted, and wait for the result."""
+        self._token[0] = token
+        self._pos[0] = position
+        self._wanted[0] = 1
+        self._batch.n_tokens = 1
+        status = self.binding.llama_decode(self._handle, self._batch)
+        if status != 0:
+            raise LabError(f"llama.cpp could not compute a token (status {status}).", "Look at the step's log.")
+        self.synchronize()
+
+    def prompt(self, tokens: Sequence[int] | IntArray, *, all_logits: bool = False) -> None:
+        """Read a prompt into sequence 0 from position 0, at most n_batch tokens; logits of the last (or all)."""
+        count = len(tokens)
+        wanted = np.full(count, all_logits)
+        wanted[-1] = True
+        self.lay_out(np.arange(count, dtype=np.int32), np.zeros(count, dtype=np.int32), wanted)
+        self.decode(np.asarray(tokens, dtype=np.int32))
+
+    def synchronize(self) -> None:
+        self.binding.llama_synchronize(self._handle)
+
+    def logits(self, n_rows: int) -> FloatArray:
+        """The rows asked for, in batch order, as a view of llama.cpp's buffer: valid until the next decode.
+
+        Returns: (n_rows, n_vocab) float32.
+        """
+        pointer = self.binding.llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(pointer, (n_rows, self.model.n_vocab))
+
+    def sample(self, sampler: Any) -> int:
+        """Draw the next token from the last row of logits."""
+        return int(self.binding.llama_sampler_sample(sampler, self._handle, -1))
+
+
+def sampler_chain(llama: Llama, *, temperature: float, top_p: float, seed: int) -> Any:
+    """llama.cpp's sampler: top-p, then temperature, then a seeded draw; temperature 0 is greedy.
+
+    Order and minimum as in llama.cpp common/sampling.cpp; without its penalties, top-k and min-p, which the course's
+    settings do not name.
+    """
+    binding = llama.binding
+    chain = binding.llama_sampler_chain_init(binding.llama_sampler_chain_default_params())
+    if temperature <= 0:
+        binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_greedy())
+        return chain
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_top_p(top_p, 1))
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_temp(temperature))
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_dist(seed))
+    return chain
+
+
+def quantize_file(
+    llama: Llama, source: Path, target: Path, ftype: int, *, n_threads: int, dry_run: bool = False,
+    allow_requantize: bool = False,
+) -> None:  # fmt: skip
+    """llama.cpp's llama_model_quantize, its log going to `llama`.
+
+    Raises:
+        LabError: llama.cpp refused; the message holds its reason.
+    """
+    binding = llama.binding
+    parameters = binding.llama_model_quantize_default_params()
+    parameters.nthread = n_threads
+    parameters.ftype = ftype
+    parameters.dry_run = dry_run
+    parameters.allow_requantize = allow_requantize
+    status = binding.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
+    if status != 0:
+        raise LabError(f"llama.cpp could not quantize {source.name}: {llama.last_words()}.", "Look at the step's log.")
+
+
+_BUFFER = re.compile(r":\s+(?P<name>\S+)\s+(?P<kind>model|KV|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
+
+
+def buffer_sizes(lines: Sequence[str]) -> dict[str, dict[str, int]]:
+    """llama.cpp's buffers from its log: kind ("model", "KV", "compute", "output") -> name -> bytes.
+
+    The log rounds to 0.01 MiB. A buffer reported again (a graph reserved anew) counts once, at its last size.
+    """
+    sizes: dict[str, dict[str, int]] = {"model": {}, "KV": {}, "compute": {}, "output": {}}
+    for line in lines:
+        if match := _BUFFER.search(line):
+            sizes[match["kind"]][match["name"]] = round(float(match["mib"]) * 1024 * 1024)
+    return sizes

@@ -1,0 +1,94 @@
+"""Peak memory of a process that loads a model, reads a prompt and generates: run it in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from labctl.measure.bench import N_GEN, N_PROMPT
+from labctl.measure.llama import Context, Llama, Model, buffer_sizes
+from labctl.records import MemoryLoad
+
+
+def peak_rss_bytes() -> int:
+    """High-water mark of this process's resident memory.
+
+    Linux: VmHWM of /proc/self/status. Not ru_maxrss there, which a child inherits from its parent across exec.
+    macOS: ru_maxrss, in bytes there. Windows: the peak working set.
+    """
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return status_bytes("VmHWM") or 0
+
+
+def resident_parts() -> tuple[int | None, int | None]:
+    """Resident bytes that belong to no file, and those mapped from files; None where the system does not tell."""
+    return status_bytes("RssAnon"), status_bytes("RssFile")
+
+
+def status_bytes(field: str, status: Path = Path("/proc/self/status")) -> int | None:
+    """A field of /proc/<pid>/status in bytes (the kernel writes kB and means KiB); None where it is not there."""
+    try:
+        for line in status.read_text("ascii", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return int(value.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def current_rss_bytes() -> int:
+    """Resident memory now."""
+    if (resident := status_bytes("VmRSS")) is not None:
+        return resident
+    import psutil
+
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def measure_load(llama: Llama, path: Path, *, n_ctx: int, n_threads: int, mmap: bool) -> MemoryLoad:
+    """Load a file, read a prompt of up to 512 tokens, generate up to 128, and read the high-water mark.
+
+    Args:
+        n_ctx: tokens the key-value cache can hold.
+        mmap: map the file (llama.cpp's habit) or read it into memory.
+    Raises:
+        LabError: the file does not load or compute.
+    """
+    llama.clear_log()
+    start = current_rss_bytes()
+    with (
+        Model(llama, path, mmap=mmap) as model,
+        Context(model, n_ctx=n_ctx, n_threads=n_threads, n_ubatch=512, n_batch=min(n_ctx, 2048)) as context,
+    ):
+        buffers = buffer_sizes(llama.lines)
+        prompt = np.arange(min(N_PROMPT, n_ctx), dtype=np.int32) % model.n_vocab
+        context.clear()
+        context.prompt(prompt)
+        context.synchronize()
+        context.clear(data=False)
+        for position in range(min(N_GEN, n_ctx)):
+            context.decode_one(int(prompt[position % len(prompt)]), position)
+        anonymous, mapped = resident_parts()
+        peak = peak_rss_bytes()
+    return MemoryLoad(
+        mmap=mmap,
+        peak_rss_bytes=peak,
+        start_rss_bytes=start,
+        anonymous_bytes=anonymous,
+        file_bytes=mapped,
+        model_bytes=buffers["model"],
+        kv_bytes=sum(buffers["KV"].values()),
+        compute_bytes=sum(buffers["compute"].values()),
+        output_bytes=sum(buffers["output"].values()),
+    )

@@ -1,0 +1,1 @@
+"""Getting a model and a text ready: sources, conversion, quantization."""

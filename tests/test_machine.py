@@ -1,0 +1,357 @@
+"""What labctl knows of the computer, and what doctor makes of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl import machine as m
+from labctl.records import Machine
+
+INTEL = """\
+processor	: 0
+vendor_id	: GenuineIntel
+model name	: 12th Gen Intel(R) Core(TM)  i7-1260P
+flags		: fpu vme sse sse2 pni ssse3 fma sse4_1 avx f16c bmi2 avx2 avx_vnni
+bugs		: spectre_v1
+
+processor	: 1
+model name	: another one
+flags		: fpu
+"""
+SERVER = "flags : avx avx2 fma f16c bmi2 ssse3 avx512f avx512vbmi avx512_vnni avx512_bf16 amx_int8 amx_tile\n"
+ARM = """\
+processor	: 0
+BogoMIPS	: 108.00
+Features	: fp asimd evtstrm aes asimdhp asimddp sve i8mm bf16
+CPU implementer	: 0x41
+
+Hardware	: BCM2835
+Model		: Raspberry Pi 5 Model B Rev 1.0
+"""
+
+
+def test_cpuinfo_of_a_laptop() -> None:
+    assert m.parse_cpu_model(INTEL) == "12th Gen Intel(R) Core(TM)  i7-1260P"
+    assert m.parse_cpu_features(INTEL) == ("avx", "avx2", "avx_vnni", "bmi2", "f16c", "fma", "ssse3")
+
+
+def test_cpuinfo_of_a_server() -> None:
+    assert m.parse_cpu_features(SERVER) == (
+        "amx_int8", "avx", "avx2", "avx512", "avx512_bf16", "avx512_vbmi", "avx512_vnni", "bmi2", "f16c", "fma",
+        "ssse3",
+    )  # fmt: skip
+
+
+def test_cpuinfo_of_an_arm_board() -> None:
+    assert m.parse_cpu_model(ARM) == "Raspberry Pi 5 Model B Rev 1.0"
+    assert m.parse_cpu_features(ARM) == ("dotprod", "fp16_va", "matmul_int8", "neon", "sve")
+
+
+def test_macos_spelling() -> None:
+    assert m.parse_cpu_features("flags : fpu ssse3 fma avx1.0 f16c bmi2 avx2") == (
+        "avx", "avx2", "bmi2", "f16c", "fma", "ssse3",
+    )  # fmt: skip
+
+
+def test_cpuinfo_that_says_nothing() -> None:
+    assert m.parse_cpu_model("") == "" and m.parse_cpu_features("") == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_cpu_model_has_single_spaces_and_a_fallback(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(INTEL)
+    assert m.cpu_model(tmp_path) == "12th Gen Intel(R) Core(TM) i7-1260P"
+    assert m.cpu_model(tmp_path / "none")
+
+
+# -- cores ------------------------------------------------------------------------------------------------------------
+
+
+def sysfs(root: Path, siblings: list[str], capacity: list[int] | None = None, max_khz: list[int] | None = None) -> Path:
+    """A /sys tree; siblings[n] is the mask of threads that share cpu n's core."""
+    for number, mask in enumerate(siblings):
+        folder = root / f"devices/system/cpu/cpu{number}"
+        (folder / "topology").mkdir(parents=True)
+        (folder / "topology/thread_siblings").write_text(mask + "\n")
+        if capacity:
+            (folder / "cpu_capacity").write_text(f"{capacity[number]}\n")
+        if max_khz:
+            (folder / "cpufreq").mkdir()
+            (folder / "cpufreq/cpuinfo_max_freq").write_text(f"{max_khz[number]}\n")
+    (root / "devices/system/cpu/cpufreq").mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def test_threads_of_one_core_count_once(tmp_path: Path) -> None:
+    assert m.count_performance_cores(sysfs(tmp_path, ["03", "03", "0c", "0c"])) == 2
+
+
+def test_cores_without_threads(tmp_path: Path) -> None:
+    assert m.count_performance_cores(sysfs(tmp_path, ["1", "2", "4", "8"])) == 4
+
+
+def test_hybrid_intel_counts_performance_cores_only(tmp_path: Path) -> None:
+    root = sysfs(tmp_path, ["0003", "0003", "000c", "000c", "0010", "0020", "0040", "0080"])
+    (root / "devices/cpu_core").mkdir()
+    (root / "devices/cpu_core/cpus").write_text("0-3\n")
+    assert m.count_performance_cores(root) == 2
+
+
+def test_hybrid_intel_without_hyperthreading(tmp_path: Path) -> None:
+    root = sysfs(tmp_path, [f"{1 << number:02x}" for number in range(8)])
+    (root / "devices/cpu_core").mkdir()
+    (root / "devices/cpu_core/cpus").write_text("0-1,4-5\n")
+    assert m.count_performance_cores(root) == 4
+
+
+def test_big_and_little_cores(tmp_path: Path) -> None:
+    masks = [f"{1 << number:02x}" for number in range(8)]
+    assert m.count_performance_cores(sysfs(tmp_path / "a", masks, capacity=[380] * 4 + [1024] * 4)) == 4
+    assert m.count_performance_cores(sysfs(tmp_path / "b", masks, max_khz=[1_000_000] * 6 + [2_400_000] * 2)) == 2
+
+
+def test_slightly_faster_cores_leave_the_others_in(tmp_path: Path) -> None:
+    masks = ["1", "2", "4", "8"]
+    assert m.count_performance_cores(sysfs(tmp_path, masks, max_khz=[5_100_000, 5_000_000, 4_700_000, 5_100_000])) == 4
+
+
+def test_no_sysfs(tmp_path: Path) -> None:
+    assert m.count_performance_cores(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-3,8", {0, 1, 2, 3, 8}), ("", set()), ("5", {5}), ("0,2-3\n", {0, 2, 3})]
+)
+def test_cpu_list(text: str, numbers: set[int]) -> None:
+    assert m.parse_cpu_list(text) == numbers
+
+
+@given(st.sets(st.integers(0, 500)))
+def test_cpu_list_round_trip(numbers: set[int]) -> None:
+    assert m.parse_cpu_list(",".join(map(str, sorted(numbers)))) == numbers
+
+
+@given(st.text(max_size=200))
+def test_any_cpuinfo_is_survived(text: str) -> None:
+    assert isinstance(m.parse_cpu_model(text), str)
+    assert set(m.parse_cpu_features(text)) <= set(m.FEATURES.values())
+
+
+# -- this computer ----------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_agrees_with_psutil_and_repeats() -> None:
+    found = m.fingerprint()
+    assert found == m.fingerprint()
+    assert found.ram_bytes == psutil.virtual_memory().total
+    assert found.n_cores_logical == psutil.cpu_count() >= found.n_cores_physical >= 1
+    assert found.cpu_model and found.os and found.arch
+    assert len(found.machine_id) == 12 and int(found.machine_id, 16) >= 0
+
+
+def test_fingerprint_names_neither_host_nor_user() -> None:
+    text = repr(m.fingerprint()).lower()
+    assert len(socket.gethostname()) < 4 or socket.gethostname().lower() not in text
+
+
+def test_machine_id_ignores_kernel_and_the_last_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = m.fingerprint().machine_id
+    memory = psutil.virtual_memory()
+    whole = round(memory.total / 2**30) * 2**30
+    monkeypatch.setattr(m.platform, "release", lambda: "99.9-other")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(total=whole + 50 * 2**20))
+    assert m.fingerprint().machine_id == before
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(total=whole + 2**30))
+    assert m.fingerprint().machine_id != before
+
+
+def test_performance_cores_of_this_computer() -> None:
+    assert 1 <= m.performance_cores() <= (psutil.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no thread affinity here")
+def test_no_more_threads_than_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert m.performance_cores() == 1
+
+
+def test_load_is_a_number_of_cores() -> None:
+    busy = m.load()
+    assert busy is not None and 0 <= busy <= (psutil.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("plugged", "expected"), [(True, "mains"), (False, "battery"), (None, None)])
+def test_power_source(monkeypatch: pytest.MonkeyPatch, plugged: bool | None, expected: str | None) -> None:
+    class Status:
+        power_plugged = plugged
+
+    monkeypatch.setattr(psutil, "sensors_battery", Status, raising=False)
+    assert m.power_source() == expected
+
+
+def test_power_source_without_a_battery_or_a_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
+    assert m.power_source() is None
+    monkeypatch.delattr(psutil, "sensors_battery")
+    assert m.power_source() is None
+
+
+def test_governor(tmp_path: Path) -> None:
+    assert m.governor(tmp_path) is None
+    folder = tmp_path / "devices/system/cpu/cpu0/cpufreq"
+    folder.mkdir(parents=True)
+    (folder / "scaling_governor").write_text("powersave\n")
+    assert m.governor(tmp_path) == "powersave"
+    (folder / "scaling_driver").write_text("intel_pstate\n")
+    assert m.governor(tmp_path) == "powersave (intel_pstate)"
+
+
+# -- doctor -----------------------------------------------------------------------------------------------------------
+
+BUILT = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | AVX512 = 0 | REPACK = 1 | "
+
+
+def test_features_that_llama_cpp_leaves_unused() -> None:
+    laptop = m.parse_cpu_features(INTEL)
+    found = m.check_features(laptop, BUILT)
+    assert found.status == "warning" and found.detail.endswith("built without avx_vnni") and found.hint
+    assert m.check_features(tuple(set(laptop) - {"avx_vnni"}), BUILT).status == "ok"
+    assert m.check_features(("avx", "avx512"), BUILT).detail.endswith("built without avx512")  # present, but 0
+
+
+@pytest.mark.parametrize(
+    ("check", "status"),
+    [
+        (m.check_python((3, 10, 0), True), "ok"),
+        (m.check_python((3, 9, 18), True), "problem"),
+        (m.check_python((3, 12, 1), False), "problem"),
+        (m.check_ram(16 * 10**9, 10 * 10**9, None), "ok"),
+        (m.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9), "ok"),
+        (m.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9 + 1), "warning"),
+        (m.check_ram(16 * 10**9, 10 * 10**9, 17 * 10**9), "problem"),
+        (m.check_power("battery"), "warning"),
+        (m.check_power("mains"), "ok"),
+        (m.check_power(None), "ok"),
+        (m.check_governor("powersave (acpi-cpufreq)"), "warning"),
+        (m.check_governor("powersave (intel_pstate)"), "ok"),
+        (m.check_governor("powersave (amd-pstate-epp)"), "ok"),
+        (m.check_governor("schedutil"), "ok"),
+        (m.check_governor(None), "ok"),
+        (m.check_load(None, 8), "ok"),
+        (m.check_load(1.1, 8), "ok"),
+        (m.check_load(1.3, 8), "warning"),
+        (m.check_load(0.4, 2), "ok"),
+        (m.check_load(0.6, 2), "warning"),
+    ],
+)
+def test_check(check: m.Check, status: str) -> None:
+    assert check.status == status
+    assert bool(check.hint) == (status != "ok") and "\n" not in check.detail + check.hint
+
+
+def test_check_disk(tmp_path: Path) -> None:
+    later = tmp_path / "not" / "there" / "yet"
+    assert m.check_disk(later, None).status == "ok" and str(tmp_path) in m.check_disk(later, None).detail
+    assert m.check_disk(later, 1).status == "ok"
+    assert m.check_disk(later, 10**18).status == "problem"
+
+
+def test_check_llama_knows_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert m.check_llama().status == "ok"
+
+    def missing(_: str) -> str:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(m.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    found = m.check_llama()
+    assert found.status == "problem" and "a C++ compiler is here (g++)" in found.detail and m.WHEELS in found.hint
+
+
+def test_check_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    laptop = Machine(
+        machine_id="", os="", arch="", cpu_model="CPU", n_cores_physical=8, n_cores_logical=16, ram_bytes=1
+    )
+    monkeypatch.setattr(m, "performance_cores", lambda: 4)
+    assert m.check_cores(laptop).detail == "CPU: 8 cores, 16 threads; uses 4"
+    monkeypatch.setattr(m, "performance_cores", lambda: 1)
+    assert m.check_cores(laptop).status == "warning"
+
+
+def test_doctor_runs_here(tmp_path: Path) -> None:
+    checks = m.doctor(ram_need_bytes=1, disk_need_bytes=1, outputs=tmp_path, system_info=BUILT, check_hub=False)
+    assert [check.name for check in checks] == [
+        "Python", "llama.cpp", "Cores", "CPU features", "Memory", "Disk", "Power", "Clock speed", "Load",
+    ]  # fmt: skip
+    assert not [check for check in checks if check.status == "problem"]
+    names = [check.name for check in m.doctor(
+        ram_need_bytes=None, disk_need_bytes=None, outputs=tmp_path, system_info=None, check_hub=False)]  # fmt: skip
+    assert "CPU features" not in names
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_reachable_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert m.unreachable(url) == "connection refused" or sys.platform == "win32"
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert m.check_hub_at(url).status == "warning"
+        server.listen()
+        assert m.unreachable(url) == ""
+        assert m.check_hub_at(url).status == "ok"
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_proxy_is_tried_in_place_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        monkeypatch.setenv("https_proxy", f"http://user:secret@127.0.0.1:{proxy.getsockname()[1]}")
+        assert m.unreachable("https://hub.invalid") == ""
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_name_look_up_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **__: object) -> None:
+        time.sleep(2)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    began = time.monotonic()
+    assert m.unreachable("https://hub.invalid", timeout_s=0.2) == "no answer within 0.2 s"
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "nonsense", ""])
+def test_an_address_that_is_none(url: str) -> None:
+    assert m.unreachable(url)
+
+
+def test_importing_machine_loads_nothing_heavy() -> None:
+    code = "import sys; import labctl.machine; print({'psutil', 'numpy', 'llama_cpp'} & set(sys.modules))"
+    root = Path(m.__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "set()"
