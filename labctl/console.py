@@ -1,0 +1,164 @@
+"""Everything a person sees in a terminal: one progress display and notes on stderr, data on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def printable(text: object) -> str:
+    """Text from a file or a model without control sequences, and with rich's markup made harmless."""
+    return escape("".join(c if c.isprintable() or c == " " else "�" for c in str(text)))
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes in people's units, powers of ten: 30.7 MB, 14.0 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return (
+                f"{size_bytes / factor:.3g} {unit}"
+                if size_bytes < 999.5 * factor
+                else f"{size_bytes / factor:.0f} {unit}"
+            )
+    return f"{size_bytes:.0f} bytes"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in people's units: 0.4 s, 48 s, 6 min 40 s, 2 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Display:
+    """What a run shows: a progress display where stderr is a terminal, one line a stage elsewhere.
+
+    Args:
+        quiet: show warnings and errors only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.err = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self._progress: Progress | None = None
+        self._overall: TaskID | None = None
+        self._current: TaskID | None = None
+        self._stage = ""
+        self._stage_begun = 0.0
+        self._stage_count = 0
+
+    # -- progress --
+
+    def begin(self, cost: float) -> None:
+        """Open the display for steps that cost so much in all (any unit)."""
+        if self.quiet or not self.err.is_terminal or cost <= 0:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.err,
+            transient=True,
+            refresh_per_second=5,
+        )
+        self._overall = self._progress.add_task("[bold]whole run", total=cost, state="")
+        self._progress.start()
+
+    def step(self, name: str, label: str) -> None:
+        """A step begins."""
+        if self._stage != name:
+            self._end_stage()
+            self._stage, self._stage_begun, self._stage_count = name, time.monotonic(), 0
+        self._stage_count += 1
+        if self._progress is not None:
+            if self._current is not None:
+                self._progress.remove_task(self._current)
+            self._current = self._progress.add_task(f"{name} {label}", total=None, state="")
+
+    def progress(self, done: int, total: int, note: str, cost_done: float) -> None:
+        """The current step got so far; `cost_done` is all that is done of the run's cost."""
+        if self._progress is None or self._current is None or self._overall is None:
+            return
+        unit = {"perplexity": "chunk", "quantize": "tensor", "bench": "visit", "generate": "item"}.get(self._stage, "")
+        state = f"{unit} {done}/{total} {note}".strip()
+        self._progress.update(self._current, completed=done, total=total, state=state)
+        self._progress.update(self._overall, completed=cost_done)
+
+    def _end_stage(self) -> None:
+        if self._stage and self._stage_count and not self.quiet and not self.err.is_terminal:
+            formats = f"{self._stage_count} format{'s' if self._stage_count > 1 else ''}"
+            self.err.print(f"{self._stage}: {formats} in {time_text(time.monotonic() - self._stage_begun)}")
+        self._stage, self._stage_count = "", 0
+
+    def end(self) -> None:
+        """Close the display; safe to call twice."""
+        self._end_stage()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        self._current = self._overall = None
+
+    # -- lines --
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.err.print(printable(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.err.print(f"[yellow]warning:[/] {printable(text)}", soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        """A notice that nobody can miss."""
+        from rich.panel import Panel
+
+        self.err.print(Panel(printable(text), title="notice", border_style="bold yellow"))
+
+    def error(self, message: str, hint: str = "") -> None:
+        self.err.print(f"[bold red]error:[/] {printable(message)}", soft_wrap=True)
+        if hint:
+            self.err.print(f"[bold]hint:[/] {printable(hint)}", soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+    """A table on stdout; in colour on a terminal, unless NO_COLOR is set."""
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns):
+        cells = [str(row[number]) for row in rows]
+        is_figure = all(cell[:1].isdigit() or cell[:1] in ("+", "-", "") for cell in cells)
+        table.add_column(column, justify="right" if is_figure and number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    out.print(table)
+
+
+def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Data for programs, on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_line(text: str) -> None:
+    """A line of data on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def leave_pipe_quietly() -> None:
+    """The reader of stdout is gone (labctl ... | head): keep Python from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

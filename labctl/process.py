@@ -1,0 +1,171 @@
+"""Running one task in a fresh child process, and naming what went wrong when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+import msgspec
+
+from labctl import tasks
+from labctl.errors import LabError
+from labctl.store import writing
+
+RecordT = TypeVar("RecordT")
+OnProgress = Callable[[tasks.Progress], None]
+
+_TAIL_LINES = 12
+_SIGNALS = {
+    "SIGABRT": "llama.cpp stopped itself (a failed assertion)",
+    "SIGSEGV": "llama.cpp crashed (segmentation fault)",
+    "SIGBUS": "the file vanished or shrank while it was being read",
+    "SIGILL": "this build of llama.cpp uses instructions that this CPU does not have",
+    "SIGFPE": "llama.cpp crashed (arithmetic fault)",
+    "SIGKILL": "it was killed, most likely because memory ran out",
+    "SIGTERM": "it was ended from outside",
+}
+_HINTS = {
+    "SIGILL": "Rebuild it for this machine: make clean-venv lab (README, Troubleshooting).",
+    "SIGSEGV": "Rebuild llama.cpp for this machine if it happens again: make clean-venv lab (README, Troubleshooting).",
+    "SIGKILL": "Close other programs, or leave the largest format out with --formats.",
+}
+
+
+class ChildError(LabError):
+    """A task that failed in its child, with the last lines of its log."""
+
+    def __init__(self, message: str, hint: str, log_path: Path | None, log_tail: tuple[str, ...]) -> None:
+        super().__init__(message, hint)
+        self.log_path = log_path
+        self.log_tail = log_tail
+
+
+def run_task(
+    task: tasks.AnyTask, record_type: type[RecordT], *, log_path: Path, hang_s: float,
+    on_progress: OnProgress | None = None,
+) -> RecordT:  # fmt: skip
+    """Run one task in a fresh process and wait for its record.
+
+    Args:
+        log_path: llama.cpp's log of this task; replaced.
+        hang_s: seconds without any event after which the child is killed.
+        on_progress: called for each step the child reports.
+    Raises:
+        ChildError: the task failed, crashed, ran out of memory or hung.
+    """
+    what = f"{msgspec.structs.asdict(task).get('task', '') or type(task).__name__.removesuffix('Task').lower()}"
+    place = f"{what} {task.format}".strip()
+    with writing(log_path):
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("wb")
+    with log, _started(log) as child:
+        failure: tasks.Failure | None = None
+        result: msgspec.Raw | None = None
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(msgspec.json.encode(task) + b"\n")
+            child.stdin.flush()
+        for line in _lines(child, hang_s):
+            if line is None:
+                child.kill()
+                child.wait()
+                raise ChildError(
+                    f"{place}: no sign of life for {hang_s:,.0f} s, so it was given up.",
+                    "Run again, or allow more time with hang_s in lab.toml.",
+                    log_path,
+                    log_tail(log_path),
+                )
+            event = msgspec.json.decode(line, type=tasks.AnyEvent)
+            match event:
+                case tasks.Progress():
+                    if on_progress is not None:
+                        on_progress(event)
+                case tasks.Result():
+                    result = event.record
+                case tasks.Failure():
+                    failure = event
+        status = child.wait()
+    if failure is not None:
+        raise ChildError(f"{place}: {failure.message}", failure.hint, log_path, log_tail(log_path))
+    if status != 0 or result is None:
+        message, hint = _death(status)
+        raise ChildError(f"{place}: {message}.", hint, log_path, log_tail(log_path))
+    return msgspec.json.decode(result, type=record_type)
+
+
+@contextlib.contextmanager
+def _started(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own, so that Ctrl-C reaches labctl only; killed if labctl leaves early."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "labctl.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _lines(child: subprocess.Popen[bytes], hang_s: float) -> Iterator[bytes | None]:
+    """The child's events as they come; None once when it has been silent for too long."""
+    inbox: queue.Queue[bytes | None] = queue.Queue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in child.stdout:
+                inbox.put(line)
+        inbox.put(b"")
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = inbox.get(timeout=hang_s)
+        except queue.Empty:
+            yield None
+            return
+        if not line:
+            return
+        yield line
+
+
+def _death(status: int) -> tuple[str, str]:
+    """What a child's exit status says, and what to do."""
+    name = ""
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-status).name
+    # Windows reports a crash as an NTSTATUS in the exit code.
+    name = name or {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL"}.get(status & 0xFFFFFFFF, "")
+    reason = _SIGNALS.get(name, f"its process ended with status {status}")
+    return (f"{reason} ({name})" if name else reason), _HINTS.get(name, "The step's log says more; run again.")
+
+
+def log_tail(path: Path) -> tuple[str, ...]:
+    """The last lines of a log, without control characters."""
+    try:
+        text = path.read_bytes()[-16_384:].decode("utf-8", "replace")
+    except OSError:
+        return ()
+    lines = ["".join(c for c in line if c.isprintable()) for line in text.splitlines()]
+    return tuple(line[:300] for line in lines if line.strip())[-_TAIL_LINES:]

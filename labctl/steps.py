@@ -1,0 +1,416 @@
+"""The lab's steps, one format each: what a step depends on, whether its record is fresh, how it is made anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from labctl import __version__, tasks
+from labctl.config import LabConfig
+from labctl.errors import LabError
+from labctl.formats import FORMATS
+from labctl.process import OnProgress, run_task
+from labctl.records import (
+    SCHEMA_VERSION,
+    BatchShape,
+    BenchEffort,
+    GenerationRun,
+    GgufFile,
+    Machine,
+    MemoryLoad,
+    MemoryRun,
+    PerplexityRun,
+    Provenance,
+    SourceModel,
+    SpeedRun,
+    SpeedVisit,
+    TextSource,
+)
+from labctl.store import DigestCache, RunFolder, digest, read_record, safe_name, write_record, write_text
+
+RecordT = TypeVar("RecordT")
+
+# As in measure/: not imported, since numpy would then load for every command.
+PERPLEXITY_PROTOCOL = 1
+PERPLEXITY_SHAPE = BatchShape(n_seq=1, n_ubatch=256)
+N_PROMPT, N_GEN = 512, 128
+PROMPTS = (
+    "Once upon a time",
+    "The capital of France is",
+    "To solve this math problem, first we need to",
+    "In the field of artificial intelligence,",
+    "Step-by-step reasoning: If x = 5 and y = 3, then x + y =",
+)
+"""The course's five prompts, in the worksheet's order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """Everything a step may read: settings, folders, sources, this machine and its llama.cpp."""
+
+    config: LabConfig
+    folder: RunFolder
+    model: SourceModel
+    text: TextSource
+    machine: Machine
+    n_threads: int
+    engine: dict[str, str]
+    digests: DigestCache
+    probes: dict[str, Path]
+
+    @property
+    def is_demo(self) -> bool:
+        return self.model.origin == "demo"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Formats in the worksheet's order, the baseline first."""
+        return (self.model.baseline, *(name for name in self.config.formats if name != self.model.baseline))
+
+    def gguf_path(self, label: str) -> Path:
+        """Where a format's file is: the source itself for the baseline."""
+        if label == self.model.baseline:
+            return Path(self.model.path)
+        return self.folder.root / f"{self.model.name}-{label}.gguf"
+
+    def provenance(self, step: str, key: str, inputs: dict[str, str], settings: dict[str, Any]) -> Provenance:
+        return Provenance(
+            step=step,
+            key=key,
+            created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            inputs=inputs,
+            settings=settings,
+            versions={
+                "labctl": __version__,
+                "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+                **self.engine,
+            },
+            machine=self.machine,
+        )
+
+    def run(
+        self, task: tasks.AnyTask, kind: type[RecordT], step: str, label: str, on_progress: OnProgress | None
+    ) -> RecordT:
+        return run_task(
+            task,
+            kind,
+            log_path=self.folder.log_path(step, label),
+            hang_s=self.config.hang_s,
+            on_progress=on_progress,
+        )
+
+
+def _key(step: str, lab: Lab, **parts: Any) -> str:
+    """Digest of all that a record depends on: schema, llama.cpp's build, and what the step names."""
+    return digest({"step": step, "schema": SCHEMA_VERSION, "engine": lab.engine, **parts})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step for one format.
+
+    Attributes:
+        fresh: the record if it is there and still true, else None.
+        make: makes and stores it anew. Raises LabError.
+    """
+
+    name: str
+    label: str
+    fresh: Callable[[Lab], object | None]
+    make: Callable[[Lab, OnProgress | None], object]
+
+
+def _stored(lab: Lab, step: str, label: str, kind: type[RecordT], key: str) -> RecordT | None:
+    record = read_record(lab.folder.record_path(step, label), kind)
+    provenance = getattr(record, "provenance", None)
+    return record if provenance is not None and provenance.key == key else None
+
+
+# -- quantize ---------------------------------------------------------------------------------------------------------
+
+
+def _quantize_key(lab: Lab, label: str) -> str:
+    return _key(
+        "quantize", lab, source=lab.model.sha256, format=label, requantize=lab.config.allow_quantized_source
+    )  # fmt: skip
+
+
+def fresh_file(lab: Lab, label: str) -> GgufFile | None:
+    """The record of a format's file, if the file is there and unchanged since."""
+    record = _stored(lab, "quantize", label, GgufFile, _quantize_key(lab, label))
+    path = lab.gguf_path(label)
+    if record is None or not path.is_file() or path.stat().st_size != record.size_bytes:
+        return None
+    return record if lab.digests.sha256(path) == record.sha256 else None
+
+
+def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile:
+    provenance = lab.provenance(
+        "quantize",
+        _quantize_key(lab, label),
+        {"model": lab.model.sha256},
+        {"format": label, "n_threads": lab.n_threads, "allow_requantize": lab.config.allow_quantized_source},
+    )
+    path = lab.gguf_path(label)
+    if label == lab.model.baseline:
+        from labctl.prepare.quantize import audit
+
+        record = audit(path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
+    else:
+        task = tasks.QuantizeTask(
+            model_path=lab.model.path,
+            format=label,
+            n_threads=lab.n_threads,
+            target_path=str(path),
+            shown_path=path.name,
+            allow_requantize=lab.config.allow_quantized_source,
+            provenance=provenance,
+        )
+        record = lab.run(task, GgufFile, "quantize", label, on_progress)
+        lab.digests.remember(path, record.sha256)
+    write_record(lab.folder.record_path("quantize", label), record)
+    return record
+
+
+def need_file(lab: Lab, label: str) -> GgufFile:
+    """The file that a measurement needs.
+
+    Raises:
+        LabError: it was not made.
+    """
+    record = fresh_file(lab, label)
+    if record is None:
+        raise LabError(f"There is no {label} file of {lab.model.name}.", "Make it first: labctl quantize")
+    return record
+
+
+# -- perplexity -------------------------------------------------------------------------------------------------------
+
+
+def nll_key(lab: Lab, file: GgufFile) -> str:
+    """Digest of what a chunk's NLL depends on; how many chunks are measured is not part of it."""
+    return _key(
+        "nll", lab, file=file.sha256, text=lab.text.sha256, n_ctx=lab.config.ctx, protocol=PERPLEXITY_PROTOCOL,
+        machine=lab.machine.machine_id,
+    )  # fmt: skip
+
+
+def _perplexity_key(lab: Lab, label: str) -> str:
+    n_first = lab.config.n_chunks(lab.is_demo)
+    return _key(
+        "perplexity", lab, nll=nll_key(lab, need_file(lab, label)), chunks="all" if n_first is None else n_first
+    )
+
+
+def _fresh_perplexity(lab: Lab, label: str) -> PerplexityRun | None:
+    record = _stored(lab, "perplexity", label, PerplexityRun, _perplexity_key(lab, label))
+    return record if record is not None and (lab.folder.root / record.nll_path).is_file() else None
+
+
+def _make_perplexity(lab: Lab, label: str, on_progress: OnProgress | None) -> PerplexityRun:
+    file = need_file(lab, label)
+    n_first = lab.config.n_chunks(lab.is_demo)
+    nll_path = lab.folder.nll / f"{label}-{nll_key(lab, file)[:12]}.npy"
+    task = tasks.PerplexityTask(
+        model_path=str(lab.gguf_path(label)),
+        format=label,
+        n_threads=lab.n_threads,
+        text=lab.text,
+        n_ctx=lab.config.ctx,
+        shape=PERPLEXITY_SHAPE,
+        n_first=n_first,
+        nll_path=str(nll_path),
+        shown_nll_path=nll_path.relative_to(lab.folder.root).as_posix(),
+        provenance=lab.provenance(
+            "perplexity",
+            _perplexity_key(lab, label),
+            {"model": file.sha256, "text": lab.text.sha256},
+            {"n_ctx": lab.config.ctx, "chunks": "all" if n_first is None else n_first, "n_threads": lab.n_threads,
+             "n_seq": PERPLEXITY_SHAPE.n_seq, "n_ubatch": PERPLEXITY_SHAPE.n_ubatch},
+        ),
+    )  # fmt: skip
+    record = lab.run(task, PerplexityRun, "perplexity", label, on_progress)
+    write_record(lab.folder.record_path("perplexity", label), record)
+    return record
+
+
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+
+def _generate_settings(lab: Lab) -> dict[str, Any]:
+    config = lab.config
+    return {
+        "prompts": list(PROMPTS),
+        "n_tokens": config.new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "seed": config.seed,
+        "n_ctx": max(config.ctx, 512),
+        "probe_items": config.n_probe_items(lab.is_demo),
+    }
+
+
+def _probe_digests(lab: Lab) -> dict[str, str]:
+    return {name: lab.digests.sha256(path) for name, path in lab.probes.items()}
+
+
+def _generate_key(lab: Lab, label: str) -> str:
+    return _key(
+        "generate", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
+        probes=_probe_digests(lab), **_generate_settings(lab),
+    )  # fmt: skip
+
+
+def prompt_path(lab: Lab, label: str, number: int, decoding: str) -> Path:
+    """outputs/<model>/<format>/prompt_<n>.txt, and prompt_<n>_greedy.txt beside it."""
+    return lab.folder.root / safe_name(label) / f"prompt_{number}{'' if decoding == 'sampled' else '_greedy'}.txt"
+
+
+def _fresh_generation(lab: Lab, label: str) -> GenerationRun | None:
+    record = _stored(lab, "generate", label, GenerationRun, _generate_key(lab, label))
+    if record is None:
+        return None
+    paths = [prompt_path(lab, label, one.prompt_number, one.decoding) for one in record.generations]
+    return record if all(path.is_file() for path in paths) else None
+
+
+def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> GenerationRun:
+    settings = _generate_settings(lab)
+    task = tasks.GenerateTask(
+        model_path=str(lab.gguf_path(label)),
+        format=label,
+        n_threads=lab.n_threads,
+        n_ctx=settings["n_ctx"],
+        prompts=tuple(settings["prompts"]),
+        n_tokens=settings["n_tokens"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        seed=settings["seed"],
+        probes={name: str(path) for name, path in lab.probes.items()},
+        probe_items=settings["probe_items"],
+        provenance=lab.provenance(
+            "generate",
+            _generate_key(lab, label),
+            {"model": need_file(lab, label).sha256, **_probe_digests(lab)},
+            {**settings, "n_threads": lab.n_threads},
+        ),
+    )
+    record = lab.run(task, GenerationRun, "generate", label, on_progress)
+    for one in record.generations:
+        write_text(prompt_path(lab, label, one.prompt_number, one.decoding), one.prompt + one.text + "\n")
+    write_record(lab.folder.record_path("generate", label), record)
+    return record
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _memory_key(lab: Lab, label: str) -> str:
+    return _key(
+        "memory", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_ctx=lab.config.ctx,
+        n_threads=lab.n_threads,
+    )  # fmt: skip
+
+
+def _make_memory(lab: Lab, label: str, on_progress: OnProgress | None) -> MemoryRun:
+    loads = []
+    for number, mmap in enumerate((False, True)):
+        task = tasks.MemoryTask(
+            model_path=str(lab.gguf_path(label)),
+            format=label,
+            n_threads=lab.n_threads,
+            n_ctx=lab.config.ctx,
+            mmap=mmap,
+        )
+        loads.append(lab.run(task, MemoryLoad, "memory", label, None))
+        if on_progress is not None:
+            on_progress(tasks.Progress(done=number + 1, total=2))
+    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN}
+    record = MemoryRun(
+        format=label,
+        n_ctx=lab.config.ctx,
+        n_threads=lab.n_threads,
+        loads=tuple(loads),
+        provenance=lab.provenance(
+            "memory", _memory_key(lab, label), {"model": need_file(lab, label).sha256}, settings
+        ),
+    )  # fmt: skip
+    write_record(lab.folder.record_path("memory", label), record)
+    return record
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+EFFORT = BenchEffort()
+
+
+def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
+    """Digest for the speed of a set of formats: they are timed against each other, so one more means timing all."""
+    return _key(
+        "bench", lab, files={label: need_file(lab, label).sha256 for label in labels}, machine=lab.machine.machine_id,
+        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN, effort=dataclasses.asdict(EFFORT),
+    )  # fmt: skip
+
+
+def stored_speed(lab: Lab, label: str, key: str) -> SpeedRun | None:
+    return _stored(lab, "bench", label, SpeedRun, key)
+
+
+def make_visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
+    """One fresh process that times one format."""
+    task = tasks.BenchTask(
+        model_path=str(lab.gguf_path(label)),
+        format=label,
+        n_threads=lab.n_threads,
+        n_prompt=N_PROMPT,
+        n_gen=N_GEN,
+        effort=EFFORT,
+        round=round_number,
+        order=order,
+    )
+    return lab.run(task, SpeedVisit, "bench", label, None)
+
+
+def store_visits(lab: Lab, label: str, key: str, visits: tuple[SpeedVisit, ...]) -> SpeedRun:
+    """Keep a format's visits so far."""
+    settings = {"n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN, **dataclasses.asdict(EFFORT)}
+    record = SpeedRun(
+        format=label,
+        n_threads=lab.n_threads,
+        n_prompt=N_PROMPT,
+        n_gen=N_GEN,
+        visits=visits,
+        provenance=lab.provenance("bench", key, {"model": need_file(lab, label).sha256}, settings),
+    )
+    write_record(lab.folder.record_path("bench", label), record)
+    return record
+
+
+# -- all --------------------------------------------------------------------------------------------------------------
+
+
+def step(name: str, label: str) -> Step:
+    """A step of one format: quantize, perplexity, generate or memory."""
+    fresh: Callable[[Lab], object | None]
+    make: Callable[[Lab, OnProgress | None], object]
+    if name == "quantize":
+        fresh, make = lambda lab: fresh_file(lab, label), lambda lab, on: _make_file(lab, label, on)
+    elif name == "perplexity":
+        fresh, make = lambda lab: _fresh_perplexity(lab, label), lambda lab, on: _make_perplexity(lab, label, on)
+    elif name == "generate":
+        fresh, make = lambda lab: _fresh_generation(lab, label), lambda lab, on: _make_generation(lab, label, on)
+    elif name == "memory":
+        fresh = lambda lab: _stored(lab, "memory", label, MemoryRun, _memory_key(lab, label))  # noqa: E731
+        make = lambda lab, on: _make_memory(lab, label, on)  # noqa: E731
+    else:
+        raise LabError(f"There is no step {name!r}.")
+    return Step(name, label, fresh, make)
+
+
+def known_format(label: str) -> bool:
+    return label in FORMATS

@@ -1,0 +1,121 @@
+"""What a child process can be asked to do, and what it says back: one JSON line each way."""
+
+from __future__ import annotations
+
+import msgspec
+
+from labctl.records import BatchShape, BenchEffort, Provenance, TextSource
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, tag_field="task"):
+    """Common to all: the model file, and the label it goes by in messages."""
+
+    model_path: str
+    format: str
+    n_threads: int
+
+
+class EngineTask(Task, frozen=True, kw_only=True, tag="engine"):
+    """Say which llama.cpp this is; with a model, also check that it computes on this CPU."""
+
+
+class QuantizeTask(Task, frozen=True, kw_only=True, tag="quantize"):
+    """Make `target_path` from `model_path`."""
+
+    target_path: str
+    shown_path: str
+    allow_requantize: bool = False
+    dry_run: bool = False
+    provenance: Provenance
+
+
+class StopRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Stop a format once its verdict against the baseline is settled; looked at after every chunk."""
+
+    baseline_nll_path: str
+    limit: float
+    alpha: float
+
+
+class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
+    """Measure chunks of a text that are not in the NLL file yet.
+
+    Attributes:
+        chunks: chunk numbers in the order to visit; None for all.
+        n_first: only the first N chunks of the text.
+        nll_path: absolute; shown_nll_path as the record says it.
+    """
+
+    text: TextSource
+    n_ctx: int
+    shape: BatchShape
+    chunks: tuple[int, ...] | None = None
+    n_first: int | None = None
+    stop: StopRule | None = None
+    deadline_s: float | None = None
+    nll_path: str
+    shown_nll_path: str
+    provenance: Provenance
+
+
+class BenchTask(Task, frozen=True, kw_only=True, tag="bench"):
+    """One visit: load, warm up, time."""
+
+    n_prompt: int
+    n_gen: int
+    effort: BenchEffort
+    round: int
+    order: int
+
+
+class MemoryTask(Task, frozen=True, kw_only=True, tag="memory"):
+    """One load: mmap on or off."""
+
+    n_ctx: int
+    mmap: bool
+
+
+class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
+    """Continue the prompts and answer the probes.
+
+    Attributes:
+        probes: name -> path of the CSV file.
+        probe_items: at most so many questions of each, evenly spread; None for all.
+    """
+
+    n_ctx: int
+    prompts: tuple[str, ...]
+    n_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    probes: dict[str, str]
+    probe_items: int | None
+    provenance: Provenance
+
+
+AnyTask = EngineTask | QuantizeTask | PerplexityTask | BenchTask | MemoryTask | GenerateTask
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
+    """How far a task is. `note` is a short word for the display: a perplexity, a speed."""
+
+    done: int
+    total: int
+    note: str = ""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="result"):
+    """The task's record, still encoded."""
+
+    record: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failure"):
+    """A LabError in the child."""
+
+    message: str
+    hint: str = ""
+
+
+AnyEvent = Progress | Result | Failure

@@ -1,0 +1,286 @@
+"""A child process: one task in on stdin, events and the record out on stdout, llama.cpp's log on stderr.
+
+llama.cpp aborts its process on a failed assertion and holds Ctrl-C back while it computes. So it lives here, and labctl
+itself survives it. The child ends when its parent does: stdin closes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from labctl import tasks
+from labctl.errors import LabError
+
+# A crash of llama.cpp is reported by the parent; its own backtrace would start a debugger.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+
+class Channel:
+    """Where events go: the stdout this process was started with."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._last = 0.0
+
+    def send(self, event: tasks.AnyEvent) -> None:
+        self._stream.write(msgspec.json.encode(event) + b"\n")
+        self._stream.flush()
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Report at most ten times a second, and always the end."""
+        now = time.monotonic()
+        if done >= total or now - self._last >= 0.1:
+            self._last = now
+            self.send(tasks.Progress(done=done, total=total, note=note))
+
+
+def main() -> int:
+    """Take the task from stdin's first line, do it, report."""
+    channel = _claim_stdout()
+    line = _read_line()
+    try:
+        task = msgspec.json.decode(line, type=tasks.AnyTask)
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        record = _run(task, channel)
+        channel.send(tasks.Result(record=msgspec.Raw(msgspec.json.encode(record))))
+    except LabError as error:
+        channel.send(tasks.Failure(message=error.message, hint=error.hint))
+        return 1
+    except MemoryError:
+        channel.send(tasks.Failure(message="Out of memory.", hint="Close other programs, or use a smaller --ctx."))
+        return 1
+    return 0
+
+
+def _read_line() -> bytes:
+    """The first line of stdin; the pipe stays open behind it."""
+    data = bytearray()
+    while not data.endswith(b"\n") and (block := os.read(0, 1 << 16)):
+        data += block
+    return bytes(data)
+
+
+def _claim_stdout() -> Channel:
+    """Keep stdout for events only; whatever a library prints goes to the log on stderr."""
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return Channel(events)
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent is gone, however it went: nobody would read the result."""
+    while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort Python's shutdown
+        pass
+    os._exit(3)
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _run(task: tasks.AnyTask, channel: Channel) -> object:
+    from labctl.measure.llama import Llama
+
+    llama = Llama(log_line=_log)
+    match task:
+        case tasks.EngineTask():
+            return _engine(llama, task)
+        case tasks.QuantizeTask():
+            return _quantize(llama, task, channel)
+        case tasks.PerplexityTask():
+            return _perplexity(llama, task, channel)
+        case tasks.BenchTask():
+            from labctl.measure.bench import bench_visit
+
+            return bench_visit(
+                llama,
+                Path(task.model_path),
+                n_threads=task.n_threads,
+                n_prompt=task.n_prompt,
+                n_gen=task.n_gen,
+                effort=task.effort,
+                round_number=task.round,
+                order=task.order,
+            )
+        case tasks.MemoryTask():
+            from labctl.measure.memory import measure_load
+
+            return measure_load(
+                llama, Path(task.model_path), n_ctx=task.n_ctx, n_threads=task.n_threads, mmap=task.mmap
+            )
+        case tasks.GenerateTask():
+            return _generate(llama, task, channel)
+
+
+def _engine(llama: object, task: tasks.EngineTask) -> dict[str, str]:
+    """Version and CPU features; with a model, quantize it and read a few tokens to see that the build computes."""
+    import tempfile
+
+    from labctl.formats import FORMATS
+    from labctl.measure.llama import Context, Llama, Model, quantize_file
+
+    assert isinstance(llama, Llama)
+    if task.model_path:
+        with tempfile.TemporaryDirectory() as folder:
+            small = Path(folder) / "engine.gguf"
+            for name in ("Q8_0", "Q4_K_M"):
+                quantize_file(llama, Path(task.model_path), small, FORMATS[name].ftype, n_threads=task.n_threads)
+                with Model(llama, small) as model, Context(model, n_ctx=64, n_threads=task.n_threads) as context:
+                    context.prompt([token % model.n_vocab for token in range(64)])
+                    context.synchronize()
+    return {"llama_cpp": llama.version(), "system_info": llama.system_info()}
+
+
+def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> object:
+    from collections.abc import Sequence
+
+    from labctl.formats import FORMATS, Format
+    from labctl.measure.llama import Llama, quantize_file
+    from labctl.prepare.header import read_model
+    from labctl.prepare.quantize import audit, planned_bytes, quantize, read_progress
+
+    assert isinstance(llama, Llama)
+
+    def on_line(line: str) -> None:
+        _log(line)
+        if position := read_progress(line):
+            channel.progress(*position)
+
+    def run(source: Path, target: Path, format_: Format, dry_run: bool) -> Sequence[str]:
+        llama.clear_log()
+        llama.log_line = _log if dry_run else on_line
+        quantize_file(
+            llama,
+            source,
+            target,
+            format_.ftype,
+            n_threads=task.n_threads,
+            dry_run=dry_run,
+            allow_requantize=task.allow_requantize,
+        )
+        return list(llama.lines)
+
+    source, target = Path(task.model_path), Path(task.target_path)
+    if task.dry_run:
+        header, _ = read_model(source)
+        return planned_bytes(header, run(source, target, FORMATS[task.format], True))
+    begun = time.perf_counter()
+    fallbacks = quantize(source, target, FORMATS[task.format], run)
+    spent = time.perf_counter() - begun
+    return audit(
+        target, task.format, task.provenance, shown_path=task.shown_path, fallbacks=fallbacks, quantize_s=spent
+    )
+
+
+def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> object:
+    from labctl.journal import NllStore, load_nll, to_ranges
+    from labctl.measure.llama import Llama, Model
+    from labctl.measure.memory import peak_rss_bytes
+    from labctl.measure.perplexity import ChunkScorer, perplexity, text_tokens
+    from labctl.measure.verdict import chunk_differences, look
+    from labctl.records import PerplexityRun
+
+    assert isinstance(llama, Llama)
+    spent, measured = 0.0, 0
+    begun = time.monotonic()
+    with Model(llama, Path(task.model_path)) as model:
+        tokens = text_tokens(model, Path(task.text.path), task.n_ctx)
+        with ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape) as scorer:
+            nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
+            wanted = list(range(scorer.n_chunks) if task.chunks is None else task.chunks)[: task.n_first]
+            todo = nll.missing(wanted)
+            done_before = len(wanted) - len(todo)
+            baseline = load_nll(Path(task.stop.baseline_nll_path)) if task.stop else None
+
+            def settled(_chunk: int) -> bool:
+                if task.deadline_s is not None and time.monotonic() - begun > task.deadline_s:
+                    return True
+                if task.stop is None or baseline is None:
+                    return False
+                visited = [chunk for chunk in wanted if nll.measured[chunk]]
+                differences = chunk_differences(nll.values[visited], baseline[visited])
+                return look(differences, limit=task.stop.limit, alpha=task.stop.alpha).verdict != "undecided"
+
+            try:
+                channel.progress(done_before, len(wanted))
+                for done, spent in scorer.run(todo, nll.add, settled):
+                    measured = done
+                    tps = done * task.n_ctx / spent if spent else 0.0
+                    channel.progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
+            finally:
+                nll.finish()
+            chunks = [chunk for chunk in wanted if nll.measured[chunk]]
+            ppl, ppl_se = perplexity(nll.values[chunks])
+            return PerplexityRun(
+                format=task.format,
+                text=task.text,
+                n_ctx=task.n_ctx,
+                n_chunks_text=scorer.n_chunks,
+                n_scored_per_chunk=scorer.n_scored,
+                chunks=to_ranges(chunks),
+                nll_path=task.shown_nll_path,
+                ppl=ppl,
+                ppl_se=ppl_se,
+                n_threads=task.n_threads,
+                shape=task.shape,
+                wall_s=spent,
+                n_tokens_evaluated=measured * task.n_ctx,
+                peak_rss_bytes=peak_rss_bytes(),
+                provenance=task.provenance,
+            )
+
+
+def _generate(llama: object, task: tasks.GenerateTask, channel: Channel) -> object:
+    from labctl.measure.generate import Writer, evenly, read_probe
+    from labctl.measure.llama import Llama, Model
+    from labctl.records import GenerationRun, ProbeResult
+
+    assert isinstance(llama, Llama)
+    probes = {name: evenly(read_probe(Path(path)), task.probe_items) for name, path in task.probes.items()}
+    total = 2 * len(task.prompts) + sum(len(questions) for questions in probes.values())
+    done = 0
+    with (
+        Model(llama, Path(task.model_path)) as model,
+        Writer(llama, model, n_ctx=task.n_ctx, n_threads=task.n_threads) as writer,
+    ):
+        generations = []
+        for number, prompt in enumerate(task.prompts, 1):
+            for decoding in ("sampled", "greedy"):
+                generations.append(
+                    writer.write(
+                        number,
+                        prompt,
+                        "sampled" if decoding == "sampled" else "greedy",
+                        n_tokens=task.n_tokens,
+                        temperature=task.temperature,
+                        top_p=task.top_p,
+                        seed=task.seed,
+                    )
+                )
+                done += 1
+                channel.progress(done, total, f"prompt {number}")
+        results = []
+        for name, questions in probes.items():
+            answers = []
+            for question in questions:
+                answers.append(writer.answer(question))
+                done += 1
+                channel.progress(done, total, name)
+            results.append(ProbeResult(name=name, answers=tuple(answers)))
+    return GenerationRun(
+        format=task.format,
+        generations=tuple(generations),
+        probes=tuple(results),
+        provenance=task.provenance,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
