@@ -2,96 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl import __version__
+from labctl import __version__, cli_results
+from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, run_options
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
     from labctl.console import Display
     from labctl.pipeline import Outcome
     from labctl.steps import Lab
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-
-class NearestGroup(click.Group):
-    """A group that answers a mistyped command with the nearest one, and lists commands in the order of the work."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            nearest = difflib.get_close_matches(args[0], self.commands, n=1) if args else []
-            if nearest:
-                raise click.UsageError(f"There is no command {args[0]!r}. Did you mean {nearest[0]!r}?", ctx) from error
-            raise
-
-
-def _chunks(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | int | None:
-    if value is None or value == "all":
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
-
-
-def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value is not None else None
-
-
-def lab_options(command: CommandT) -> CommandT:
-    """The settings that every command of a lab takes; each beats its LABCTL_* variable and lab.toml."""
-    for option in reversed(
-        (
-            click.option("--model", help="demo, a GGUF file, or hf:owner/repo[@revision][:file]. Default: demo."),
-            click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
-            click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),
-            click.option(
-                "--chunks", metavar="N|all", callback=_chunks, help="Chunks of text. Default: all with demo, else 64."
-            ),
-            click.option("--threads", type=int, help="Default: this machine's physical cores."),
-            click.option("--ctx", type=int, help="Context in tokens. Default: 512."),
-            click.option("--outputs", help="Folder for models and records. Default: outputs."),
-            click.option("--reports", help="Folder for worksheets. Default: reports."),
-            click.option("--lab-data", help="Folder of the demo model and texts. Default: lab_data."),
-            click.option(
-                "--allow-quantized-source",
-                is_flag=True,
-                default=None,
-                help="Accept a model that is quantized already; every table then says so.",
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout."),
-            click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def run_options(command: CommandT) -> CommandT:
-    """Options of commands that measure."""
-    for option in reversed(
-        (
-            click.option("--dry-run", is_flag=True, help="Show what is stale, with bytes and time; do nothing."),
-            click.option("--force", is_flag=True, help="Do it again even if nothing changed."),
-            click.option("--wait", is_flag=True, help="Queue behind another labctl at work on this model."),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -103,19 +28,6 @@ def cli() -> None:
     """
 
 
-def _open(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
-    from labctl.config import load_config
-    from labctl.pipeline import open_lab
-
-    return open_lab(load_config(settings), display, notices=notices)
-
-
-def _display(quiet: bool, as_json: bool) -> Display:
-    from labctl.console import Display
-
-    return Display(quiet=quiet or as_json)
-
-
 def _measure(
     names: Sequence[str], settings: dict[str, Any], *, as_json: bool, quiet: bool, dry_run: bool, force: bool,
     wait: bool, report: bool = False, forced: Sequence[str] | None = None,
@@ -123,8 +35,8 @@ def _measure(
     """Open the lab and make the named steps, or say what would be made."""
     from labctl import pipeline
 
-    display = _display(quiet, as_json)
-    lab = _open(settings, display)
+    display = display_for(quiet, as_json)
+    lab = open_lab(settings, display)
     force_names = (names if forced is None else forced) if force else ()
     if dry_run:
         _show_plan(pipeline.plan(lab, names, force=force_names), as_json)
@@ -250,7 +162,7 @@ def prepare(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     from labctl.console import print_json, print_table, size_text
 
-    lab = _open(settings, _display(quiet, as_json))
+    lab = open_lab(settings, display_for(quiet, as_json))
     if as_json:
         print_json({"model": msgspec.to_builtins(lab.model), "text": msgspec.to_builtins(lab.text)})
         return
@@ -301,121 +213,8 @@ _step_command(
 )
 
 
-@cli.command()
-@lab_options
-def report(as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Write worksheet, charts and course files from what is measured; measures nothing.
-
-    Example: labctl report
-    """
-    from labctl.console import print_json, print_line
-    from labctl.pipeline import build_report, load_records
-    from labctl.store import lock
-
-    lab = _open(settings, _display(quiet, as_json))
-    with lock(lab.folder.root):
-        records = load_records(lab)
-        if not records.files:
-            raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")
-        paths = build_report(lab, records, force=True)
-    if as_json:
-        print_json([str(path) for path in paths])
-    else:
-        for path in paths:
-            print_line(str(path))
-
-
-@cli.command()
-@click.option("--weights", help="For example size=.3,quality=.4,speed=.3. Default: those, or lab.toml's.")
-@lab_options
-def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Rank the formats by a weighted score of size, quality and speed.
-
-    Example: labctl score --weights size=.2,quality=.3,speed=.5
-    """
-    from labctl.config import parse_weights
-    from labctl.console import print_json, print_table
-    from labctl.pipeline import load_records
-    from labctl.report.analysis import frame, rows_of
-    from labctl.report.rules import candidates
-    from labctl.report.scoring import literal_scores, normalised_scores
-
-    lab = _open({**settings, "weights": parse_weights(weights) if weights else None}, _display(quiet, as_json))
-    shares = lab.config.weights
-    chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
-    found = candidates(rows_of(frame(load_records(lab))))
-    if not found:
-        raise LabError("Size, perplexity and speed are not measured for any format yet.", "Measure first: labctl run")
-    literal, normalised = literal_scores(found, chosen), normalised_scores(found, chosen)
-    scaled = {one.format: one.total for one in normalised}
-    table = sorted(
-        ((one.format, one.total, scaled[one.format]) for one in literal), key=lambda row: row[1], reverse=True
-    )  # fmt: skip
-    if as_json:
-        print_json([{"format": name, "score": total, "normalised_score": other} for name, total, other in table])
-        return
-    print_table(
-        f"{lab.model.name}: score for size {chosen[0]:g}, quality {chosen[1]:g}, speed {chosen[2]:g}",
-        ("format", "score", "normalised 0..1"),
-        [(name, f"{total:.3f}", f"{other:.3f}") for name, total, other in table],
-        caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats.",
-    )
-
-
-@cli.command()
-@click.option("--ram", type=click.FloatRange(min=0.1), required=True, help="Memory of the machine, in GB.")
-@lab_options
-def fit(ram: float, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Say which formats fit into a machine's memory, with the arithmetic.
-
-    Example: labctl fit --ram 8 --ctx 4096
-    """
-    import msgspec
-
-    from labctl.console import print_json, print_table
-    from labctl.pipeline import load_records
-    from labctl.report.fit import fit_table
-
-    n_ctx = settings.pop("ctx")
-    lab = _open(settings, _display(quiet, as_json), notices=False)
-    records = load_records(lab)
-    if not records.memory:
-        raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
-    rows = fit_table(records, ram, n_ctx)
-    if as_json:
-        print_json(msgspec.to_builtins(rows))
-        return
-    print_table(
-        f"{lab.model.name} in {ram:g} GB of memory at {n_ctx or lab.config.ctx} tokens of context",
-        ("format", "verdict", "arithmetic"),
-        [(row.format, row.verdict, row.arithmetic) for row in rows],
-    )
-
-
-@cli.command()
-@click.option("--no-hub", is_flag=True, help="Do not ask whether the Hub can be reached.")
-@lab_options
-def doctor(no_hub: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Check whether this machine is ready for the lab, and say what to do where it is not.
-
-    Example: labctl doctor
-    """
-    import msgspec
-
-    from labctl.console import print_json, print_table
-    from labctl.doctor import examine
-
-    checks = examine(settings, _display(True, as_json), check_hub=not no_hub)
-    if as_json:
-        print_json(msgspec.to_builtins(checks))
-    else:
-        print_table(
-            "labctl doctor",
-            ("check", "status", "found", "what to do"),
-            [(one.name, one.status, one.detail, one.hint) for one in checks],
-        )
-    if any(one.status == "problem" for one in checks):
-        raise click.exceptions.Exit(1)
+for _command in (cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor):
+    cli.add_command(_command)
 
 
 def main() -> None:

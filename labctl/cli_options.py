@@ -1,0 +1,103 @@
+"""What the commands share: the group, the settings that every command takes, opening the lab."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from labctl.console import Display
+    from labctl.steps import Lab
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class NearestGroup(click.Group):
+    """A group that answers a mistyped command with the nearest one, and lists commands in the order of the work."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            nearest = difflib.get_close_matches(args[0], self.commands, n=1) if args else []
+            if nearest:
+                raise click.UsageError(f"There is no command {args[0]!r}. Did you mean {nearest[0]!r}?", ctx) from error
+            raise
+
+
+def _chunks(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | int | None:
+    if value is None or value == "all":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
+
+
+def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value is not None else None
+
+
+def lab_options(command: CommandT) -> CommandT:
+    """The settings that every command of a lab takes; each beats its LABCTL_* variable and lab.toml."""
+    for option in reversed(
+        (
+            click.option("--model", help="demo, a GGUF file, or hf:owner/repo[@revision][:file]. Default: demo."),
+            click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
+            click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),
+            click.option(
+                "--chunks", metavar="N|all", callback=_chunks, help="Chunks of text. Default: all with demo, else 64."
+            ),
+            click.option("--threads", type=int, help="Default: this machine's physical cores."),
+            click.option("--ctx", type=int, help="Context in tokens. Default: 512."),
+            click.option("--outputs", help="Folder for models and records. Default: outputs."),
+            click.option("--reports", help="Folder for worksheets. Default: reports."),
+            click.option("--lab-data", help="Folder of the demo model and texts. Default: lab_data."),
+            click.option(
+                "--allow-quantized-source",
+                is_flag=True,
+                default=None,
+                help="Accept a model that is quantized already; every table then says so.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout."),
+            click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(command: CommandT) -> CommandT:
+    """Options of commands that measure."""
+    for option in reversed(
+        (
+            click.option("--dry-run", is_flag=True, help="Show what is stale, with bytes and time; do nothing."),
+            click.option("--force", is_flag=True, help="Do it again even if nothing changed."),
+            click.option("--wait", is_flag=True, help="Queue behind another labctl at work on this model."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
+    """The lab that these settings describe."""
+    from labctl import pipeline
+    from labctl.config import load_config
+
+    return pipeline.open_lab(load_config(settings), display, notices=notices)
+
+
+def display_for(quiet: bool, as_json: bool) -> Display:
+    """Where progress and notes go; nothing but warnings beside JSON."""
+    from labctl.console import Display
+
+    return Display(quiet=quiet or as_json)

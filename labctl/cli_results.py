@@ -1,0 +1,127 @@
+"""Commands that read what is measured: report, score, fit, doctor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from labctl.cli_options import display_for, lab_options, open_lab
+from labctl.errors import LabError
+
+
+@click.command()
+@lab_options
+def report(as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Write worksheet, charts and course files from what is measured; measures nothing.
+
+    Example: labctl report
+    """
+    from labctl.console import print_json, print_line
+    from labctl.pipeline import build_report, load_records
+    from labctl.store import lock
+
+    lab = open_lab(settings, display_for(quiet, as_json))
+    with lock(lab.folder.root):
+        records = load_records(lab)
+        if not records.files:
+            raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")
+        paths = build_report(lab, records, force=True)
+    if as_json:
+        print_json([str(path) for path in paths])
+    else:
+        for path in paths:
+            print_line(str(path))
+
+
+@click.command()
+@click.option("--weights", help="For example size=.3,quality=.4,speed=.3. Default: those, or lab.toml's.")
+@lab_options
+def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Rank the formats by a weighted score of size, quality and speed.
+
+    Example: labctl score --weights size=.2,quality=.3,speed=.5
+    """
+    from labctl.config import parse_weights
+    from labctl.console import print_json, print_table
+    from labctl.pipeline import load_records
+    from labctl.report.analysis import frame, rows_of
+    from labctl.report.rules import candidates
+    from labctl.report.scoring import literal_scores, normalised_scores
+
+    lab = open_lab({**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json))
+    shares = lab.config.weights
+    chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
+    found = candidates(rows_of(frame(load_records(lab))))
+    if not found:
+        raise LabError("Size, perplexity and speed are not measured for any format yet.", "Measure first: labctl run")
+    literal, normalised = literal_scores(found, chosen), normalised_scores(found, chosen)
+    scaled = {one.format: one.total for one in normalised}
+    table = sorted(
+        ((one.format, one.total, scaled[one.format]) for one in literal), key=lambda row: row[1], reverse=True
+    )  # fmt: skip
+    if as_json:
+        print_json([{"format": name, "score": total, "normalised_score": other} for name, total, other in table])
+        return
+    print_table(
+        f"{lab.model.name}: score for size {chosen[0]:g}, quality {chosen[1]:g}, speed {chosen[2]:g}",
+        ("format", "score", "normalised 0..1"),
+        [(name, f"{total:.3f}", f"{other:.3f}") for name, total, other in table],
+        caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats.",
+    )
+
+
+@click.command()
+@click.option("--ram", type=click.FloatRange(min=0.1), required=True, help="Memory of the machine, in GB.")
+@lab_options
+def fit(ram: float, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Say which formats fit into a machine's memory, with the arithmetic.
+
+    Example: labctl fit --ram 8 --ctx 4096
+    """
+    import msgspec
+
+    from labctl.console import print_json, print_table
+    from labctl.pipeline import load_records
+    from labctl.report.fit import fit_table
+
+    n_ctx = settings.pop("ctx")
+    lab = open_lab(settings, display_for(quiet, as_json), notices=False)
+    records = load_records(lab)
+    if not records.memory:
+        raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
+    rows = fit_table(records, ram, n_ctx)
+    if as_json:
+        print_json(msgspec.to_builtins(rows))
+        return
+    print_table(
+        f"{lab.model.name} in {ram:g} GB of memory at {n_ctx or lab.config.ctx} tokens of context",
+        ("format", "verdict", "arithmetic"),
+        [(row.format, row.verdict, row.arithmetic) for row in rows],
+    )
+
+
+@click.command()
+@click.option("--no-hub", is_flag=True, help="Do not ask whether the Hub can be reached.")
+@lab_options
+def doctor(no_hub: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Check whether this machine is ready for the lab, and say what to do where it is not.
+
+    Example: labctl doctor
+    """
+    import msgspec
+
+    from labctl.console import print_json, print_table
+    from labctl.doctor import examine
+
+    checks = examine(settings, display_for(True, as_json), check_hub=not no_hub)
+    if as_json:
+        print_json(msgspec.to_builtins(checks))
+    else:
+        print_table(
+            "labctl doctor",
+            ("check", "status", "found", "what to do"),
+            [(one.name, one.status, one.detail, one.hint) for one in checks],
+        )
+    if any(one.status == "problem" for one in checks):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,1 @@
+"""From records to what is handed in: tables, charts, worksheet."""

@@ -1,0 +1,239 @@
+"""Records to figures: one row a format, with the interval of each figure and the reason for each gap."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labctl.measure.verdict import DEFAULT_LIMIT, chunks_needed, paired_increase, verdict
+from labctl.records import LabRecords, PerplexityRun
+from labctl.report.answers import answer_changes
+from labctl.report.spread import median_interval, round_ratios, sign_test, wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+# -- perplexity -------------------------------------------------------------------------------------------------------
+
+
+def load_nll(records: LabRecords) -> dict[str, Floats]:
+    """Per-token negative log-likelihood of each format that has perplexity, in nats.
+
+    Returns: format -> (n_chunks_text, n_scored_per_chunk) float64; chunks outside the record's are NaN. A format whose
+        file is missing or damaged, or that was measured on another text or chunk size than the first, is left out:
+        `gaps` says why.
+    """
+    found: dict[str, Floats] = {}
+    first: PerplexityRun | None = None
+    for name in records.formats:
+        run = records.perplexity.get(name)
+        nll = None if run is None else _read_nll(Path(records.folder), run)
+        if run is None or nll is None:
+            continue
+        first = first or run
+        if _protocol(run) == _protocol(first):
+            found[name] = nll
+    return found
+
+
+def common_chunks(nll: dict[str, Floats]) -> npt.NDArray[np.intp]:
+    """Numbers of the chunks that were measured for all formats that have perplexity, ascending."""
+    if not nll:
+        return np.zeros(0, dtype=np.intp)
+    measured = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in nll.values()])
+    return np.flatnonzero(measured)
+
+
+def perplexity(nll: Floats) -> tuple[float, float]:
+    """Perplexity and its standard error over all tokens given.
+
+    Args:
+        nll: nats, any shape, without NaN.
+    Returns: (ppl, standard error); NaN where there are too few tokens.
+    Source: llama.cpp tools/perplexity/perplexity.cpp, perplexity().
+    """
+    values = nll.ravel()
+    if values.size == 0:
+        return math.nan, math.nan
+    mean = float(values.mean())
+    ppl = math.exp(mean)
+    if values.size < 2:
+        return ppl, math.nan
+    variance = max(0.0, float((values * values).mean()) - mean * mean)
+    return ppl, ppl * math.sqrt(variance / (values.size - 1))
+
+
+def _protocol(run: PerplexityRun) -> tuple[object, ...]:
+    return run.text.sha256, run.n_ctx, run.n_chunks_text, run.n_scored_per_chunk
+
+
+def _read_nll(folder: Path, run: PerplexityRun) -> Floats | None:
+    try:
+        stored = np.load(folder / run.nll_path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
+        return None
+    rows: Floats = np.full(stored.shape, np.nan)
+    for start, stop in run.chunks:
+        rows[start:stop] = stored[start:stop]
+    return rows
+
+
+def frame(records: LabRecords, limit: float = DEFAULT_LIMIT) -> pd.DataFrame:
+    """All figures of a lab.
+
+    Args:
+        records: of one model.
+        limit: largest acceptable increase of perplexity, as a fraction; decides the column `verdict`.
+    Returns: one row a format, in the lab's order; NaN or None where a figure was not measured. `ppl` is taken over the
+        chunks that all formats share, the increase over all chunks a format shares with the baseline (`n_pairs`).
+    """
+    import pandas as pd
+
+    rows: dict[str, Row] = {name: {} for name in records.formats}
+    for part in (_file_columns, _speed_columns, _memory_columns, _probe_columns):
+        for name, columns in part(records).items():
+            rows[name].update(columns)
+    for name, columns in _perplexity_columns(records, limit).items():
+        rows[name].update(columns)
+    table = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="format"))
+    ordered = [*_COLUMNS, *(column for column in table.columns if column not in _COLUMNS)]
+    complete: pd.DataFrame = table.reindex(columns=ordered)
+    return complete
+
+
+_WORDS = ("main_type", "verdict")
+_COLUMNS = (
+    *("size_bytes", "compression_ratio", "bpw", "main_type", "n_fallbacks", "quantize_s"),
+    *("ppl", "ppl_se", "n_chunks_common", "n_chunks"),
+    *("ppl_increase_pct", "ppl_increase_low_pct", "ppl_increase_high_pct", "n_pairs", "verdict", "n_chunks_needed"),
+    *("pp_tps", "pp_low_tps", "pp_high_tps", "tg_tps", "tg_low_tps", "tg_high_tps", "n_speed_samples"),
+    *("speedup", "speedup_round_min", "speedup_round_max", "pp_ms", "tg_ms"),
+    *("token_p50_ms", "token_p95_ms", "token_p99_ms"),
+    *("peak_rss_bytes", "peak_rss_mmap_bytes", "kv_bytes", "memory_n_ctx"),
+    *("answers_kept_pct", "answers_lost", "answers_gained", "answers_p"),
+)
+
+
+def rows_of(table: pd.DataFrame) -> dict[str, Row]:
+    """The frame as plain rows: format -> column -> float (NaN where not measured) or text (None)."""
+    return {
+        str(name): {
+            str(column): (value if isinstance(value, str) else None)
+            if column in _WORDS
+            else (math.nan if value is None else float(value))
+            for column, value in series.items()
+        }
+        for name, series in table.iterrows()
+    }
+
+
+def _file_columns(records: LabRecords) -> dict[str, Row]:
+    base = records.files.get(records.formats[0])
+    return {
+        name: {
+            "size_bytes": file.size_bytes,
+            "compression_ratio": base.size_bytes / file.size_bytes if base else math.nan,
+            "bpw": file.bpw,
+            "main_type": file.main_type,
+            "n_fallbacks": len(file.fallbacks),
+            "quantize_s": math.nan if file.quantize_s is None else file.quantize_s,
+        }
+        for name, file in records.files.items()
+        if name in records.formats
+    }
+
+
+def _perplexity_columns(records: LabRecords, limit: float) -> dict[str, Row]:
+    nll = load_nll(records)
+    shared = common_chunks(nll)
+    base = nll.get(records.formats[0])
+    columns: dict[str, Row] = {}
+    for name, rows in nll.items():
+        ppl, ppl_se = perplexity(rows[shared])
+        row: Row = {"ppl": ppl, "ppl_se": ppl_se, "n_chunks_common": shared.size}
+        row["n_chunks"] = int(np.isfinite(rows).all(axis=1).sum())
+        if name == records.formats[0]:
+            row["verdict"] = "baseline"
+        elif base is not None and common_chunks({name: rows, "": base}).size:
+            increase = paired_increase(rows, base)
+            needed = chunks_needed(increase, limit)
+            row |= {
+                "ppl_increase_pct": 100 * increase.increase,
+                "ppl_increase_low_pct": 100 * increase.low,
+                "ppl_increase_high_pct": 100 * increase.high,
+                "n_pairs": increase.n_chunks,
+                "verdict": verdict(increase, limit),
+                "n_chunks_needed": math.nan if needed is None else needed,
+            }
+        columns[name] = row
+    return columns
+
+
+def _speed_columns(records: LabRecords) -> dict[str, Row]:
+    base = records.speed.get(records.formats[0])
+    columns: dict[str, Row] = {}
+    for name, run in records.speed.items():
+        if name not in records.formats:
+            continue
+        row: Row = {}
+        for test, samples, n_tokens in (("pp", run.pp_tps, run.n_prompt), ("tg", run.tg_tps, run.n_gen)):
+            if samples:
+                median = statistics.median(samples)
+                low, high = median_interval(samples)
+                row |= {f"{test}_tps": median, f"{test}_low_tps": low, f"{test}_high_tps": high}
+                row[f"{test}_ms"] = 1000 * n_tokens / median
+        row["n_speed_samples"] = len(run.tg_tps)
+        if any(times for visit in run.visits for times in visit.token_s):
+            row |= {f"token_p{percent}_ms": 1000 * run.token_percentile_s(percent) for percent in (50, 95, 99)}
+        if base is not None and base.tg_tps and run.tg_tps:
+            row["speedup"] = row["tg_tps"] / statistics.median(base.tg_tps)
+            ratios = round_ratios(run, base)
+            if ratios and name != records.formats[0]:
+                row |= {"speedup_round_min": min(ratios), "speedup_round_max": max(ratios)}
+        columns[name] = row
+    return columns
+
+
+def _memory_columns(records: LabRecords) -> dict[str, Row]:
+    columns: dict[str, Row] = {}
+    for name, run in records.memory.items():
+        plain = next((load for load in run.loads if not load.mmap), None)
+        mapped = next((load for load in run.loads if load.mmap), None)
+        if name in records.formats and plain is not None:
+            columns[name] = {
+                "peak_rss_bytes": plain.peak_rss_bytes,
+                "peak_rss_mmap_bytes": mapped.peak_rss_bytes if mapped else math.nan,
+                "kv_bytes": plain.kv_bytes,
+                "memory_n_ctx": run.n_ctx,
+            }
+    return columns
+
+
+def _probe_columns(records: LabRecords) -> dict[str, Row]:
+    base = records.generation.get(records.formats[0])
+    columns: dict[str, Row] = {}
+    for name, run in records.generation.items():
+        if name not in records.formats:
+            continue
+        row: Row = {}
+        for probe in run.probes:
+            low, high = wilson(probe.n_correct, len(probe.answers))
+            row |= {f"{probe.name}_correct": probe.n_correct, f"{probe.name}_n": len(probe.answers)}
+            row |= {f"{probe.name}_low_pct": 100 * low, f"{probe.name}_high_pct": 100 * high}
+        if base is not None and run.probes:
+            lost, gained, kept = answer_changes(run, base, (probe.name for probe in run.probes))
+            row |= {"answers_lost": lost, "answers_gained": gained, "answers_p": sign_test(lost, gained)}
+            if lost + kept >= 10:  # of fewer right answers of the baseline no share is worth a star
+                row["answers_kept_pct"] = 100 * kept / (lost + kept)
+        columns[name] = row
+    return columns

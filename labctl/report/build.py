@@ -1,0 +1,111 @@
+"""Renders everything that is handed in for one model into its reports folder."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.errors import LabError
+from labctl.measure.verdict import DEFAULT_LIMIT
+from labctl.records import LabRecords, Machine
+from labctl.report.scoring import Weights
+from labctl.store import write_bytes
+
+ANSWERS = "answers.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """How to render a report.
+
+    Attributes:
+        weights: of size, quality and speed in the combined score (Q15).
+        limit: largest acceptable increase of perplexity, as a fraction.
+        machine: this computer, shown if no record names one.
+        blank: leave a line for the student where a draft would stand.
+    """
+
+    weights: Weights = (0.3, 0.4, 0.3)
+    limit: float = DEFAULT_LIMIT
+    machine: Machine | None = None
+    blank: bool = False
+
+
+def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Path, ...]:
+    """Render everything.
+
+    Args:
+        records: of one model; whatever is missing is shown as missing.
+        folder: reports/<model>; its answers.toml is read and never written.
+    Returns: the files written or left unchanged, in the order of the hand-in.
+    Raises:
+        LabError: answers.toml cannot be read, or the folder cannot be written.
+    """
+    from labctl.report import analysis, coursefiles, worksheet
+    from labctl.report.charts import CHARTS, draw_charts
+
+    answers = read_answers(folder / ANSWERS)
+    frame = analysis.frame(records, options.limit)
+    rows = analysis.rows_of(frame)
+    charts = draw_charts(records, rows, options.limit)
+    values = worksheet.context(
+        records,
+        rows,
+        weights=options.weights,
+        limit=options.limit,
+        machine=options.machine,
+        charts=[name for name in CHARTS if f"{name}.png" in charts],
+        answers=answers,
+        blank=options.blank,
+    )
+    texts = {
+        "worksheet.md": worksheet.render("worksheet.md.j2", values),
+        "recommendation.md": worksheet.render("recommendation.md.j2", values),
+        "results.csv": coursefiles.results_csv(frame),
+        "model_sizes.txt": coursefiles.model_sizes(records, rows),
+        "perplexity_results.txt": coursefiles.perplexity_results(records, rows),
+        "performance_results.csv": coursefiles.performance_results(rows),
+        "test_prompts.txt": coursefiles.prompt_lines(records),
+    }
+    files = {name: text.encode("utf-8", "replace") for name, text in texts.items() if text} | charts
+    for name, data in files.items():
+        _write(folder / name, data)
+    return tuple(folder / name for name in files)
+
+
+def read_answers(path: Path) -> dict[int, str]:
+    """The student's own words: lines such as Q6 = "..." of answers.toml.
+
+    Returns: number of the question -> text; empty without the file.
+    Raises:
+        LabError: the file is not TOML, or names something that is not a question.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise LabError(f"Cannot read {path}: {error}.", 'Write one line an answer: Q6 = "my words".') from error
+    answers = {}
+    for key, value in content.items():
+        number = key[1:] if key[:1] in ("Q", "q") else key
+        if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 18 or not isinstance(value, str):
+            raise LabError(
+                f"{path}: {key!r} is not an answer.", 'Write Q1 to Q18 with text in quotes: Q6 = "my words".'
+            )
+        answers[int(number)] = value.strip()
+    return answers
+
+
+def _write(path: Path, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    write_bytes(path, data)

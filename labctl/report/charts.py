@@ -1,0 +1,350 @@
+"""The lab's charts: each says its finding, draws what was measured, and leaves out what was not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from labctl.records import LabRecords
+from labctl.report.findings import (
+    caption_lines,
+    memory_finding,
+    notices,
+    performance_finding,
+    quality_finding,
+    speed_finding,
+    verdict_finding,
+)
+from labctl.report.plot import (
+    ALARM,
+    GREY,
+    INK,
+    LIGHT,
+    PALETTE,
+    Point,
+    chart_text,
+    legend_above,
+    look,
+    new_figure,
+    place_labels,
+    render,
+    styled,
+)
+from labctl.report.scoring import pareto_front
+from labctl.report.text import interval, percent, rate, size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Mapping[str, Mapping[str, Any]]
+_CLOSE = 2.2  # times the limit: what lies further right is left out of the close-up
+
+Draw = Callable[[LabRecords, Rows, float], "Figure | None"]
+
+
+def draw_charts(records: LabRecords, rows: Rows, limit: float) -> dict[str, bytes]:
+    """Every chart there is data for.
+
+    Args:
+        rows: as from `analysis.rows_of`.
+        limit: largest acceptable increase of perplexity, as a fraction.
+    Returns: file name -> contents, two files (PNG and SVG) a chart.
+    """
+    files: dict[str, bytes] = {}
+    with styled():
+        for name, draw in CHARTS.items():
+            figure = draw(records, rows, limit)
+            if figure is not None:
+                files |= {f"{name}.{kind}": data for kind, data in render(figure).items()}
+    return files
+
+
+def size_vs_quality(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """File size against perplexity; the bars are the paired interval of the increase, drawn at its perplexity."""
+    base = records.formats[0]
+    points = []
+    for name, row in _with(rows, "size_bytes", "ppl"):
+        shares = [1 + row.get(f"ppl_increase_{part}pct", math.nan) / 100 for part in ("low_", "", "high_")]
+        low, high = (row["ppl"] * share / shares[1] for share in (shares[0], shares[2]))
+        points.append((name, row["size_bytes"], row["ppl"], low, high))
+    bars = f"Bars: 95 % interval of the increase over {base} (paired, chunk by chunk)."
+    return _scatter(
+        records, points, quality_finding(records, rows, limit), "perplexity", "Perplexity (lower is better)", bars
+    )
+
+
+def size_vs_performance(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """File size against generation speed, with the interval of the median."""
+    points = [
+        (name, row["size_bytes"], row["tg_tps"], row["tg_low_tps"], row["tg_high_tps"])
+        for name, row in _with(rows, "size_bytes", "tg_tps")
+    ]
+    label = "Generation speed, tokens/second (higher is better)"
+    return _scatter(
+        records, points, performance_finding(records, rows), "speed", label, "Bars: 95 % interval of the median."
+    )
+
+
+def _scatter(
+    records: LabRecords,
+    points: Sequence[tuple[str, float, float, float, float]],
+    title: str,
+    kind: str,
+    label: str,
+    bars: str,
+) -> Figure | None:
+    if not points:
+        return None
+    better = -1 if kind == "speed" else 1
+    unit, factor = ("GB", 1e9) if max(point[1] for point in points) >= 1e9 else ("MB", 1e6)
+    on_front = pareto_front([(point[1], better * point[2]) for point in points])
+    corners = sorted((points[index][1] / factor, points[index][2]) for index in on_front)
+    captions = caption_lines(records, kind)
+    figure, (axes,) = new_figure(
+        title, [f"{bars} {captions[0]}", *captions[1:]], notices(records), plot_in=4.1, legend=True
+    )
+    better_word = "lower in perplexity" if kind == "perplexity" else "faster"
+    axes.plot(*zip(*corners, strict=True), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="")
+    axes.lines[-1].set_label(f"Pareto front: no other format is both smaller and {better_word}")
+    marks = []
+    for name, n_bytes, value, low, high in points:
+        style = look(records.formats.index(name))
+        drawn = math.isfinite(low) and math.isfinite(high)
+        axes.errorbar(
+            n_bytes / factor,
+            value,
+            yerr=[[max(0.0, value - low)], [max(0.0, high - value)]] if drawn else None,
+            fmt=style.marker,
+            color=style.color,
+            markersize=8.5,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            elinewidth=1.6,
+            zorder=3,
+        )
+        marks.append(Point(label=name, x=n_bytes / factor, y=value, color=style.color, low=low, high=high))
+    axes.set_xlabel(f"File size, {unit} (smaller is better)")
+    axes.set_ylabel(label)
+    axes.margins(x=0.12, y=0.16)
+    if len(points) == 1:
+        axes.set_xlim(points[0][1] / factor * 0.8, points[0][1] / factor * 1.2)
+    legend_above(axes)
+    place_labels(axes, marks, corners)
+    return figure
+
+
+def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """Increase of perplexity with its interval against the limit; a close-up where the whole range hides it."""
+    found = [
+        (name, float(row["ppl_increase_pct"]), float(row["ppl_increase_low_pct"]), float(row["ppl_increase_high_pct"]))
+        for name, row in _with(rows, "ppl_increase_pct")
+    ]
+    if not found:
+        return None
+    bar = 100 * limit
+    top = max(value for _, value, _, _ in found)
+    close_up = top > 4 * bar
+    figure, panels = new_figure(
+        verdict_finding(records, rows, limit),
+        [
+            f"Bars: 95 % interval of the increase over {records.formats[0]} (paired t over chunks).",
+            *caption_lines(records, "perplexity"),
+        ],
+        notices(records),
+        plot_in=0.5 * len(found) + 0.5,
+        n_axes=2 if close_up else 1,
+        legend=True,
+    )
+    for panel in panels:
+        _name_rows(panel, [name for name, *_ in found], shown=panel is panels[0])
+        panel.axvline(bar, color=ALARM, linewidth=1.6, linestyle="--", label=f"limit: {bar:g} %")
+        panel.axvline(0, color=GREY, linewidth=0.8)
+        for place, (name, value, low, high) in enumerate(found):
+            if close_up and panel is panels[-1] and value > _CLOSE * bar:
+                continue
+            style = look(records.formats.index(name))
+            bounded = math.isfinite(low) and math.isfinite(high)
+            panel.errorbar(
+                value,
+                place,
+                xerr=[[value - low], [high - value]] if bounded else None,
+                fmt=style.marker,
+                color=style.color,
+                markersize=5.5,
+                markeredgecolor="white",
+                markeredgewidth=0.4,
+                elinewidth=1.8,
+                zorder=3,
+            )
+    whole, last = panels[0], panels[-1]
+    left = min(0.0, *(value if math.isinf(low) or low < -90 else low for _, value, low, _ in found))
+    span = max(top, 1.2 * bar) - left
+    whole.set_xlim(left - 0.05 * span, left + (1.9 if close_up else 1.65) * span)
+    for place, (_, value, low, high) in enumerate(found):
+        end = max(value, high if math.isfinite(high) else value, bar if abs(value - bar) < 0.1 * span else value)
+        words = f"{percent(value)}" if close_up else f"{percent(value)} ({interval(low, high)})"
+        whole.annotate(words, (end, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=10)
+    whole.set_xlabel("Perplexity increase, %")
+    if close_up:
+        _close_up(last, found, bar)
+    legend_above(whole)
+    return figure
+
+
+def _close_up(panel: Axes, found: Sequence[tuple[str, float, float, float]], bar: float) -> None:
+    """The same rows around the limit; what lies beyond is named at the edge."""
+    lows = [low for _, value, low, _ in found if value <= _CLOSE * bar and math.isfinite(low)]
+    left = max(min([0.0, *lows]), -2 * bar) - 0.15 * bar
+    panel.set_xlim(left, 4.4 * bar)
+    for place, (_, value, low, high) in enumerate(found):
+        if value <= _CLOSE * bar:
+            # Words that begin left of the limit would run through its line.
+            edge = max(min(high, 3 * bar), bar)
+            panel.annotate(
+                interval(low, high), (edge, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9.5
+            )
+        else:
+            panel.annotate(
+                "beyond this close-up →", (4.3 * bar, place), ha="right", va="center", fontsize=9, color=GREY
+            )
+    panel.set_xlabel("The same, close to the limit, %")
+
+
+def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """Tokens per second of generation and of prompt processing: every repetition, the median and its interval."""
+    names = [
+        name
+        for name in records.formats
+        if name in records.speed and (rows[name]["tg_tps"] > 0 or rows[name]["pp_tps"] > 0)
+    ]
+    if not names:
+        return None
+    figure, panels = new_figure(
+        speed_finding(records, rows),
+        [
+            "Small dots: single repetitions. Mark and bar: median and its 95 % interval.",
+            *caption_lines(records, "speed"),
+        ],
+        notices(records),
+        plot_in=0.5 * len(names) + 0.5,
+        n_axes=2,
+    )
+    run = records.speed[names[0]]
+    for panel, test, label in zip(
+        panels,
+        ("tg", "pp"),
+        (f"Generating text (tg{run.n_gen}), tokens/second", f"Reading a prompt (pp{run.n_prompt}), tokens/second"),
+        strict=True,
+    ):
+        _name_rows(panel, names, shown=panel is panels[0])
+        most = max([0.0, *(value for name in names for value in _samples(records, name, test))])
+        for place, name in enumerate(names):
+            style, row = look(records.formats.index(name)), rows[name]
+            samples = _samples(records, name, test)
+            if not samples:
+                continue
+            panel.plot(samples, [place] * len(samples), ".", color=style.color, alpha=0.35, markersize=5, zorder=2)
+            middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
+            panel.errorbar(
+                middle,
+                place,
+                xerr=[[middle - low], [high - middle]] if math.isfinite(low) else None,
+                fmt=style.marker,
+                color=style.color,
+                markersize=8,
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+                elinewidth=1.8,
+                zorder=3,
+            )
+            panel.annotate(
+                rate(middle), (max(samples), place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=10
+            )
+        panel.set_xlim(0, 1.28 * most or 1)
+        panel.locator_params(axis="x", nbins=5)
+        panel.set_xlabel(label)
+    return figure
+
+
+def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """Peak resident memory, split into llama.cpp's own buffers where they explain it."""
+    loads = {
+        name: load
+        for name in records.formats
+        if name in records.memory
+        for load in [next((one for one in records.memory[name].loads if not one.mmap), None)]
+        if load is not None
+    }
+    if not loads:
+        return None
+    most = max(load.peak_rss_bytes for load in loads.values())
+    unit, factor = ("GB", 1e9) if most >= 1e9 else ("MB", 1e6)
+    contexts = sorted({records.memory[name].n_ctx for name in loads})
+    figure, (axes,) = new_figure(
+        memory_finding(records, rows),
+        [
+            f"Context: {' and '.join(map(str, contexts))} tokens; weights read into memory (mmap off)."
+            " The split is by llama.cpp's own buffers; the rest is the program and its libraries.",
+            *caption_lines(records, "memory"),
+        ],
+        notices(records),
+        plot_in=0.46 * len(loads) + 0.4,
+        legend=True,
+    )
+    _name_rows(axes, list(loads), shown=True)
+    parts = ("weights", "KV cache", "work buffers", "program and the rest", "total, not split")
+    colors = (PALETTE[4], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
+    shown: set[str] = set()
+    for place, load in enumerate(loads.values()):
+        known = [sum(load.model_bytes.values()), load.kv_bytes, load.compute_bytes + load.output_bytes]
+        rest = load.peak_rss_bytes - sum(known)
+        # Buffers that were reserved but never touched are not resident: then no split would be true.
+        widths = [*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, load.peak_rss_bytes]
+        start = 0.0
+        for part, color, width in zip(parts, colors, widths, strict=True):
+            if width:
+                label = part if part not in shown else None
+                axes.barh(
+                    place, width / factor, left=start / factor, color=color, height=0.62, label=label, edgecolor="white"
+                )
+                shown.add(part)
+                start += width
+        axes.annotate(
+            size(load.peak_rss_bytes),
+            (start / factor, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+        )
+    axes.set_xlim(0, 1.16 * most / factor)
+    axes.set_xlabel(f"Peak resident memory, {unit} (less is better)")
+    legend_above(axes)
+    return figure
+
+
+def _name_rows(axes: Axes, names: Sequence[str], *, shown: bool) -> None:
+    axes.set_yticks(range(len(names)), [chart_text(name) for name in names] if shown else [""] * len(names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+
+
+def _samples(records: LabRecords, name: str, test: str) -> tuple[float, ...]:
+    return records.speed[name].tg_tps if test == "tg" else records.speed[name].pp_tps
+
+
+def _with(rows: Rows, *columns: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Formats that have a figure in every one of these columns."""
+    return [(name, row) for name, row in rows.items() if all(math.isfinite(row.get(c, math.nan)) for c in columns)]
+
+
+CHARTS: dict[str, Draw] = {
+    "size_vs_quality": size_vs_quality,
+    "size_vs_performance": size_vs_performance,
+    "ppl_increase": ppl_increase,
+    "speed": speed,
+    "memory": memory,
+}

@@ -1,0 +1,263 @@
+"""Drafts for the questions of judgement (Q6, Q12, Q14, Q17, Q18): sentences that the figures decide."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labctl.measure.verdict import paired_increase
+from labctl.records import LabRecords
+from labctl.report.analysis import Floats, common_chunks
+from labctl.report.answers import answer_changes, first_divergence, probe_names
+from labctl.report.findings import fastest
+from labctl.report.gaps import content_notes
+from labctl.report.rules import SIGN_TEST_ALPHA, Answer, is_worse
+from labctl.report.spread import sign_test
+from labctl.report.text import known, percent, rate, significant, size, words
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def tokens_same(records: LabRecords) -> dict[str, dict[int, int]]:
+    """How many tokens of each greedy text equal the baseline's from the start: format -> prompt number -> tokens."""
+    base = records.generation.get(records.formats[0])
+    found: dict[str, dict[int, int]] = {}
+    for name in records.formats[1:]:
+        run = records.generation.get(name)
+        if run is None or base is None:
+            continue
+        found[name] = {
+            theirs.prompt_number: first_divergence(mine, theirs).n_same
+            for theirs in base.generations
+            if theirs.decoding == "greedy" and (mine := run.find(theirs.prompt_number, "greedy")) is not None
+        }
+    return found
+
+
+def quality_loss(records: LabRecords, rows: Rows) -> str:
+    """Q6: is the loss visible, and where?"""
+    base = records.formats[0]
+    tested = [name for name in rows if name != base and known(rows[name]["answers_p"])]
+    worse = [name for name in tested if is_worse(rows[name])]
+    unshown = [name for name in tested if name not in worse]
+    parts = []
+    if worse:
+        listed = words(
+            f"{name} (loses {rows[name]['answers_lost']:.0f} answers that {base} has right, gains"
+            f" {rows[name]['answers_gained']:.0f})"
+            for name in worse
+        )
+        parts.append(f"Yes, on questions with known answers a loss shows in {listed}.")
+    if unshown:
+        parts.append(f"For {words(unshown)} the probes show no loss beyond chance.")
+    same = {name: list(counts.values()) for name, counts in tokens_same(records).items() if counts}
+    if same:
+        listed = words(f"{name} after {statistics.median(counts):g}" for name, counts in same.items())
+        parts.append(
+            f"Written greedily, the texts leave {base}'s at these medians over the prompts, in tokens: {listed}."
+            " A different text is not yet a worse one: read the samples and say what you see."
+        )
+    return " ".join(parts) or "Nothing was measured that could show a loss."
+
+
+def large_against_small(rows: Rows, large: str = "Q8_0", small: str = "Q4_K_M") -> str:
+    """Q12: where Q8_0 beats Q4_K_M, by the figures."""
+    absent = [name for name in (large, small) if name not in rows]
+    if absent:
+        return f"This lab has no {words(absent, 'or')}, so it cannot compare the two."
+    a, b = rows[large], rows[small]
+    parts = []
+    if known(a["ppl_increase_pct"]) and known(b["ppl_increase_pct"]):
+        apart = a["ppl_increase_high_pct"] < b["ppl_increase_low_pct"]
+        if apart:
+            parts.append(
+                f"{large} stays closer to the original: {percent(a['ppl_increase_pct'])} perplexity against"
+                f" {percent(b['ppl_increase_pct'])}. That favours it where small errors count and there is room for a"
+                " larger file: exact facts, code, arithmetic, or as the copy that other versions are compared with."
+            )
+        else:
+            parts.append(f"Perplexity does not show {large} to be better: the intervals of the two overlap.")
+    if known(a["answers_p"]) and known(b["answers_p"]):
+        kept = {n: rows[n]["answers_gained"] - rows[n]["answers_lost"] for n in (large, small)}
+        ahead = kept[large] - kept[small]
+        if is_worse(b) and not is_worse(a):
+            parts.append(f"On the probes {small} loses answers beyond chance and {large} does not.")
+        else:
+            order = f"{ahead:.0f} more" if ahead > 0 else f"{-ahead:.0f} fewer" if ahead < 0 else "as many"
+            parts.append(f"On the probes {large} answers {order} than {small} correctly, which can be chance.")
+    for test, task in (("pp", "reading prompts (long documents, short answers)"), ("tg", "generating text")):
+        if known(a[f"{test}_low_tps"]) and known(b[f"{test}_low_tps"]):
+            if a[f"{test}_low_tps"] > b[f"{test}_high_tps"]:
+                verb = "faster"
+            elif b[f"{test}_low_tps"] > a[f"{test}_high_tps"]:
+                verb = "slower"
+            else:
+                parts.append(f"At {task} neither is shown to be faster.")
+                continue
+            figures = f"{rate(a[f'{test}_tps'])} against {rate(b[f'{test}_tps'])} tokens/second"
+            parts.append(f"{large} is {verb} at {task}: {figures}.")
+    if known(a["size_bytes"]) and known(b["size_bytes"]):
+        parts.append(f"Its price is the file: {size(a['size_bytes'])} against {size(b['size_bytes'])}.")
+    return " ".join(parts) or f"Neither {large} nor {small} was measured."
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Rank correlation, ties given their mean rank; NaN if either side is all equal."""
+    ranks = []
+    for values in (one, other):
+        ordered = sorted(values)
+        ranks.append([ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values])
+    if any(len(set(column)) < 2 for column in ranks):
+        return math.nan
+    return statistics.correlation(*ranks)
+
+
+def prediction(records: LabRecords, rows: Rows, nll: Mapping[str, Floats]) -> str:
+    """Q14: does perplexity predict what the probes and texts show?"""
+    base = records.formats[0]
+    both = [n for n in rows if n != base and known(rows[n]["ppl_increase_pct"]) and known(rows[n]["answers_p"])]
+    if len(both) < 3:
+        return "Fewer than three formats have both perplexity and probe answers, so this lab cannot say."
+    net = {name: rows[name]["answers_gained"] - rows[name]["answers_lost"] for name in both}
+    correlation = spearman([rows[name]["ppl_increase_pct"] for name in both], [-net[name] for name in both])
+    parts = []
+    if math.isnan(correlation):
+        parts.append(
+            "All formats answer the probes equally well, so the probes cannot confirm the order of perplexity."
+        )
+    else:
+        parts.append(
+            f"Over {len(both)} formats, the order by perplexity and the order by probe answers lost have a rank"
+            f" correlation of {correlation:.2f} (1 is the same order, 0 none; with so few formats a rough figure)."
+        )
+    silent = [n for n in both if rows[n]["ppl_increase_low_pct"] > 0 and not is_worse(rows[n])]
+    if silent:
+        worst = max(silent, key=lambda name: float(rows[name]["ppl_increase_pct"]))
+        parts.append(
+            f"Perplexity sees changes that the probes do not: {worst} has"
+            f" {percent(rows[worst]['ppl_increase_pct'])} and shows no loss of answers beyond chance."
+        )
+    swaps = [
+        (net[b] - net[a], a, b)
+        for a in both
+        for b in both
+        if net[b] > net[a] and a in nll and b in nll and _lower(nll[a], nll[b])
+    ]
+    if swaps:
+        ahead, a, b = max(swaps)
+        lost, gained, _ = answer_changes(records.generation[b], records.generation[a], probe_names(records))
+        chance = "beyond chance" if sign_test(lost, gained) < SIGN_TEST_ALPHA else "which can be chance"
+        parts.append(
+            f"The orders disagree: {a} has the lower perplexity, yet {b} gets {ahead:.0f} more right on the probes"
+            f" ({chance})."
+        )
+    shown = [name for name in both if is_worse(rows[name])]
+    if shown:
+        top = max(both, key=lambda name: float(rows[name]["ppl_increase_pct"]))
+        verb = "agrees" if top in shown else "disagrees"
+        parts.append(
+            f"Where the probes do show a loss ({words(shown)}), perplexity {verb}: its largest increase is {top}'s."
+        )
+    parts.append(
+        "Perplexity averages over every word of one text; it does not ask whether the one word that matters in an"
+        " answer is right."
+    )
+    return " ".join(parts)
+
+
+def _lower(one: Floats, other: Floats) -> bool:
+    """Whether the first has the lower perplexity with its whole paired interval."""
+    return bool(common_chunks({"one": one, "other": other}).size) and paired_increase(other, one).low > 0
+
+
+def surprises(records: LabRecords, rows: Rows) -> list[str]:
+    """Q17: findings that go against the expected order, by fixed checks, the least expected first."""
+    base = records.formats[0]
+    found = []
+    for name, row in rows.items():
+        if name != base and known(row["ppl_increase_high_pct"]) and row["ppl_increase_high_pct"] < 0:
+            found.append(f"{name} has a lower perplexity than {base}: {percent(row['ppl_increase_pct'])}.")
+    for test, task in (("tg", "generates text"), ("pp", "reads a prompt")):
+        slower = [
+            (rows[b][f"{test}_tps"] / rows[a][f"{test}_tps"], a, b)
+            for a in rows
+            for b in rows
+            if known(rows[a]["size_bytes"])
+            and known(rows[b]["size_bytes"])
+            and rows[a]["size_bytes"] < rows[b]["size_bytes"]
+            and known(rows[a][f"{test}_high_tps"])
+            and known(rows[b][f"{test}_low_tps"])
+            and rows[a][f"{test}_high_tps"] < rows[b][f"{test}_low_tps"]
+        ]
+        if slower:
+            ratio, a, b = max(slower)
+            found.append(
+                f"{a} is the smaller file but {task} more slowly than {b}: {rate(rows[a][f'{test}_tps'])} against"
+                f" {rate(rows[b][f'{test}_tps'])} tokens/second ({significant(ratio)} times)."
+            )
+    gains = [name for name in rows if name != base and rows[name]["answers_gained"] > rows[name]["answers_lost"]]
+    if gains:
+        listed = words(f"{n} (+{rows[n]['answers_gained'] - rows[n]['answers_lost']:.0f})" for n in gains)
+        found.append(f"More probe answers right than {base} has: {listed}; so few can be chance.")
+    for name, file in records.files.items():
+        nominal = _nominal_bits(name)
+        if name in rows and nominal is not None and file.bpw > 1.25 * nominal and content_notes(file):
+            found.append(
+                f"{name} holds {file.bpw:.2f} bits per weight, not about {nominal}: its largest part is"
+                f" {file.main_type}."
+            )
+    return found
+
+
+def _nominal_bits(name: str) -> int | None:
+    """The number in a k-quant's or legacy quant's name."""
+    digits = name.removeprefix("I").removeprefix("Q")[:1]
+    return int(digits) if name.startswith(("Q", "IQ")) and digits.isdigit() else None
+
+
+def surprise_draft(rows: Rows, found: Sequence[str]) -> str:
+    """Q17 in a sentence or two."""
+    columns = ("ppl_increase_pct", "speedup", "answers_p")
+    compared = [name for name in list(rows)[1:] if any(known(rows[name][column]) for column in columns)]
+    if not compared:
+        return "Too little was measured to be surprised by."
+    if not found:
+        return "No figure goes against the expected order (smaller is faster, and of higher perplexity)."
+    return f"Least expected of the figures: {found[0]}"
+
+
+def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
+    """Q18: the trade-off without technical words."""
+    base = records.formats[0]
+    if pick.pick is None or base not in rows:
+        return "Not enough was measured to tell the trade-off."
+    parts = [
+        "Making a language model smaller is like saving a photo with fewer colours: the file shrinks, the picture stays"
+        " recognisable, and at some point you begin to see the difference."
+    ]
+    row = rows[pick.pick]
+    if pick.pick == base:
+        parts.append("Here no smaller version is proven to stay as close to the original as we asked.")
+    elif known(row["compression_ratio"]):
+        parts.append(
+            f"The version called {pick.pick} needs {100 * (1 - 1 / row['compression_ratio']):.0f} % less space, and"
+            f" its guesses of the next word get {row['ppl_increase_pct']:.1f} % less certain."
+        )
+    sizes = {name: float(row["size_bytes"]) for name, row in rows.items() if known(row["size_bytes"])}
+    least = min(sizes, key=lambda name: sizes[name], default=None)
+    if least not in (None, base, pick.pick) and known(rows[least or ""]["ppl_increase_pct"]):
+        small = rows[least or ""]
+        saved = 100 * (1 - 1 / small["compression_ratio"])
+        loss = small["ppl_increase_pct"]
+        text = f"The smallest version, {least}, saves {saved:.0f} %, but there the loss is {loss:.1f} %"
+        if known(small["answers_p"]):
+            asked = sum(small[column] for column in small if str(column).endswith("_n") and known(small[column]))
+            text += f", and of {asked:.0f} test questions it gets {small['answers_lost']:.0f} wrong"
+            text += " that the original got right"
+        parts.append(text + ".")
+    first = fastest(rows, "tg")
+    if first and rows[first[0]]["speedup"] > 1:
+        parts.append(f"The quickest, {first[0]}, writes {significant(rows[first[0]]['speedup'])} times as fast.")
+    return " ".join(parts)

@@ -1,0 +1,166 @@
+"""One computed sentence for each chart, the line of conditions under it, and the notices that go everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labctl.records import LabRecords, Machine
+from labctl.report.gaps import provenances
+from labctl.report.text import percent, rate, significant, size, words
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+QUANTIZED_NOTICE = (
+    "The source model was already quantized: every increase is measured against that, not against the original."
+)
+
+
+def notices(records: LabRecords) -> tuple[str, ...]:
+    """What the worksheet and every chart must say first."""
+    found = [records.text.notice] if records.text else []
+    found += [*records.model.notices, *records.warnings]
+    if records.model.quantized:
+        found.append(QUANTIZED_NOTICE)
+    if len(machines(records)) > 1:
+        found.append("The figures come from different computers; speeds and memory of different ones do not compare.")
+    return tuple(dict.fromkeys(notice.strip() for notice in found if notice.strip()))
+
+
+def machines(records: LabRecords) -> tuple[Machine, ...]:
+    """The computers that speed and memory were measured on, newest first."""
+    runs: list[Any] = [*records.speed.values(), *records.memory.values()] or [
+        *records.perplexity.values(),
+        *records.generation.values(),
+    ]
+    newest = sorted((run.provenance for run in runs), key=lambda one: one.created_at, reverse=True)
+    return tuple({one.machine.machine_id: one.machine for one in reversed(newest)}.values())[::-1]
+
+
+def versions(records: LabRecords) -> dict[str, str]:
+    """Package -> version; several versions, oldest first, where the lab was updated on the way."""
+    found: dict[str, dict[str, None]] = {}
+    for provenance in provenances(records):
+        for package, version in provenance.versions.items():
+            if package != "system_info":  # a line of CPU flags, in the record for whoever needs it
+                found.setdefault(package.replace("llama_cpp", "llama.cpp"), {})[version] = None
+    return {package: " and ".join(found[package]) for package in sorted(found)}
+
+
+def chunk_words(rows: Rows, records: LabRecords) -> str:
+    """How much of the text the absolute perplexities cover: 40 of 648 chunks of 512 tokens."""
+    run = next(iter(records.perplexity.values()), None)
+    shared = [row["n_chunks_common"] for row in rows.values() if math.isfinite(row["n_chunks_common"])]
+    if run is None or not shared:
+        return ""
+    return f"{shared[0]:.0f} of {run.n_chunks_text} chunks of {run.n_ctx} tokens"
+
+
+def caption_lines(records: LabRecords, kind: str) -> list[str]:
+    """The conditions of a chart: model, and text or machine, and versions.
+
+    Args:
+        kind: "perplexity", "speed" or "memory".
+    """
+    lines = [f"Model: {records.model.name}."]
+    if kind == "perplexity" and records.text is not None:
+        measured = sorted({run.n_chunks for run in records.perplexity.values()})
+        run = next(iter(records.perplexity.values()), None)
+        if run is not None and measured:
+            many = f"{measured[0]} to {measured[-1]}" if len(measured) > 1 else f"{measured[0]}"
+            lines[0] += f" Text: {records.text.name}, {many} of {run.n_chunks_text} chunks of {run.n_ctx} tokens."
+    conditions = []
+    for machine in machines(records)[:1]:
+        conditions.append(f"Machine: {machine.cpu_model}, {machine.n_cores_physical} cores, {machine.os}")
+    tables: dict[str, dict[str, Any]] = {"speed": records.speed, "memory": records.memory}
+    runs: Sequence[Any] = list(tables.get(kind, records.perplexity).values())
+    threads = sorted({run.n_threads for run in runs})
+    if threads:
+        conditions.append(f"threads: {' and '.join(map(str, threads))}")
+    conditions += [f"{name} {number}" for name, number in versions(records).items() if name.startswith("llama")]
+    return [*lines, *([f"{'; '.join(conditions)}."] if conditions else [])]
+
+
+def smallest_that_passes(records: LabRecords, rows: Rows) -> str | None:
+    """The smallest quantized format whose increase is under the limit with its whole interval."""
+    passing = [name for name in records.formats if rows[name]["verdict"] == "pass" and rows[name]["size_bytes"] > 0]
+    return min(passing, key=lambda name: float(rows[name]["size_bytes"]), default=None)
+
+
+def fastest(rows: Rows, test: str) -> tuple[str, ...]:
+    """The format with the highest median speed, then those whose interval reaches into its own."""
+    timed = {name: row for name, row in rows.items() if row[f"{test}_tps"] > 0}
+    if not timed:
+        return ()
+    best = max(timed, key=lambda name: float(timed[name][f"{test}_tps"]))
+    floor = _or(timed[best][f"{test}_low_tps"], timed[best][f"{test}_tps"])
+    return (
+        best,
+        *(n for n, row in timed.items() if n != best and _or(row[f"{test}_high_tps"], row[f"{test}_tps"]) >= floor),
+    )
+
+
+def quality_finding(records: LabRecords, rows: Rows, limit: float) -> str:
+    """Title of size_vs_quality."""
+    pick = smallest_that_passes(records, rows)
+    if pick is not None:
+        row = rows[pick]
+        return (
+            f"{pick} is the smallest file shown to stay under a {100 * limit:g} % increase:"
+            f" {size(row['size_bytes'])}, perplexity {percent(row['ppl_increase_pct'])}"
+        )
+    if any(row["verdict"] in ("fail", "undecided") for row in rows.values()):
+        return f"No quantized file is shown to stay under a {100 * limit:g} % increase of perplexity"
+    return "File size and perplexity of what was measured so far"
+
+
+def performance_finding(records: LabRecords, rows: Rows) -> str:
+    """Title of size_vs_performance."""
+    first, *close = fastest(rows, "tg") or ("",)
+    if not first:
+        return "File size and generation speed"
+    row, base = rows[first], records.formats[0]
+    ratio = f", {significant(row['speedup'])} times {base}" if math.isfinite(row["speedup"]) and first != base else ""
+    if close:
+        several = words([first, *close])
+        return f"{several} generate text fastest (intervals overlap): about {rate(row['tg_tps'])} tokens/second{ratio}"
+    return f"{first} generates text fastest: {rate(row['tg_tps'])} tokens/second{ratio}"
+
+
+def verdict_finding(records: LabRecords, rows: Rows, limit: float) -> str:
+    """Title of ppl_increase."""
+    groups = {word: [n for n, row in rows.items() if row["verdict"] == word] for word in ("pass", "undecided", "fail")}
+    parts = [
+        f"{words(groups[word])} {text[len(groups[word]) > 1]}"
+        for word, text in (
+            ("pass", ("stays under it", "stay under it")),
+            ("undecided", ("is undecided", "are undecided")),
+            ("fail", ("exceeds it", "exceed it")),
+        )
+        if groups[word]
+    ]
+    return f"Limit of {100 * limit:g} % more perplexity: {'; '.join(parts)}"
+
+
+def speed_finding(records: LabRecords, rows: Rows) -> str:
+    """Title of speed."""
+    parts = []
+    for test, task in (("tg", "generating text"), ("pp", "reading a prompt")):
+        names = fastest(rows, test)
+        if names:
+            parts.append(f"{words(names)} {'is' if len(names) == 1 else 'are about equally'} fastest at {task}")
+    return "; ".join(parts)
+
+
+def memory_finding(records: LabRecords, rows: Rows) -> str:
+    """Title of memory."""
+    peaks = {name: float(row["peak_rss_bytes"]) for name, row in rows.items() if row["peak_rss_bytes"] > 0}
+    most, least = (pick(peaks, key=lambda name: peaks[name]) for pick in (max, min))
+    if most == least or peaks[most] == peaks[least]:
+        return f"Peak memory: {size(peaks[most])} ({words(peaks)})"
+    return f"Peak memory: from {size(peaks[most])} ({most}) down to {size(peaks[least])} ({least})"
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value

@@ -1,0 +1,133 @@
+"""Does a format fit in so much RAM at such a context size? The arithmetic is part of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from labctl.records import LabRecords, MemoryLoad, MemoryRun
+
+GIB = 1024**3
+COMFORTABLE = 0.9
+
+FIT_RULE = (
+    "RAM is counted in GiB (1,073,741,824 bytes), as it is sold: an 8 GB computer has 8 GiB. The system keeps 1 GiB and"
+    " an eighth of the RAM (1.5 GiB of 4, 2 GiB of 8, 3 GiB of 16). Needed is the measured peak resident memory of the"
+    " whole process with mmap off, with the key and value (KV) cache counted at the context size asked. It fits if that"
+    " is at most 90 % of what the system leaves, is tight up to 100 %, and does not fit above. Work buffers that grow a"
+    " little with the context are not counted."
+)
+
+FitVerdict = Literal["fits", "tight", "does not fit", "not measured"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRow:
+    """The answer for one format.
+
+    Attributes:
+        need_bytes: peak resident memory expected at n_ctx; None if memory was not measured.
+        free_bytes: RAM less what the system keeps.
+        arithmetic: how need and free came about, as one line of text.
+    """
+
+    format: str
+    ram_gib: float
+    n_ctx: int
+    verdict: FitVerdict
+    need_bytes: int | None
+    free_bytes: int
+    kv_bytes: int | None
+    arithmetic: str
+
+
+def reserve_bytes(ram_gib: float) -> int:
+    """What FIT_RULE leaves to the system and other programs."""
+    return round(GIB * (1 + ram_gib / 8))
+
+
+def kv_bytes_at(records: LabRecords, name: str, n_ctx: int) -> int | None:
+    """Size of a format's KV cache at a context size: from the model's shape, else scaled from the measured one."""
+    file = records.files.get(name)
+    if file is not None:
+        return file.shape.kv_bytes(n_ctx)
+    run = records.memory.get(name)
+    load = _plain_load(run)
+    return None if run is None or load is None else round(load.kv_bytes * n_ctx / run.n_ctx)
+
+
+def fit_table(records: LabRecords, ram_gb: float, n_ctx: int | None = None) -> list[FitRow]:
+    """Whether each format of a lab fits, in the lab's order.
+
+    Args:
+        records: of one model.
+        ram_gb: RAM of the computer in question, in GiB (see FIT_RULE).
+        n_ctx: context size in tokens; None takes the one each format was measured at.
+    Returns: one row a format.
+    """
+    return [_fit(records, name, ram_gb, n_ctx) for name in records.formats]
+
+
+def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> FitRow:
+    reserve = reserve_bytes(ram_gib)
+    free = max(0, round(ram_gib * GIB) - reserve)
+    run = records.memory.get(name)
+    load = _plain_load(run)
+    if run is None or load is None:
+        return FitRow(
+            format=name,
+            ram_gib=ram_gib,
+            n_ctx=n_ctx or 0,
+            verdict="not measured",
+            need_bytes=None,
+            free_bytes=free,
+            kv_bytes=None,
+            arithmetic="Peak memory was not measured.",
+        )
+    asked = run.n_ctx if n_ctx is None else n_ctx
+    kv_measured = kv_bytes_at(records, name, run.n_ctx) or 0
+    kv_asked = kv_bytes_at(records, name, asked) or 0
+    need = load.peak_rss_bytes + kv_asked - kv_measured
+    verdict: FitVerdict = "fits" if need <= COMFORTABLE * free else "tight" if need <= free else "does not fit"
+    sign = "plus" if kv_asked >= kv_measured else "less"
+    change = (
+        ""
+        if asked == run.n_ctx
+        else f" {sign} {_gib(abs(kv_asked - kv_measured))} for the KV cache of {asked} instead of {run.n_ctx} tokens"
+        f" = {_gib(need)}"
+    )
+    file = records.files.get(name)
+    beyond = (
+        f" The model was trained for {file.shape.n_ctx_train} tokens of context at most."
+        if file is not None and 0 < file.shape.n_ctx_train < asked
+        else ""
+    )
+    needed = f"{_gib(load.peak_rss_bytes)} peak at {run.n_ctx} tokens of context{change}"
+    left = f"{ram_gib:g} GiB less {_gib(reserve)} for the system = {_gib(free)}"
+    return FitRow(
+        format=name,
+        ram_gib=ram_gib,
+        n_ctx=asked,
+        verdict=verdict,
+        need_bytes=need,
+        free_bytes=free,
+        kv_bytes=kv_asked,
+        arithmetic=f"Needed: {needed}. Free: {left}. Needed is {_share(need, free)} of free: {verdict}.{beyond}",
+    )
+
+
+def _share(need: int, free: int) -> str:
+    """Percent, never rounded onto a bar that the exact figure does not reach."""
+    if free == 0:
+        return "more than all"
+    share = 100 * need / free
+    return f"{share:.1f} %" if round(share, 1) not in (90.0, 100.0) else f"{share:.4f} %"
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / GIB:.3f} GiB"
+
+
+def _plain_load(run: MemoryRun | None) -> MemoryLoad | None:
+    """The load with mmap off: a mapped file's pages count or do not, as the system likes."""
+    return None if run is None else next((load for load in run.loads if not load.mmap), None)

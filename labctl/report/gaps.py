@@ -1,0 +1,119 @@
+"""Where each figure comes from, why one is missing, and what a file contains beside what its label says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl.formats import FORMATS, UNQUANTIZED_TYPES
+from labctl.records import GgufFile, LabRecords, Provenance
+from labctl.report.analysis import load_nll
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "files": ("quantize", "convert", "prepare", "source"),
+    "perplexity": ("perplexity",),
+    "speed": ("bench", "speed"),
+    "memory": ("memory",),
+    "generation": ("generate", "generation"),
+}
+"""Fields of LabRecords and the names that their steps go by in records and failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A part of the lab that has no figures, and why."""
+
+    step: str
+    format: str
+    reason: str
+    log_path: str = ""
+
+
+def gaps(records: LabRecords) -> tuple[Gap, ...]:
+    """What was not measured, in the lab's order, with the reason; failures of the whole model come first."""
+    found = [
+        Gap(
+            step=failure.step,
+            format=failure.format,
+            reason=_sentence(failure.message, failure.hint),
+            log_path=failure.log_path,
+        )
+        for failure in records.failures
+        if failure.format not in records.formats or not any(failure.step in names for names in STEPS.values())
+    ]
+    usable = load_nll(records)
+    for step, names in STEPS.items():
+        for name in records.formats:
+            failure = next((f for f in records.failures if f.format == name and f.step in names), None)
+            missing = name not in getattr(records, step)
+            if failure is not None:
+                reason = _sentence(failure.message, failure.hint)
+                if not missing:
+                    reason += " The figures shown are from an earlier run."
+                found.append(Gap(step=step, format=name, reason=reason, log_path=failure.log_path))
+            elif missing:
+                found.append(Gap(step=step, format=name, reason="This step has not been run yet."))
+            elif step == "perplexity" and name not in usable:
+                reason = "The file of its token values is missing or damaged, or belongs to another text or chunk size."
+                found.append(Gap(step=step, format=name, reason=reason))
+    return tuple(found)
+
+
+def _sentence(message: str, hint: str) -> str:
+    return f"{message} {hint}".strip()
+
+
+def provenances(records: LabRecords) -> tuple[Provenance, ...]:
+    """Where all figures come from, oldest first."""
+    tables: tuple[dict[str, Any], ...] = (
+        records.files,
+        records.perplexity,
+        records.speed,
+        records.memory,
+        records.generation,
+    )
+    return tuple(sorted((run.provenance for table in tables for run in table.values()), key=lambda one: one.created_at))
+
+
+def outputs_name(records: LabRecords) -> str:
+    """The model's outputs folder as the worksheet names it: outputs/<model>."""
+    folder = Path(records.folder)
+    return f"{folder.parent.name}/{folder.name}".lstrip("/")
+
+
+def record_name(records: LabRecords, step: str, name: str) -> str | None:
+    """Where a format's record of a step lies, as outputs/<model>/records/<step>-<format>.json; None without one."""
+    run = getattr(records, step).get(name)
+    return None if run is None else f"{outputs_name(records)}/records/{run.provenance.step}-{name}.json"
+
+
+def content_notes(file: GgufFile) -> tuple[str, ...]:
+    """What a reader must know about a file whose label says more than its contents keep."""
+    notes = []
+    label = FORMATS[file.format].tensor_type if file.format in FORMATS else file.main_type
+    own = label.lower()
+    if file.main_type.lower() != own and not {own, file.main_type.lower()} <= UNQUANTIZED_TYPES:
+        total = sum(share.size_bytes for share in file.types)
+        main = max(file.types, key=lambda share: share.size_bytes)
+        mine = [share for share in file.types if share.tensor_type.lower() == own]
+        notes.append(
+            f"most bytes are {main.tensor_type} ({100 * main.size_bytes / total:.0f} %); {label}, which the label"
+            f" names, holds {100 * sum(s.size_bytes for s in mine) / total:.0f} % of the bytes and"
+            f" {100 * sum(s.n_params for s in mine) / file.n_params:.0f} % of the weights"
+        )
+    if file.fallbacks:
+        kinds = dict.fromkeys(f"{one.got} instead of {one.wanted}" for one in file.fallbacks)
+        count = len(file.fallbacks)
+        noun = "tensor" if count == 1 else "tensors"
+        notes.append(f"{count} {noun} stored as {', '.join(kinds)}, because rows do not fill its blocks")
+    return tuple(notes)
+
+
+def twins(files: dict[str, GgufFile]) -> tuple[tuple[str, ...], ...]:
+    """Groups of formats whose files hold the same types in the same amounts: different labels, same contents."""
+    groups: dict[object, list[str]] = {}
+    for name, file in files.items():
+        content = tuple(sorted((s.tensor_type.lower(), s.n_tensors, s.n_params, s.size_bytes) for s in file.types))
+        groups.setdefault(content, []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)

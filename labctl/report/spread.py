@@ -1,0 +1,63 @@
+"""How sure a figure is: intervals of medians and shares, the sign test, ratios within rounds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from labctl.records import SpeedRun
+
+MEDIAN_INTERVAL_RULE = (
+    "95 % interval of the median by order statistics (no assumption about the shape of the spread); with fewer than six"
+    " repetitions such an interval does not exist, and the lowest and highest repetition stand in"
+)
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median, as MEDIAN_INTERVAL_RULE says.
+
+    Returns: (low, high); NaN for fewer than two samples.
+    """
+    n = len(samples)
+    if n < 2:
+        return math.nan, math.nan
+    ordered = sorted(samples)
+    below = 0.0
+    rank = 0
+    while below + math.comb(n, rank) * 0.5**n <= 0.025:
+        below += math.comb(n, rank) * 0.5**n
+        rank += 1
+    rank = max(rank, 1)
+    return ordered[rank - 1], ordered[n - rank]
+
+
+def wilson(n_correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, 0..1; NaN for n = 0."""
+    if n == 0:
+        return math.nan, math.nan
+    z = 1.959963984540054
+    share = n_correct / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return (0.0 if n_correct == 0 else middle - half), (1.0 if n_correct == n else middle + half)
+
+
+def sign_test(n_lost: int, n_gained: int) -> float:
+    """Two-sided exact probability of so uneven a split of lost and gained answers if both were equally likely."""
+    n = n_lost + n_gained
+    tail = sum(math.comb(n, k) for k in range(min(n_lost, n_gained) + 1))
+    return min(1.0, float(2 * tail / 2**n))
+
+
+def round_ratios(run: SpeedRun, base: SpeedRun) -> tuple[float, ...]:
+    """Generation speed against the baseline within each round that timed both (medians of the round)."""
+    mine, theirs = (
+        {
+            number: statistics.median(seconds)
+            for number in dict.fromkeys(visit.round for visit in one.visits)
+            if (seconds := [s / one.n_gen for visit in one.visits if visit.round == number for s in visit.tg_s])
+        }
+        for one in (run, base)
+    )
+    return tuple(theirs[number] / mine[number] for number in mine if number in theirs)

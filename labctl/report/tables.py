@@ -1,0 +1,379 @@
+"""The worksheet's tables, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labctl.records import Generation, LabRecords
+from labctl.report.answers import first_divergence, probe_names
+from labctl.report.drafts import tokens_same
+from labctl.report.fit import fit_table, kv_bytes_at
+from labctl.report.gaps import Gap, content_notes, twins
+from labctl.report.rules import SUMS
+from labctl.report.text import (
+    NOT_MEASURED,
+    escape,
+    gigabytes,
+    interval,
+    known,
+    percent,
+    quote,
+    rate,
+    significant,
+    size,
+    table,
+    words,
+)
+
+Rows = Mapping[str, Mapping[str, Any]]
+SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")
+RAM_GB = (4, 8, 16)
+CONTEXTS = (512, 2048, 4096, 8192, 32768)
+STEP_WORDS = {"files": "file", "speed": "speed", "generation": "text and probes"}
+
+
+def cell(value: float, text: str) -> str:
+    """The text, if there is a figure behind it."""
+    return text if known(value) else NOT_MEASURED
+
+
+def gap_table(found: Sequence[Gap]) -> str:
+    """What is missing, and why; formats with one reason share a row."""
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for gap in found:
+        names = grouped.setdefault((gap.step, gap.reason, escape(gap.log_path)), [])
+        names.append(escape(gap.format) or "all")
+    return table(
+        ("Step", "Format", "Why", "Log"),
+        (
+            (STEP_WORDS.get(step, escape(step)), ", ".join(names), escape(reason), log)
+            for (step, reason, log), names in grouped.items()
+        ),
+        left=range(4),
+    )
+
+
+# -- parts 1 and 2 ----------------------------------------------------------------------------------------------------
+
+
+def sizes(records: LabRecords, rows: Rows) -> str:
+    """Q1."""
+    lines = []
+    for name, row in rows.items():
+        file = records.files.get(name)
+        if file is None:
+            lines.append([name, *[NOT_MEASURED] * 5])
+            continue
+        total = sum(share.size_bytes for share in file.types)
+        ordered = sorted(file.types, key=lambda share: -share.size_bytes)
+        contents = ", ".join(f"{share.tensor_type} {_share(share.size_bytes / total)}" for share in ordered)
+        ratio = row["compression_ratio"]
+        lines.append(
+            [
+                f"{name} ⚠" if content_notes(file) else name,
+                gigabytes(file.size_bytes),
+                f"{file.size_bytes:,}",
+                cell(ratio, f"{significant(ratio) if ratio != 1 else '1.0'}x"),
+                f"{file.bpw:.2f}",
+                escape(contents),
+            ]
+        )
+    return table(("Format", "Size, GB", "Bytes", "Ratio", "bpw", "What it really contains"), lines, left=(0, 5))
+
+
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.005 else "under 0.5 %"
+
+
+def size_notes(records: LabRecords) -> list[str]:
+    """Marks on labels that say more than the file, and on labels that mean the same file."""
+    notes = [f"{name}: {note}." for name, file in records.files.items() for note in content_notes(file)]
+    notes += [
+        f"{words(names)} have identical contents: the labels differ, the tensors' types do not."
+        for names in twins(records.files)
+    ]
+    notes += [
+        f"{name} was made with the importance matrix {file.imatrix}."
+        for name, file in records.files.items()
+        if file.imatrix
+    ]
+    return notes
+
+
+def perplexities(rows: Rows) -> str:
+    """Q2."""
+    return table(
+        ("Format", "Perplexity ± standard error", "Increase", "95 % interval of the increase", "Chunks"),
+        (
+            (
+                name,
+                cell(row["ppl"], f"{row['ppl']:.4f} ± {row['ppl_se']:.4f}"),
+                "baseline"
+                if row["verdict"] == "baseline"
+                else cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
+                "baseline" if row["verdict"] == "baseline" else _interval(row),
+                cell(row["n_chunks"], f"{row['n_chunks']:.0f}"),
+            )
+            for name, row in rows.items()
+        ),
+    )
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if not known(row["ppl_increase_pct"]):
+        return NOT_MEASURED
+    if not math.isfinite(row["ppl_increase_high_pct"]):
+        return "open (one chunk)"
+    return interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
+
+
+def perplexity_note(records: LabRecords, rows: Rows) -> str:
+    """How the chunks were used, if anything was measured."""
+    measured = [row for row in rows.values() if known(row["n_chunks"])]
+    if not measured:
+        return ""
+    shared, most = measured[0]["n_chunks_common"], max(row["n_chunks"] for row in measured)
+    base = records.formats[0]
+    if not known(rows[base]["ppl"]):
+        return f"There is no increase without the perplexity of {base}, the baseline."
+    note = f"Interval: paired with {base} chunk by chunk, t distribution over chunks."
+    if shared < most:
+        note += (
+            f" The perplexities are taken over the {shared:.0f} chunks that all formats share; each increase over all"
+            f" chunks that the format shares with {base}, so it can differ a little from the ratio of the perplexities."
+        )
+    return note
+
+
+def verdicts(rows: Rows) -> str:
+    """Q3."""
+    return table(
+        ("Format", "Increase", "95 % interval", "Verdict"),
+        (
+            (
+                name,
+                cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
+                _interval(row),
+                row["verdict"] or NOT_MEASURED,
+            )
+            for name, row in rows.items()
+            if row["verdict"] != "baseline"
+        ),
+        left=(0, 3),
+    )
+
+
+# -- part 3 -----------------------------------------------------------------------------------------------------------
+
+
+def sampling(records: LabRecords) -> str:
+    """How the sampled texts were drawn, from the records' own settings."""
+    for run in records.generation.values():
+        settings = run.provenance.settings
+        named = [
+            f"{label} {settings[key]}"
+            for key, label in (
+                ("n_tokens", "new tokens:"),
+                ("temperature", "temperature"),
+                ("top_p", "top-p"),
+                ("seed", "seed"),
+            )
+            if key in settings
+        ]
+        return f"Sampled with {', '.join(named)}." if named else ""
+    return ""
+
+
+def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
+    """Q5: sampled and greedy text of one prompt, and the first greedy token that is not the baseline's."""
+    base = records.formats[0]
+    lines = []
+    for name in (base, *SIDE_BY_SIDE):
+        if name not in records.formats:
+            lines.append([name, *["not in this lab"] * 3])
+            continue
+        run = records.generation.get(name)
+        texts = [run.find(prompt_number, decoding) if run else None for decoding in ("sampled", "greedy")]
+        lines.append(
+            [
+                name,
+                *(NOT_MEASURED if text is None else quote(text.text) for text in texts),
+                _leaves(records, name, texts[1]),
+            ]
+        )
+    return table(("Format", "Sampled", "Greedy", f"First greedy token that is not {base}'s"), lines, left=range(4))
+
+
+def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
+    base = records.formats[0]
+    if name == base:
+        return "baseline"
+    base_run = records.generation.get(base)
+    theirs = base_run.find(greedy.prompt_number, "greedy") if base_run and greedy else None
+    if greedy is None or theirs is None:
+        return NOT_MEASURED
+    found = first_divergence(greedy, theirs)
+    if found.identical:
+        return f"none: all {found.n_tokens} tokens are the same"
+    mine, other = ("ends" if piece is None else quote(piece) for piece in (found.piece, found.base_piece))
+    return f"token {found.n_same + 1}: {mine}; {base}: {other}"
+
+
+def same_tokens(records: LabRecords) -> str:
+    """Q6: tokens in common with the baseline from the start, per prompt."""
+    counts = tokens_same(records)
+    numbers = sorted({number for by_prompt in counts.values() for number in by_prompt})
+    if not numbers:
+        return f"{NOT_MEASURED.capitalize()}."
+    return table(
+        ("Format", *(f"Prompt {number}" for number in numbers)),
+        (
+            (name, *(str(counts.get(name, {}).get(number, NOT_MEASURED)) for number in numbers))
+            for name in records.formats[1:]
+        ),
+    )
+
+
+def probes(records: LabRecords, rows: Rows) -> str:
+    """Q6: scores of all probes, and answers lost and gained against the baseline."""
+    names = probe_names(records)
+    if not names:
+        return f"{NOT_MEASURED.capitalize()}."
+    return table(
+        ("Format", *(escape(name) for name in names), "Lost", "Gained", "Probability"),
+        (
+            (
+                name,
+                *(_score(row, probe) for probe in names),
+                *(
+                    "baseline" if name == records.formats[0] else count(row, column)
+                    for column in ("answers_lost", "answers_gained")
+                ),
+                "baseline" if name == records.formats[0] else cell(row["answers_p"], _probability(row["answers_p"])),
+            )
+            for name, row in rows.items()
+        ),
+    )
+
+
+def _score(row: Mapping[str, Any], probe: str) -> str:
+    n = row.get(f"{probe}_n", math.nan)
+    if not known(n):
+        return NOT_MEASURED
+    return (
+        f"{row[f'{probe}_correct']:.0f} of {n:.0f} ({row[f'{probe}_low_pct']:.0f} to {row[f'{probe}_high_pct']:.0f} %)"
+    )
+
+
+def count(row: Mapping[str, Any], column: str) -> str:
+    """A whole number of the frame."""
+    return cell(row[column], f"{row[column]:.0f}")
+
+
+def _probability(value: float) -> str:
+    return "under 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def sums(records: LabRecords, rows: Rows, prompt_number: int = 5) -> str:
+    """Q7: size, sums right, and how each format goes on from Prompt 5."""
+    lines = []
+    for name, row in rows.items():
+        run = records.generation.get(name)
+        greedy = run.find(prompt_number, "greedy") if run else None
+        begin = NOT_MEASURED if greedy is None else quote("".join(greedy.pieces[:12]))
+        lines.append([name, cell(row["size_bytes"], size(row["size_bytes"])), _score(row, SUMS), begin])
+    return table(
+        ("Format", "Size", "Small sums right (95 % interval)", "Prompt 5, greedy, first 12 tokens"), lines, left=(0, 3)
+    )
+
+
+# -- part 4 -----------------------------------------------------------------------------------------------------------
+
+
+def speeds(rows: Rows) -> str:
+    """Q8."""
+    lines = []
+    for name, row in rows.items():
+        rounds = NOT_MEASURED
+        if known(row["speedup_round_min"]):
+            rounds = f"{row['speedup_round_min']:.2f} to {row['speedup_round_max']:.2f}"
+        latencies = [row[f"token_p{percent_}_ms"] for percent_ in (50, 95, 99)]
+        lines.append(
+            [
+                name,
+                _speed(row, "tg"),
+                cell(row["speedup"], f"{row['speedup']:.2f}x"),
+                rounds if name != next(iter(rows)) else "baseline",
+                _speed(row, "pp"),
+                cell(latencies[0], " / ".join(significant(latency) for latency in latencies)),
+                cell(row["n_speed_samples"], f"{row['n_speed_samples']:.0f}"),
+            ]
+        )
+    header = ("Format", "Tokens/second (tg)", "Speed-up", "Range over rounds", "Prompt, tokens/second (pp)")
+    return table((*header, "ms per token, p50 / p95 / p99", "Repetitions"), lines)
+
+
+def _speed(row: Mapping[str, Any], test: str) -> str:
+    middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
+    if not known(middle):
+        return NOT_MEASURED
+    return f"{rate(middle)} ({rate(low)} to {rate(high)})" if known(low) else rate(middle)
+
+
+def speed_note(records: LabRecords, rule: str) -> str:
+    """What the columns of Q8 mean."""
+    run = next(iter(records.speed.values()), None)
+    if run is None:
+        return "Speed was not measured."
+    return (
+        f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once; medians."
+        f" In brackets: {rule}. Speed-up: ratio of the medians; range over rounds: lowest and highest ratio within a"
+        " round, in which all formats were timed shortly after each other. p95: 95 of 100 tokens came at least as fast."
+    )
+
+
+def memories(records: LabRecords, rows: Rows) -> str:
+    """Q9: peak memory and the verdict for each size of RAM."""
+    fits = {ram: {one.format: one for one in fit_table(records, ram)} for ram in RAM_GB}
+    return table(
+        ("Format", "Peak memory", "Peak with mmap on", "KV cache", "Context", *(f"{ram} GB" for ram in RAM_GB)),
+        (
+            (
+                name,
+                cell(row["peak_rss_bytes"], size(row["peak_rss_bytes"])),
+                cell(row["peak_rss_mmap_bytes"], size(row["peak_rss_mmap_bytes"])),
+                cell(row["kv_bytes"], size(row["kv_bytes"])),
+                cell(row["memory_n_ctx"], f"{row['memory_n_ctx']:.0f} tokens"),
+                *(fits[ram][name].verdict for ram in RAM_GB),
+            )
+            for name, row in rows.items()
+        ),
+    )
+
+
+def contexts(records: LabRecords) -> str:
+    """Q9: KV cache and 8 GB verdict at other context sizes; empty without memory records."""
+    measured = [name for name in records.formats if name in records.memory]
+    if not measured:
+        return ""
+    file = records.files.get(measured[0])
+    lines = []
+    for n_ctx in CONTEXTS:
+        kv = kv_bytes_at(records, measured[0], n_ctx)
+        beyond = file is not None and 0 < file.shape.n_ctx_train < n_ctx
+        grouped: dict[str, list[str]] = {}
+        for one in fit_table(records, 8, n_ctx):
+            grouped.setdefault(one.verdict, []).append(one.format)
+        verdict = "; ".join(
+            f"{word}: {'all' if len(grouped) == 1 else words(names)}" for word, names in grouped.items()
+        )
+        lines.append(
+            [
+                f"{n_ctx}{' (longer than trained for)' if beyond else ''}",
+                NOT_MEASURED if kv is None else size(kv),
+                verdict,
+            ]
+        )
+    return table(("Context, tokens", "KV cache", "8 GB"), lines, left=(0, 2))

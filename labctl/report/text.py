@@ -1,0 +1,109 @@
+"""Figures and foreign strings as words: rounding, units, and Markdown that a model's output cannot break."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+NOT_MEASURED = "not measured"
+
+# Marks that reorder the line around them; a model or a prompt has no business moving our words.
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+_MARKDOWN = re.compile(r"://|www\.|@(?=\w)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>#|~$&]")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;", "://": "&#58;//", "www.": "www&#46;"}
+
+
+def known(value: object) -> bool:
+    """Whether a cell of the frame holds a figure."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value)) and str(value) != "<NA>"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent: 0.0307, 12.8, 2918.
+
+    Digits before the decimal point are never rounded away.
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def gigabytes(n_bytes: float) -> str:
+    """10^9 bytes, three significant digits, without the unit."""
+    return significant(n_bytes / 1e9)
+
+
+def size(n_bytes: float) -> str:
+    """A size with the decimal unit that suits it: 12.8 MB, 4.08 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(n_bytes) >= factor:
+            return f"{significant(n_bytes / factor)} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A change in percent, with its sign."""
+    return f"{value:+.{digits}f} %"
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """An interval of changes in percent: +1.90 to +2.26 %."""
+    return f"{low:+.{digits}f} to {high:+.{digits}f} %"
+
+
+def rate(value: float) -> str:
+    """Tokens per second: 2918, 45.3, 4.53."""
+    return significant(value) if abs(value) < 100 else f"{value:.0f}"
+
+
+def stars(count: int | None) -> str:
+    """One to five stars, the missing ones hollow."""
+    return NOT_MEASURED if count is None else "★" * count + "☆" * (5 - count)
+
+
+def words(names: Iterable[str], last: str = "and") -> str:
+    """a, b and c."""
+    items = list(names)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def printable(text: str, newline: str = " ") -> str:
+    """Text without control characters, lone surrogates and marks that reorder a line; line ends become `newline`."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n").split("\n")
+    kept = (
+        "".join(
+            character if character != "\t" else " "
+            for character in line
+            if character == "\t"
+            or (unicodedata.category(character) not in ("Cc", "Cs") and character not in _REORDERING)
+        )
+        for line in lines
+    )
+    return newline.join(kept)
+
+
+def escape(text: str, newline: str = " ") -> str:
+    """Text that Markdown shows as it is, in a table cell or in a sentence."""
+    marked = _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), printable(text, newline="\n"))
+    return marked.replace("\n", newline)
+
+
+def quote(text: str) -> str:
+    """A short piece of text in double quotes for a sentence or cell, escaped; line ends are shown as ⏎."""
+    return f'"{escape(text, newline=" ⏎ ")}"'
+
+
+def shortened(text: str, limit: int) -> str:
+    """The beginning of a text, with ... where it was cut."""
+    return text if len(text) <= limit else text[: limit - 3].rstrip() + "..."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """A Markdown table; the columns numbered in `left` are left-aligned, the others right-aligned."""
+    rule = ["---" if column in left else "---:" for column in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(header), rule, *map(list, rows)])

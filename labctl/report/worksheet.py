@@ -1,0 +1,199 @@
+"""The worksheet and the recommendation: figures in tables, answers beside their rules, drafts marked as such."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from labctl.records import LabRecords, Machine
+from labctl.report import tables, tradeoffs
+from labctl.report.analysis import load_nll
+from labctl.report.coursefiles import prompts
+from labctl.report.drafts import (
+    for_everyone,
+    large_against_small,
+    prediction,
+    quality_loss,
+    surprise_draft,
+    surprises,
+)
+from labctl.report.findings import chunk_words, machines, notices, versions
+from labctl.report.gaps import STEPS, gaps, outputs_name, provenances, record_name
+from labctl.report.rules import (
+    candidates,
+    in_ram,
+    matrix,
+    minimum_formats,
+    production,
+    reasoning,
+    sweet_spot,
+    to_drop,
+    under_limit,
+)
+from labctl.report.scoring import (
+    MAP_STEPS,
+    NORMALISED_RULE,
+    SCORE_RULE,
+    STARS_RULE,
+    Weights,
+    literal_scores,
+    normalised_scores,
+)
+from labctl.report.spread import MEDIAN_INTERVAL_RULE
+from labctl.report.text import escape, table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Rows = Mapping[str, Mapping[str, Any]]
+N_QUESTIONS = 18
+
+
+def context(
+    records: LabRecords,
+    rows: Rows,
+    *,
+    weights: Weights,
+    limit: float,
+    machine: Machine | None,
+    charts: Sequence[str],
+    answers: Mapping[int, str],
+    blank: bool,
+) -> dict[str, Any]:
+    """Everything the templates print, computed once for both.
+
+    Args:
+        rows: as from `analysis.rows_of`.
+        machine: shown if no record names one.
+        charts: names of the charts that were drawn, without ending.
+        answers: the student's own words by number of the question.
+        blank: leave a line instead of a draft.
+    """
+    base = records.formats[0]
+    found_gaps = gaps(records)
+    literal, scaled = (score(candidates(rows), weights) for score in (literal_scores, normalised_scores))
+    q7 = reasoning(rows, base)
+    q10 = production(records, rows, limit)
+    found_surprises = surprises(records, rows)
+    return {
+        "model": records.model.name,
+        "base": base,
+        "notices": notices(records),
+        "header": header(records, rows, machine),
+        "has_gaps": bool(found_gaps),
+        "gap_table": tables.gap_table(found_gaps),
+        "sources": {step: _sources(records, step) for step in STEPS},
+        "limit": f"{100 * limit:g} %",
+        "charts": list(charts),
+        "answers": {number: answers.get(number, "") for number in range(1, N_QUESTIONS + 1)},
+        "blank": blank,
+        "prompts": prompts(records),
+        "outputs": outputs_name(records),
+        "sampling": tables.sampling(records),
+        "q1": tables.sizes(records, rows),
+        "q1_notes": tables.size_notes(records),
+        "q2": tables.perplexities(rows),
+        "q2_note": tables.perplexity_note(records, rows),
+        "q3": under_limit(rows, limit),
+        "q3_table": tables.verdicts(rows),
+        "q4": to_drop(rows, limit),
+        "q5": tables.side_by_side(records),
+        "q6": quality_loss(records, rows),
+        "q6_same": tables.same_tokens(records),
+        "q6_probes": tables.probes(records, rows),
+        "q7": q7,
+        "q7_table": tables.sums(records, rows),
+        "q8": tables.speeds(rows),
+        "q8_note": tables.speed_note(records, MEDIAN_INTERVAL_RULE),
+        "q9": in_ram(records, rows, 8),
+        "q9_table": tables.memories(records, rows),
+        "q9_kv": tables.contexts(records),
+        "matrix": table(
+            ("Format", "Size", "Perplexity", "Speed", "Quality", "Best for"), matrix(rows, scaled), left=range(6)
+        ),
+        "stars_rule": STARS_RULE,
+        "q10": q10,
+        "q11": sweet_spot(rows),
+        "q12": large_against_small(rows),
+        "q12_table": tradeoffs.compared(rows, ("Q8_0", "Q4_K_M")),
+        "q13": table(
+            ("Use", "Allowance", "Least format"),
+            ((use, escape(a.rule), escape(a.text)) for use, a in minimum_formats(records, rows, q7.pick)),
+            left=range(3),
+        ),
+        "q14": prediction(records, rows, load_nll(records)),
+        "q14_table": tradeoffs.prediction(records, rows),
+        "weights": [f"{100 * weight:g}" for weight in weights],
+        "q15": tradeoffs.score_words(rows, literal, scaled, weights),
+        "q15_table": tradeoffs.scores(rows, literal, scaled),
+        "score_rule": SCORE_RULE,
+        "normalised_rule": NORMALISED_RULE,
+        "q16": tradeoffs.change_words(literal, scaled, (0.2, 0.3, 0.5)),
+        "q16_map": tradeoffs.winners(scaled),
+        "q16_shares": tradeoffs.shares(literal, scaled),
+        "map_points": (MAP_STEPS + 1) * (MAP_STEPS + 2) // 2,
+        "q17_found": found_surprises,
+        "q17": surprise_draft(rows, found_surprises),
+        "q18": for_everyone(records, rows, q10),
+        "pick": q10.pick,
+        "table": tradeoffs.summary(rows),
+    }
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill one of the templates; blank lines are never doubled."""
+    text = _environment().get_template(template).render(values)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if line.strip() or (lines and lines[-1]):
+            lines.append(line.rstrip())
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def header(records: LabRecords, rows: Rows, machine: Machine | None) -> str:
+    """Model, text, machine, versions and date, as a table of two columns."""
+    lines = [("Model", f"{escape(records.model.name)} ({escape(records.model.spec)})")]
+    if records.text is not None:
+        covered = chunk_words(rows, records)
+        lines.append(("Text", escape(records.text.name) + (f"; {covered}" if covered else "; not measured yet")))
+    for one in machines(records) or ((machine,) if machine else ()):
+        cores = f"{one.n_cores_physical} cores ({one.n_cores_logical} threads)"
+        ram = f"{one.ram_bytes / 1024**3:.1f} GiB RAM"
+        lines.append(("Machine", escape(f"{one.cpu_model}, {cores}, {ram}, {one.os}, {one.arch}")))
+    known = versions(records)
+    if known:
+        lines.append(("Versions", escape(", ".join(f"{package} {version}" for package, version in known.items()))))
+    dated = provenances(records)
+    if dated:
+        lines.append(("Newest record", escape(dated[-1].created_at)))
+    return table(("Lab", ""), lines, left=(0, 1))
+
+
+def _sources(records: LabRecords, step: str) -> str:
+    """The record files behind a table, the formats of one step in braces."""
+    found: dict[str, list[str]] = {}
+    for name in records.formats:
+        path = record_name(records, step, name)
+        if path is not None:
+            found.setdefault(path.removesuffix(f"-{name}.json"), []).append(name)
+    listed = {start: names[0] if len(names) == 1 else "{" + ",".join(names) + "}" for start, names in found.items()}
+    return ", ".join(f"`{escape_code(f'{start}-{names}.json')}`" for start, names in listed.items())
+
+
+def escape_code(name: str) -> str:
+    """A file name that cannot end its own code span."""
+    return name.replace("`", "'").replace("\n", " ")
+
+
+def _environment() -> Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("labctl.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # the output is Markdown: `escape` does it, by the filter md
+    )
+    environment.filters["md"] = escape
+    return environment
