@@ -199,6 +199,11 @@ _step_command(
     "Example: labctl perplexity --chunks 64",
 )
 _step_command(
+    "divergence",
+    "Compare each format's probabilities with the baseline's: KL divergence and top-token agreement.\n\n"
+    "Example: labctl divergence --formats Q4_K_M",
+)
+_step_command(
     "generate",
     "Write the sample outputs and answer the probes.\n\nExample: labctl generate --formats Q4_K_M",
 )

@@ -34,12 +34,25 @@ class NearestGroup(click.Group):
 
 
 def _chunks(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | int | None:
-    if value is None or value == "all":
+    if value is None or value in ("auto", "all"):
         return value
     try:
         return int(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
+        raise click.BadParameter(f"{value!r} is neither a number, nor 'auto' or 'all'.") from None
+
+
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """90, 90s, 20m or 1.5h as seconds."""
+    if value is None:
+        return None
+    number, factor = value, 1.0
+    if value[-1:] in ("s", "m", "h"):
+        number, factor = value[:-1], {"s": 1.0, "m": 60.0, "h": 3600.0}[value[-1]]
+    try:
+        return float(number) * factor
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a time; write 90s, 20m or 1.5h.") from None
 
 
 def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -50,11 +63,25 @@ def lab_options(command: CommandT) -> CommandT:
     """The settings that every command of a lab takes; each beats its LABCTL_* variable and lab.toml."""
     for option in reversed(
         (
-            click.option("--model", help="demo, a GGUF file, or hf:owner/repo[@revision][:file]. Default: demo."),
+            click.option(
+                "--model",
+                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder, or"
+                " hf:owner/repo[@revision][:file]. Default: demo.",
+            ),
             click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
             click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),
             click.option(
-                "--chunks", metavar="N|all", callback=_chunks, help="Chunks of text. Default: all with demo, else 64."
+                "--chunks",
+                metavar="auto|N|all",
+                callback=_chunks,
+                help="Chunks of text: as the verdicts need, the first N, or all. Default: auto.",
+            ),
+            click.option(
+                "--budget",
+                "budget_s",
+                metavar="TIME",
+                callback=_duration,
+                help="With --chunks auto: most time for the perplexity step, e.g. 20m.",
             ),
             click.option("--threads", type=int, help="Default: this machine's physical cores."),
             click.option("--ctx", type=int, help="Context in tokens. Default: 512."),
@@ -67,6 +94,12 @@ def lab_options(command: CommandT) -> CommandT:
                 default=None,
                 help="Accept a model that is quantized already; every table then says so.",
             ),
+            click.option(
+                "--imatrix",
+                metavar="FILE|auto[:TEXT]",
+                help="Quantize with this GGUF importance matrix, or compute one with llama-imatrix.",
+            ),
+            click.option("--yes", is_flag=True, default=None, help="Agree to large downloads without being asked."),
             click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout."),
             click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
         )

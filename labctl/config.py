@@ -30,10 +30,12 @@ class LabConfig:
     """What a lab is asked to do.
 
     Attributes:
-        model: demo, a path to a GGUF file, or hf:owner/repo[@revision][:file].
+        model: demo, a preset, a GGUF file, a checkpoint folder, or hf:owner/repo[@revision][:file].
         text: wikitext-2, demo, or a path; None for WikiText-2 with the demo text in reserve.
-        chunks: "all", or a number of chunks from the start of the text; None for all of them with the demo model and
-            64 with others.
+        chunks: "auto" (as many as the verdicts need), "all", or a number of chunks from the start of the text.
+        budget_s: seconds for the whole perplexity step with auto; None for no limit.
+        kl_chunks, kl_spool_bytes: chunks that divergence is measured on, and size of the temporary file with the
+            baseline's probabilities; None for as many chunks as fit.
         threads: None for this machine's physical (performance) cores.
         ctx: tokens of a perplexity chunk, and of the context that memory is measured at.
         limit: increase of perplexity that a format must stay under, as a fraction.
@@ -41,12 +43,18 @@ class LabConfig:
         bench_rounds, bench_budget_s: rounds over all formats, and seconds after which no further round begins.
         probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
         hang_s: seconds without a sign of life after which a child process is given up.
+        imatrix: a GGUF importance matrix to quantize with; "auto" or "auto:TEXT" to compute one.
+        llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
+        yes: agree to large downloads and writes, and to setting up the converter, without being asked.
     """
 
     model: str = "demo"
     text: str | None = None
     formats: tuple[str, ...] = LAB_FORMATS
-    chunks: str | int | None = None
+    chunks: str | int = "auto"
+    budget_s: float | None = None
+    kl_chunks: int | None = None
+    kl_spool_bytes: int = 1 << 30
     threads: int | None = None
     ctx: int = 512
     outputs: str = "outputs"
@@ -63,6 +71,9 @@ class LabConfig:
     probe_items: int | None = None
     hang_s: float = 3600.0
     allow_quantized_source: bool = False
+    imatrix: str | None = None
+    llama_cpp: str | None = None
+    yes: bool = False
 
     def lab_data_folder(self) -> Path:
         """Where texts and models lie: as set, else ./lab_data, else the one beside the installed package."""
@@ -71,11 +82,15 @@ class LabConfig:
         beside = Path(__file__).resolve().parent.parent / "lab_data"
         return beside if not Path("lab_data").is_dir() and beside.is_dir() else Path("lab_data")
 
-    def n_chunks(self, is_demo: bool) -> int | None:
-        """How many chunks from the start of the text to measure; None for all."""
-        if self.chunks is None:
-            return None if is_demo else 64
-        return None if self.chunks == "all" else int(self.chunks)
+    @property
+    def is_auto(self) -> bool:
+        """Chunks as the verdicts need them."""
+        return self.chunks == "auto"
+
+    @property
+    def n_chunks(self) -> int | None:
+        """How many chunks from the start of the text to measure; None for all of them, and for auto."""
+        return self.chunks if isinstance(self.chunks, int) else None
 
     def n_probe_items(self, is_demo: bool) -> int | None:
         """How many questions of each probe to ask; None for all."""
@@ -184,12 +199,25 @@ def _checked(config: LabConfig) -> LabConfig:
         if not condition:
             raise LabError(message, hint)
 
-    if isinstance(config.chunks, str) and config.chunks != "all":
-        raise LabError(f"--chunks {config.chunks} is neither a number nor `all`.", "For example: --chunks 64")
+    require(
+        isinstance(config.chunks, int) or config.chunks in ("auto", "all"),
+        f"--chunks {config.chunks} is neither a number, nor `auto` or `all`.",
+        "For example: --chunks 64",
+    )
     require(
         not isinstance(config.chunks, int) or config.chunks >= 1,
         f"--chunks {config.chunks} measures nothing.",
-        "Give a number from 1, or `all`.",
+        "Give a number from 1, `auto` or `all`.",
+    )
+    require(
+        config.budget_s is None or (config.is_auto and config.budget_s > 0),
+        "--budget goes with --chunks auto, and must be longer than nothing.",
+        "For example: --budget 20m",
+    )
+    require(
+        config.kl_spool_bytes >= 1 << 20 and (config.kl_chunks is None or config.kl_chunks >= 1),
+        "kl_spool_bytes or kl_chunks is too small.",
+        "The lab uses kl_spool_bytes = 1073741824.",
     )
     require(
         config.threads is None or 1 <= config.threads <= 1024,
@@ -210,5 +238,11 @@ def _checked(config: LabConfig) -> LabConfig:
     require(config.new_tokens >= 1, "new_tokens must be at least 1.", "The lab uses 100.")
     require(config.bench_rounds >= 1, "bench_rounds must be at least 1.", "The lab uses 4.")
     formats = parse_formats(config.formats)
+    needing = [format_.name for format_ in formats if format_.needs_imatrix]
+    require(
+        not needing or config.imatrix is not None,
+        f"{', '.join(needing)} cannot be made without an importance matrix, which says which weights matter most.",
+        "Add --imatrix FILE (GGUF) or --imatrix auto, or take Q2_K or IQ3_S, which need none.",
+    )
     require(bool(formats), "No format to quantize to.", f"For example: --formats {','.join(LAB_FORMATS)}")
     return dataclasses.replace(config, formats=tuple(format_.name for format_ in formats))

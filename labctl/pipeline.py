@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import __version__, steps, tasks
+from labctl import __version__, quality, rounds, steps, tasks
 from labctl.config import LabConfig
 from labctl.console import Display
 from labctl.engine import engine_info
 from labctl.errors import LabError
 from labctl.process import ChildError, OnProgress
-from labctl.records import LabRecords, SourceModel, SpeedRun, StepFailure, TextSource
+from labctl.records import DivergenceRun, LabRecords, SourceModel, StepFailure, TextSource
 from labctl.steps import Lab
 from labctl.store import (
     DigestCache,
@@ -30,11 +31,19 @@ from labctl.store import (
     write_text,
 )
 
-STEPS = ("quantize", "perplexity", "generate", "memory", "bench")
+STEPS = ("quantize", "perplexity", "divergence", "generate", "memory", "bench")
 """Every step in the order it runs; speed last, when nothing else is due any more."""
 
+_STEP: dict[str, Callable[[str], steps.Step]] = {
+    "quantize": steps.quantize_step,
+    "perplexity": quality.perplexity_step,
+    "generate": steps.generate_step,
+    "memory": steps.memory_step,
+}
+"""Steps that stand alone for each format; divergence and bench take all formats together."""
+
 _HUB_PAUSE_S = 3600.0
-_COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 6_000, "bench": 6_000}  # in prompt tokens, roughly
+_COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 6_000}  # in prompt tokens, roughly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +82,30 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     Raises:
         LabError: no such model or text, or llama-cpp-python is missing.
     """
-    from labctl import machine
+    from labctl import cpu, machine
+    from labctl.prepare.imatrix import find_imatrix
     from labctl.prepare.sources import resolve_model
 
     outputs = Path(config.outputs)
     digests = DigestCache(outputs / ".digests.json")
     lab_data = config.lab_data_folder()
-    model = resolve_model(config.model, lab_data, digests, allow_quantized=config.allow_quantized_source)
+    model = resolve_model(
+        config.model,
+        lab_data,
+        digests,
+        allow_quantized=config.allow_quantized_source,
+        llama_cpp=config.llama_cpp,
+        dialogue=display.dialogue(config.yes),
+    )
     text = _find_text(config, lab_data, outputs)
+    imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
+    if imatrix is not None:
+        model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
     if notices:
         for notice in (*model.notices, text.notice):
             if notice:
                 display.notice(notice)
-    n_threads = config.threads or machine.performance_cores()
+    n_threads = config.threads or cpu.performance_cores()
     return Lab(
         config=config,
         folder=RunFolder(outputs / model.name).make(),
@@ -96,6 +116,7 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         engine=engine_info(outputs, n_threads),
         digests=digests,
         probes=_probes(lab_data),
+        imatrix=imatrix,
     )
 
 
@@ -129,18 +150,14 @@ def load_records(lab: Lab) -> LabRecords:
         found = {}
         for label in lab.labels:
             try:
-                record = steps.step(name, label).fresh(lab)
+                record = _STEP[name](label).fresh(lab)
             except LabError:  # the file that the step measures is not there
                 record = None
             if record is not None:
                 found[label] = record
         return found
 
-    speed = {}
-    with_file = tuple(label for label in lab.labels if steps.fresh_file(lab, label) is not None)
-    if with_file:
-        key = steps.bench_key(lab, with_file)
-        speed = {label: run for label in with_file if (run := steps.stored_speed(lab, label, key)) is not None}
+    speed = rounds.load_speed(lab)
     return LabRecords(
         folder=str(lab.folder.root),
         model=lab.model,
@@ -148,29 +165,22 @@ def load_records(lab: Lab) -> LabRecords:
         formats=lab.labels,
         files=fresh("quantize"),  # type: ignore[arg-type]
         perplexity=fresh("perplexity"),  # type: ignore[arg-type]
+        divergence=_divergence(lab),
         speed=speed,
         memory=fresh("memory"),  # type: ignore[arg-type]
         generation=fresh("generate"),  # type: ignore[arg-type]
         failures=_failures(lab),
-        warnings=_warnings(speed),
+        warnings=rounds.speed_warnings(speed),
     )
 
 
-def _warnings(speed: dict[str, SpeedRun]) -> tuple[str, ...]:
-    """What a reader must know about the speed figures."""
-    import statistics
-
-    anchors = next(iter(speed.values()), None)
-    if anchors is None or len(anchors.visits) < 2:
-        return ()
-    rounds = [statistics.median(visit.tg_s) for visit in anchors.visits]
-    drift = max(rounds) / min(rounds) - 1
-    if drift <= 0.10:
-        return ()
-    return (
-        f"This machine's speed drifted while it was measured: {anchors.format} generation differed by "
-        f"{100 * drift:.0f} % between rounds. Ratios between formats hold better than single speeds.",
-    )
+def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
+    found = {}
+    for label in lab.labels:
+        with contextlib.suppress(LabError):  # the file that was compared is not there
+            if label != lab.model.baseline and (run := quality.fresh_divergence(lab, label)) is not None:
+                found[label] = run
+    return found
 
 
 def _failures(lab: Lab) -> tuple[StepFailure, ...]:
@@ -183,15 +193,13 @@ def _failures(lab: Lab) -> tuple[StepFailure, ...]:
 
 def _stale(lab: Lab, names: Iterable[str], force: Sequence[str]) -> list[steps.Step]:
     """Steps whose record is missing or no longer true, bench left aside."""
-    found = []
-    for name in STEPS:
-        if name not in names or name == "bench":
-            continue
-        for label in lab.labels:
-            step = steps.step(name, label)
-            if name in force or not _is_fresh(lab, step):
-                found.append(step)
-    return found
+    return [
+        step
+        for name in STEPS
+        if name in names and name in _STEP
+        for label in lab.labels
+        if name in force or not _is_fresh(lab, step := _STEP[name](label))
+    ]
 
 
 def _is_fresh(lab: Lab, step: steps.Step) -> bool:
@@ -203,11 +211,13 @@ def _is_fresh(lab: Lab, step: steps.Step) -> bool:
 
 def _cost(lab: Lab, name: str) -> float:
     """A step's size in prompt tokens, for the progress display and the time estimate."""
-    if name != "perplexity":
+    if name not in ("perplexity", "divergence"):
         return _COSTS[name]
-    n_first = lab.config.n_chunks(lab.is_demo)
-    n_chunks = lab.text.size_bytes / 4 / lab.config.ctx
-    return lab.config.ctx * (n_chunks if n_first is None else min(n_first, n_chunks))
+    n_text = lab.text.size_bytes / 4 / lab.config.ctx
+    if name == "divergence":
+        return lab.config.ctx * min(n_text, lab.config.kl_chunks or 64)
+    n_first = 2 * quality.COMMON_CHUNKS if lab.config.is_auto else lab.config.n_chunks
+    return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
 
 
 def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -> list[Planned]:
@@ -233,8 +243,8 @@ def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -
                 estimate_s=0.5 + _cost(lab, step.name) / tokens_per_s,
             )
         )
-    if "bench" in names and ("bench" in force or not _bench_complete(lab)):
-        seconds = lab.config.bench_rounds * (1.5 + _cost(lab, "bench") / tokens_per_s)
+    if "bench" in names and ("bench" in force or not rounds.complete(lab)):
+        seconds = rounds.estimate_s(lab, tokens_per_s)
         planned += [Planned(step="bench", label=label, write_bytes=0, estimate_s=seconds) for label in lab.labels]
     return planned
 
@@ -247,7 +257,7 @@ def _dry_run(lab: Lab, label: str) -> int:
         n_threads=lab.n_threads,
         target_path=str(path),
         shown_path=path.name,
-        allow_requantize=lab.config.allow_quantized_source,
+        allow_requantize=lab.model.quantized,
         dry_run=True,
         provenance=lab.provenance("quantize", "", {}, {}),
     )
@@ -264,12 +274,14 @@ class _Run:
         self.lab = lab
         self.display = display
         self.made = 0
+        self.touched: set[tuple[str, str]] = set()
         self.failures = {(one.step, one.format): one for one in _failures(lab)}
         self._cost_done = 0.0
         display.begin(cost)
 
     def attempt(self, name: str, label: str, cost: float, work: Callable[[OnProgress], object]) -> bool:
         """Do one step; a failure is reported and kept, and the run goes on."""
+        self.touched.add((name, label))
         self.display.step(name, label)
         base = self._cost_done
 
@@ -324,27 +336,59 @@ def run(
                 old.unlink(missing_ok=True)
         write_record(lab.folder.record_path("source"), lab.model)
         write_record(lab.folder.record_path("text"), lab.text)
-        stale = _stale(lab, names, force)
-        bench = "bench" in names and ("bench" in force or not _bench_complete(lab))
-        bench_cost = _COSTS["bench"] * lab.config.bench_rounds * len(lab.labels)
-        running = _Run(lab, display, sum(_cost(lab, step.name) for step in stale) + (bench_cost if bench else 0))
+        running = _Run(lab, display, _total_cost(lab, names, force))
         try:
-            for step in stale:
-                running.attempt(step.name, step.label, _cost(lab, step.name), functools.partial(step.make, lab))
-            if bench:
-                _bench(running, "bench" in force)
+            for name in STEPS:
+                if name in names:
+                    _group(running, name, name in force)
         finally:
             display.end()
         records = load_records(lab)
-        total = len(lab.labels) * len(names)
+        total = len(lab.labels) * len(names) - ("divergence" in names)
         reports = build_report(lab, records) if report else ()
         return Outcome(
             made=running.made,
-            fresh=total - len(stale) - (len(lab.labels) if bench else 0),
+            fresh=total - len(running.touched),
             failures=tuple(running.failures.values()),
             reports=reports,
             records=records,
         )
+
+
+def _total_cost(lab: Lab, names: Sequence[str], force: Sequence[str]) -> float:
+    """Cost of all that a run will do, for the progress display."""
+    cost = sum(_cost(lab, step.name) for step in _stale(lab, names, force))
+    if "divergence" in names:
+        stale = quality.stale_divergence(lab, "divergence" in force) or (() if _bench_files(lab) else lab.labels)
+        cost += _cost(lab, "divergence") * (len(stale) + bool(stale))
+    if "bench" in names and ("bench" in force or not rounds.complete(lab)):
+        cost += rounds.total_cost(lab)
+    return cost
+
+
+def _bench_files(lab: Lab) -> bool:
+    return len(rounds.labels_with_file(lab)) == len(lab.labels)
+
+
+def _group(running: _Run, name: str, force: bool) -> None:
+    """Make what is stale of one step, all formats; asked only now, when the files that it needs are made."""
+    lab = running.lab
+    labels = [label for label in lab.labels if ("quantize", label) not in running.failures or name == "quantize"]
+    if name == "bench":
+        if force or not rounds.complete(lab):
+            rounds.run_rounds(lab, running.display, running.attempt, force=force)
+    elif name == "divergence":
+        if stale := quality.stale_divergence(lab, force):
+            quality.run_divergence(lab, running.attempt, stale, _cost(lab, name))
+    elif name == "perplexity" and lab.config.is_auto:
+        steps_ = [quality.perplexity_step(label) for label in labels]
+        if force or not all(_is_fresh(lab, step) for step in steps_):
+            quality.run_auto(lab, running.attempt, labels, _cost(lab, name) * len(labels))
+    else:
+        for label in labels:
+            step = _STEP[name](label)
+            if force or not _is_fresh(lab, step):
+                running.attempt(name, label, _cost(lab, name), functools.partial(step.make, lab))
 
 
 def _sweep(lab: Lab) -> None:
@@ -353,55 +397,6 @@ def _sweep(lab: Lab) -> None:
         remove_partials(folder)
     for label in lab.labels:
         remove_partials(steps.prompt_path(lab, label, 1, "greedy").parent)
-
-
-# -- speed, in rounds over all formats --------------------------------------------------------------------------------
-
-
-def _bench_labels(lab: Lab) -> tuple[str, ...]:
-    return tuple(label for label in lab.labels if steps.fresh_file(lab, label) is not None)
-
-
-def _bench_complete(lab: Lab) -> bool:
-    labels = _bench_labels(lab)
-    if labels != lab.labels:
-        return False
-    key = steps.bench_key(lab, labels)
-    runs = [steps.stored_speed(lab, label, key) for label in labels]
-    return all(run is not None and len(run.visits) >= lab.config.bench_rounds for run in runs)
-
-
-def _bench(running: _Run, force: bool) -> None:
-    """Rounds over the formats, each in a fresh process, in turned order every other round, so that heat hits all alike.
-
-    A round that was not finished is done again, since its ratios would compare different moments.
-    """
-    lab = running.lab
-    labels = _bench_labels(lab)
-    if not labels:
-        return
-    key = steps.bench_key(lab, labels)
-    runs = {label: None if force else steps.stored_speed(lab, label, key) for label in labels}
-    visits = {label: list(run.visits) if run is not None else [] for label, run in runs.items()}
-    finished = min(len(one) for one in visits.values())
-    begun = time.monotonic()
-    for number in range(finished, lab.config.bench_rounds):
-        if number > finished and time.monotonic() - begun > lab.config.bench_budget_s:
-            running.display.warn(
-                f"The speed step ran out of time after {number} of {lab.config.bench_rounds} rounds "
-                "(bench_budget_s in lab.toml)."
-            )
-            break
-        for place, label in enumerate(labels if number % 2 == 0 else labels[::-1]):
-
-            def visit(on_progress: OnProgress, label: str = label, number: int = number, place: int = place) -> None:
-                kept = visits[label][:number]
-                kept.append(steps.make_visit(lab, label, number, number * len(labels) + place))
-                visits[label] = kept
-                steps.store_visits(lab, label, key, tuple(kept))
-                on_progress(tasks.Progress(done=number + 1, total=lab.config.bench_rounds))
-
-            running.attempt("bench", label, _COSTS["bench"], visit)
 
 
 # -- report -----------------------------------------------------------------------------------------------------------
@@ -444,7 +439,7 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
 def _report_key(lab: Lab, records: LabRecords) -> str:
     """Digest of everything the report shows; a record's visits or chunks change its key or its time of making."""
     answers = report_folder(lab) / "answers.toml"
-    groups = (records.files, records.perplexity, records.speed, records.memory, records.generation)
+    groups = (records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation)
     stamps = [
         [label, record.provenance.key, record.provenance.created_at]
         for group in groups

@@ -18,7 +18,13 @@ Setting = Scalar | list[Scalar]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The computer a figure was measured on. Only `machine_id` takes part in freshness."""
+    """The computer a figure was measured on. Only `machine_id` takes part in freshness.
+
+    Attributes:
+        n_cores_performance, n_cores_efficiency: physical cores of either kind; all count as performance cores where
+            there is one kind only, and both are 0 where the system does not tell.
+        cache_bytes: the last level of cache that a core reaches; 0 if not known.
+    """
 
     machine_id: str
     os: str
@@ -28,6 +34,9 @@ class Machine:
     n_cores_logical: int
     ram_bytes: int
     cpu_features: tuple[str, ...] = ()
+    n_cores_performance: int = 0
+    n_cores_efficiency: int = 0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +203,8 @@ class PerplexityRun:
             Relative to the model's outputs folder.
         n_chunks_text: how many whole chunks the text has.
         chunks: numbers of the chunks measured, ascending; [start, stop) ranges.
+        order_seed: the chunks were visited in the order shuffled by this seed, and the visit ended when the verdict was
+            settled; None for chunks in the order of the text.
         ppl, ppl_se: over these chunks, by llama-perplexity's formulas.
         wall_s, n_tokens_evaluated: time in decode and scoring, and prompt tokens read, in the run that wrote this
             record; chunks taken over from an earlier run are not in it.
@@ -206,6 +217,7 @@ class PerplexityRun:
     n_scored_per_chunk: int
     chunks: tuple[tuple[int, int], ...]
     nll_path: str
+    order_seed: int | None = None
     ppl: float
     ppl_se: float
     n_threads: int
@@ -218,6 +230,38 @@ class PerplexityRun:
     @property
     def n_chunks(self) -> int:
         return sum(stop - start for start, stop in self.chunks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivergenceRun:
+    """How far a file's predictions are from the baseline's on the same tokens.
+
+    Attributes:
+        chunks: as in PerplexityRun.
+        values_path: .npz with kl (n_chunks, n_scored) float64 nats and same_top bool, relative to the outputs folder.
+        kld_mean, kld_median, kld_p90, kld_p99, kld_max: Kullback-Leibler divergence KL(baseline || file), nats a token.
+        same_top_p: share of tokens at which both find the same token most likely, 0..1.
+        *_low, *_high: 95 % intervals clustered by chunk.
+    """
+
+    format: str
+    text: TextSource
+    n_ctx: int
+    n_chunks: int
+    n_tokens: int
+    chunks: tuple[tuple[int, int], ...]
+    values_path: str
+    kld_mean: float
+    kld_mean_low: float
+    kld_mean_high: float
+    kld_median: float
+    kld_p90: float
+    kld_p99: float
+    kld_max: float
+    same_top_p: float
+    same_top_low: float
+    same_top_high: float
+    provenance: Provenance
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------
@@ -292,6 +336,127 @@ def _median(samples: tuple[float, ...]) -> float:
     from statistics import median
 
     return median(samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What moves a timing, at one moment; empty, None or () where the system does not tell.
+
+    Attributes:
+        power: "mains" or "battery".
+        governor: Linux's rule for clock speeds, with its driver.
+        clock_hz: of each logical core.
+        temperature_c: the hottest sensor of the processor.
+        busy_cores: how many cores other programs kept busy; busiest_share: of the busiest one, 0..1.
+    """
+
+    taken_at: str
+    power: str = ""
+    governor: str = ""
+    clock_hz: tuple[float, ...] = ()
+    temperature_c: float | None = None
+    busy_cores: float | None = None
+    busiest_share: float | None = None
+    available_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth:
+    """How fast all threads together moved memory in a buffer of one size; each pass, bytes per second.
+
+    Attributes:
+        read_bytes_per_s: every byte of the buffer read once.
+        copy_bytes_per_s: one half copied to the other: bytes read and bytes written both count.
+    """
+
+    buffer_bytes: int
+    n_threads: int
+    read_bytes_per_s: tuple[float, ...]
+    copy_bytes_per_s: tuple[float, ...]
+
+    @property
+    def best_bytes_per_s(self) -> float:
+        """The fastest pass of either kind: what the machine can do when nothing disturbs it."""
+        return max((*self.read_bytes_per_s, *self.copy_bytes_per_s), default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What llama-bench's tests ask of the machine with one file.
+
+    Attributes:
+        weight_bytes_per_token: weights read for one generated token.
+        kv_bytes_per_token: cache read for one generated token, mean over the generation test.
+        prompt_flop: floating-point operations of the prompt test.
+    """
+
+    weight_bytes_per_token: int
+    kv_bytes_per_token: int
+    prompt_flop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConditions:
+    """What the speeds of one bench were measured under; written anew after every round.
+
+    Attributes:
+        n_rounds: rounds finished; visits of a later round belong to one that was interrupted.
+        spent_s: seconds of all finished rounds.
+        ended: why no further round began: "precise", "budget" or "rounds"; empty while it may go on.
+        bandwidth: one entry for each size of buffer, ascending; the last one is main memory's.
+        work: format -> what the tests ask for.
+    """
+
+    key: str
+    n_rounds: int
+    spent_s: float
+    ended: str
+    settings: dict[str, Setting]
+    before: Conditions
+    after: Conditions
+    bandwidth: tuple[Bandwidth, ...] = ()
+    work: dict[str, Work] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPoint:
+    """So many sequences decoded side by side: seconds of each repetition for all prompts, and for all generation."""
+
+    n_seq: int
+    pp_s: tuple[float, ...]
+    tg_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRun:
+    """Speed of one file with several sequences at once, as llama-batched-bench measures it."""
+
+    format: str
+    n_threads: int
+    n_prompt: int
+    n_gen: int
+    points: tuple[BatchPoint, ...]
+    provenance: Provenance | None = None
+
+    def tg_tps(self, point: BatchPoint) -> float:
+        """Generated tokens per second, all sequences together (median)."""
+        return point.n_seq * self.n_gen / _median(point.tg_s)
+
+    def pp_tps(self, point: BatchPoint) -> float:
+        """Prompt tokens per second, all sequences together (median)."""
+        return point.n_seq * self.n_prompt / _median(point.pp_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadSweep:
+    """Speed of one file with different numbers of threads: number -> visits."""
+
+    format: str
+    n_prompt: int
+    n_gen: int
+    visits: dict[int, tuple[SpeedVisit, ...]]
+    provenance: Provenance | None = None
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -428,8 +593,10 @@ class LabRecords:
     formats: tuple[str, ...]
     files: dict[str, GgufFile] = field(default_factory=dict)
     perplexity: dict[str, PerplexityRun] = field(default_factory=dict)
+    divergence: dict[str, DivergenceRun] = field(default_factory=dict)
     speed: dict[str, SpeedRun] = field(default_factory=dict)
     memory: dict[str, MemoryRun] = field(default_factory=dict)
     generation: dict[str, GenerationRun] = field(default_factory=dict)
     failures: tuple[StepFailure, ...] = ()
     warnings: tuple[str, ...] = ()
+    conditions: BenchConditions | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl import __version__, tasks
 from labctl.config import LabConfig
@@ -18,20 +17,19 @@ from labctl.process import OnProgress, run_task
 from labctl.records import (
     SCHEMA_VERSION,
     BatchShape,
-    BenchEffort,
     GenerationRun,
     GgufFile,
     Machine,
     MemoryLoad,
     MemoryRun,
-    PerplexityRun,
     Provenance,
     SourceModel,
-    SpeedRun,
-    SpeedVisit,
     TextSource,
 )
 from labctl.store import DigestCache, RunFolder, digest, read_record, safe_name, write_record, write_text
+
+if TYPE_CHECKING:
+    from labctl.prepare.imatrix import Imatrix
 
 RecordT = TypeVar("RecordT")
 
@@ -62,6 +60,7 @@ class Lab:
     engine: dict[str, str]
     digests: DigestCache
     probes: dict[str, Path]
+    imatrix: Imatrix | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -105,7 +104,7 @@ class Lab:
         )
 
 
-def _key(step: str, lab: Lab, **parts: Any) -> str:
+def key_of(step: str, lab: Lab, **parts: Any) -> str:
     """Digest of all that a record depends on: schema, llama.cpp's build, and what the step names."""
     return digest({"step": step, "schema": SCHEMA_VERSION, "engine": lab.engine, **parts})
 
@@ -125,7 +124,8 @@ class Step:
     make: Callable[[Lab, OnProgress | None], object]
 
 
-def _stored(lab: Lab, step: str, label: str, kind: type[RecordT], key: str) -> RecordT | None:
+def stored(lab: Lab, step: str, label: str, kind: type[RecordT], key: str) -> RecordT | None:
+    """A step's record if it was made under this very key."""
     record = read_record(lab.folder.record_path(step, label), kind)
     provenance = getattr(record, "provenance", None)
     return record if provenance is not None and provenance.key == key else None
@@ -135,14 +135,21 @@ def _stored(lab: Lab, step: str, label: str, kind: type[RecordT], key: str) -> R
 
 
 def _quantize_key(lab: Lab, label: str) -> str:
-    return _key(
-        "quantize", lab, source=lab.model.sha256, format=label, requantize=lab.config.allow_quantized_source
+    imatrix = imatrix_of(lab, label)
+    parts = {} if imatrix is None else {"imatrix": imatrix.key}
+    return key_of(
+        "quantize", lab, source=lab.model.sha256, format=label, requantize=lab.model.quantized, **parts
     )  # fmt: skip
+
+
+def imatrix_of(lab: Lab, label: str) -> Imatrix | None:
+    """The importance matrix that a format is made with: the lab's, if the format can use one."""
+    return lab.imatrix if label != lab.model.baseline and FORMATS[label].uses_imatrix else None
 
 
 def fresh_file(lab: Lab, label: str) -> GgufFile | None:
     """The record of a format's file, if the file is there and unchanged since."""
-    record = _stored(lab, "quantize", label, GgufFile, _quantize_key(lab, label))
+    record = stored(lab, "quantize", label, GgufFile, _quantize_key(lab, label))
     path = lab.gguf_path(label)
     if record is None or not path.is_file() or path.stat().st_size != record.size_bytes:
         return None
@@ -154,9 +161,10 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
         "quantize",
         _quantize_key(lab, label),
         {"model": lab.model.sha256},
-        {"format": label, "n_threads": lab.n_threads, "allow_requantize": lab.config.allow_quantized_source},
+        {"format": label, "n_threads": lab.n_threads, "allow_requantize": lab.model.quantized},
     )
     path = lab.gguf_path(label)
+    imatrix = imatrix_of(lab, label)
     if label == lab.model.baseline:
         from labctl.prepare.quantize import audit
 
@@ -168,13 +176,21 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
             n_threads=lab.n_threads,
             target_path=str(path),
             shown_path=path.name,
-            allow_requantize=lab.config.allow_quantized_source,
+            allow_requantize=lab.model.quantized,
+            imatrix_path="" if imatrix is None else str(_need_imatrix(lab, imatrix)),
+            imatrix_shown="" if imatrix is None else imatrix.shown,
             provenance=provenance,
         )
         record = lab.run(task, GgufFile, "quantize", label, on_progress)
         lab.digests.remember(path, record.sha256)
     write_record(lab.folder.record_path("quantize", label), record)
     return record
+
+
+def _need_imatrix(lab: Lab, imatrix: Imatrix) -> Path:
+    from labctl.prepare.imatrix import ensure_imatrix
+
+    return ensure_imatrix(imatrix, lab.model, lab.n_threads, lab.folder.log_path("imatrix"))
 
 
 def need_file(lab: Lab, label: str) -> GgufFile:
@@ -186,56 +202,6 @@ def need_file(lab: Lab, label: str) -> GgufFile:
     record = fresh_file(lab, label)
     if record is None:
         raise LabError(f"There is no {label} file of {lab.model.name}.", "Make it first: labctl quantize")
-    return record
-
-
-# -- perplexity -------------------------------------------------------------------------------------------------------
-
-
-def nll_key(lab: Lab, file: GgufFile) -> str:
-    """Digest of what a chunk's NLL depends on; how many chunks are measured is not part of it."""
-    return _key(
-        "nll", lab, file=file.sha256, text=lab.text.sha256, n_ctx=lab.config.ctx, protocol=PERPLEXITY_PROTOCOL,
-        machine=lab.machine.machine_id,
-    )  # fmt: skip
-
-
-def _perplexity_key(lab: Lab, label: str) -> str:
-    n_first = lab.config.n_chunks(lab.is_demo)
-    return _key(
-        "perplexity", lab, nll=nll_key(lab, need_file(lab, label)), chunks="all" if n_first is None else n_first
-    )
-
-
-def _fresh_perplexity(lab: Lab, label: str) -> PerplexityRun | None:
-    record = _stored(lab, "perplexity", label, PerplexityRun, _perplexity_key(lab, label))
-    return record if record is not None and (lab.folder.root / record.nll_path).is_file() else None
-
-
-def _make_perplexity(lab: Lab, label: str, on_progress: OnProgress | None) -> PerplexityRun:
-    file = need_file(lab, label)
-    n_first = lab.config.n_chunks(lab.is_demo)
-    nll_path = lab.folder.nll / f"{label}-{nll_key(lab, file)[:12]}.npy"
-    task = tasks.PerplexityTask(
-        model_path=str(lab.gguf_path(label)),
-        format=label,
-        n_threads=lab.n_threads,
-        text=lab.text,
-        n_ctx=lab.config.ctx,
-        shape=PERPLEXITY_SHAPE,
-        n_first=n_first,
-        nll_path=str(nll_path),
-        shown_nll_path=nll_path.relative_to(lab.folder.root).as_posix(),
-        provenance=lab.provenance(
-            "perplexity",
-            _perplexity_key(lab, label),
-            {"model": file.sha256, "text": lab.text.sha256},
-            {"n_ctx": lab.config.ctx, "chunks": "all" if n_first is None else n_first, "n_threads": lab.n_threads,
-             "n_seq": PERPLEXITY_SHAPE.n_seq, "n_ubatch": PERPLEXITY_SHAPE.n_ubatch},
-        ),
-    )  # fmt: skip
-    record = lab.run(task, PerplexityRun, "perplexity", label, on_progress)
-    write_record(lab.folder.record_path("perplexity", label), record)
     return record
 
 
@@ -260,7 +226,7 @@ def _probe_digests(lab: Lab) -> dict[str, str]:
 
 
 def _generate_key(lab: Lab, label: str) -> str:
-    return _key(
+    return key_of(
         "generate", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
         probes=_probe_digests(lab), **_generate_settings(lab),
     )  # fmt: skip
@@ -272,7 +238,7 @@ def prompt_path(lab: Lab, label: str, number: int, decoding: str) -> Path:
 
 
 def _fresh_generation(lab: Lab, label: str) -> GenerationRun | None:
-    record = _stored(lab, "generate", label, GenerationRun, _generate_key(lab, label))
+    record = stored(lab, "generate", label, GenerationRun, _generate_key(lab, label))
     if record is None:
         return None
     paths = [prompt_path(lab, label, one.prompt_number, one.decoding) for one in record.generations]
@@ -311,7 +277,7 @@ def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> Ge
 
 
 def _memory_key(lab: Lab, label: str) -> str:
-    return _key(
+    return key_of(
         "memory", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_ctx=lab.config.ctx,
         n_threads=lab.n_threads,
     )  # fmt: skip
@@ -344,73 +310,23 @@ def _make_memory(lab: Lab, label: str, on_progress: OnProgress | None) -> Memory
     return record
 
 
-# -- speed ------------------------------------------------------------------------------------------------------------
-
-EFFORT = BenchEffort()
-
-
-def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
-    """Digest for the speed of a set of formats: they are timed against each other, so one more means timing all."""
-    return _key(
-        "bench", lab, files={label: need_file(lab, label).sha256 for label in labels}, machine=lab.machine.machine_id,
-        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN, effort=dataclasses.asdict(EFFORT),
-    )  # fmt: skip
-
-
-def stored_speed(lab: Lab, label: str, key: str) -> SpeedRun | None:
-    return _stored(lab, "bench", label, SpeedRun, key)
-
-
-def make_visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
-    """One fresh process that times one format."""
-    task = tasks.BenchTask(
-        model_path=str(lab.gguf_path(label)),
-        format=label,
-        n_threads=lab.n_threads,
-        n_prompt=N_PROMPT,
-        n_gen=N_GEN,
-        effort=EFFORT,
-        round=round_number,
-        order=order,
-    )
-    return lab.run(task, SpeedVisit, "bench", label, None)
-
-
-def store_visits(lab: Lab, label: str, key: str, visits: tuple[SpeedVisit, ...]) -> SpeedRun:
-    """Keep a format's visits so far."""
-    settings = {"n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN, **dataclasses.asdict(EFFORT)}
-    record = SpeedRun(
-        format=label,
-        n_threads=lab.n_threads,
-        n_prompt=N_PROMPT,
-        n_gen=N_GEN,
-        visits=visits,
-        provenance=lab.provenance("bench", key, {"model": need_file(lab, label).sha256}, settings),
-    )
-    write_record(lab.folder.record_path("bench", label), record)
-    return record
-
-
 # -- all --------------------------------------------------------------------------------------------------------------
 
 
-def step(name: str, label: str) -> Step:
-    """A step of one format: quantize, perplexity, generate or memory."""
-    fresh: Callable[[Lab], object | None]
-    make: Callable[[Lab, OnProgress | None], object]
-    if name == "quantize":
-        fresh, make = lambda lab: fresh_file(lab, label), lambda lab, on: _make_file(lab, label, on)
-    elif name == "perplexity":
-        fresh, make = lambda lab: _fresh_perplexity(lab, label), lambda lab, on: _make_perplexity(lab, label, on)
-    elif name == "generate":
-        fresh, make = lambda lab: _fresh_generation(lab, label), lambda lab, on: _make_generation(lab, label, on)
-    elif name == "memory":
-        fresh = lambda lab: _stored(lab, "memory", label, MemoryRun, _memory_key(lab, label))  # noqa: E731
-        make = lambda lab, on: _make_memory(lab, label, on)  # noqa: E731
-    else:
-        raise LabError(f"There is no step {name!r}.")
-    return Step(name, label, fresh, make)
+def quantize_step(label: str) -> Step:
+    return Step("quantize", label, lambda lab: fresh_file(lab, label), lambda lab, on: _make_file(lab, label, on))
 
 
-def known_format(label: str) -> bool:
-    return label in FORMATS
+def generate_step(label: str) -> Step:
+    return Step(
+        "generate", label, lambda lab: _fresh_generation(lab, label), lambda lab, on: _make_generation(lab, label, on)
+    )
+
+
+def memory_step(label: str) -> Step:
+    return Step(
+        "memory",
+        label,
+        lambda lab: stored(lab, "memory", label, MemoryRun, _memory_key(lab, label)),
+        lambda lab, on: _make_memory(lab, label, on),
+    )

@@ -20,41 +20,71 @@ class EngineTask(Task, frozen=True, kw_only=True, tag="engine"):
 
 
 class QuantizeTask(Task, frozen=True, kw_only=True, tag="quantize"):
-    """Make `target_path` from `model_path`."""
+    """Make `target_path` from `model_path`, with an importance matrix if one is named."""
 
     target_path: str
     shown_path: str
     allow_requantize: bool = False
+    imatrix_path: str = ""
+    imatrix_shown: str = ""
     dry_run: bool = False
     provenance: Provenance
 
 
 class StopRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Stop a format once its verdict against the baseline is settled; looked at after every chunk."""
+    """Stop a format once its verdict against the baseline is settled; looked at after every chunk.
+
+    Attributes:
+        at_least: chunks to measure whatever the verdict.
+    """
 
     baseline_nll_path: str
     limit: float
     alpha: float
+    at_least: int
 
 
 class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
     """Measure chunks of a text that are not in the NLL file yet.
 
     Attributes:
-        chunks: chunk numbers in the order to visit; None for all.
-        n_first: only the first N chunks of the text.
+        order_seed: visit the chunks in the order shuffled by this seed; None for the order of the text.
+        n_first: only the first N chunks in that order; None for all.
         nll_path: absolute; shown_nll_path as the record says it.
+        deadline_s: stop after the chunk during which so many seconds are over.
     """
 
     text: TextSource
     n_ctx: int
     shape: BatchShape
-    chunks: tuple[int, ...] | None = None
+    order_seed: int | None = None
     n_first: int | None = None
     stop: StopRule | None = None
     deadline_s: float | None = None
     nll_path: str
     shown_nll_path: str
+    provenance: Provenance
+
+
+class DivergenceTask(Task, frozen=True, kw_only=True, tag="divergence"):
+    """Compare a file's probabilities with the baseline's, chunk by chunk; for the baseline itself, spool them.
+
+    Attributes:
+        spool_path: the baseline's log-probabilities, float32 (n_chunks, n_scored, n_vocab); the baseline writes it.
+        spool_bytes: the spool may grow to this size.
+        values_path: absolute, .npz of kl and same_top for each token; shown_values_path as the record says it.
+    """
+
+    text: TextSource
+    n_ctx: int
+    shape: BatchShape
+    order_seed: int | None
+    n_first: int | None
+    is_baseline: bool
+    spool_path: str
+    spool_bytes: int
+    values_path: str
+    shown_values_path: str
     provenance: Provenance
 
 
@@ -66,6 +96,22 @@ class BenchTask(Task, frozen=True, kw_only=True, tag="bench"):
     effort: BenchEffort
     round: int
     order: int
+
+
+class BatchTask(Task, frozen=True, kw_only=True, tag="batch"):
+    """Time several sequences side by side, for each number of them."""
+
+    n_prompt: int
+    n_gen: int
+    n_seqs: tuple[int, ...]
+    n_reps: int
+
+
+class BandwidthTask(Task, frozen=True, kw_only=True, tag="bandwidth"):
+    """Time reading and copying of memory, for each size of buffer; opens no model."""
+
+    buffers_bytes: tuple[int, ...]
+    seconds: float
 
 
 class MemoryTask(Task, frozen=True, kw_only=True, tag="memory"):
@@ -94,7 +140,17 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     provenance: Provenance
 
 
-AnyTask = EngineTask | QuantizeTask | PerplexityTask | BenchTask | MemoryTask | GenerateTask
+AnyTask = (
+    EngineTask
+    | QuantizeTask
+    | PerplexityTask
+    | DivergenceTask
+    | BenchTask
+    | BatchTask
+    | BandwidthTask
+    | MemoryTask
+    | GenerateTask
+)
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

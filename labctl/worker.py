@@ -6,6 +6,7 @@ itself survives it. The child ends when its parent does: stdin closes.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -86,6 +87,10 @@ def _log(line: str) -> None:
 
 
 def _run(task: tasks.AnyTask, channel: Channel) -> object:
+    if isinstance(task, tasks.BandwidthTask):
+        from labctl.measure.bandwidth import measure_bandwidth
+
+        return [measure_bandwidth(size, task.n_threads, seconds=task.seconds) for size in task.buffers_bytes]
     from labctl.measure.llama import Llama
 
     llama = Llama(log_line=_log)
@@ -96,6 +101,8 @@ def _run(task: tasks.AnyTask, channel: Channel) -> object:
             return _quantize(llama, task, channel)
         case tasks.PerplexityTask():
             return _perplexity(llama, task, channel)
+        case tasks.DivergenceTask():
+            return _divergence(llama, task, channel)
         case tasks.BenchTask():
             from labctl.measure.bench import bench_visit
 
@@ -108,6 +115,20 @@ def _run(task: tasks.AnyTask, channel: Channel) -> object:
                 effort=task.effort,
                 round_number=task.round,
                 order=task.order,
+            )
+        case tasks.BatchTask():
+            from labctl.measure.bench import bench_batches
+
+            return bench_batches(
+                llama,
+                Path(task.model_path),
+                task.format,
+                n_threads=task.n_threads,
+                n_prompt=task.n_prompt,
+                n_gen=task.n_gen,
+                n_seqs=task.n_seqs,
+                n_reps=task.n_reps,
+                on_progress=channel.progress,
             )
         case tasks.MemoryTask():
             from labctl.measure.memory import measure_load
@@ -144,9 +165,12 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
     from labctl.formats import FORMATS, Format
     from labctl.measure.llama import Llama, quantize_file
     from labctl.prepare.header import read_model
+    from labctl.prepare.imatrix import read_imatrix
     from labctl.prepare.quantize import audit, planned_bytes, quantize, read_progress
 
     assert isinstance(llama, Llama)
+    imatrix_path = Path(task.imatrix_path)
+    imatrix = read_imatrix(imatrix_path) if task.imatrix_path else None
 
     def on_line(line: str) -> None:
         _log(line)
@@ -164,6 +188,8 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
             n_threads=task.n_threads,
             dry_run=dry_run,
             allow_requantize=task.allow_requantize,
+            imatrix=None if imatrix is None else imatrix.entries,
+            metadata=() if imatrix is None else imatrix.metadata(imatrix_path.name),
         )
         return list(llama.lines)
 
@@ -175,16 +201,18 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
     fallbacks = quantize(source, target, FORMATS[task.format], run)
     spent = time.perf_counter() - begun
     return audit(
-        target, task.format, task.provenance, shown_path=task.shown_path, fallbacks=fallbacks, quantize_s=spent
-    )
+        target, task.format, task.provenance, shown_path=task.shown_path, fallbacks=fallbacks, quantize_s=spent,
+        imatrix=task.imatrix_shown,
+    )  # fmt: skip
 
 
 def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> object:
     from labctl.journal import NllStore, load_nll, to_ranges
     from labctl.measure.llama import Llama, Model
     from labctl.measure.memory import peak_rss_bytes
-    from labctl.measure.perplexity import ChunkScorer, perplexity, text_tokens
-    from labctl.measure.verdict import chunk_differences, look
+    from labctl.measure.perplexity import ChunkScorer, chunk_order, perplexity, text_tokens
+    from labctl.measure.sequence import settle
+    from labctl.measure.verdict import chunk_differences
     from labctl.records import PerplexityRun
 
     assert isinstance(llama, Llama)
@@ -194,19 +222,19 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
         tokens = text_tokens(model, Path(task.text.path), task.n_ctx)
         with ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape) as scorer:
             nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
-            wanted = list(range(scorer.n_chunks) if task.chunks is None else task.chunks)[: task.n_first]
+            wanted = chunk_order(scorer.n_chunks, task.order_seed)[: task.n_first]
             todo = nll.missing(wanted)
             done_before = len(wanted) - len(todo)
             baseline = load_nll(Path(task.stop.baseline_nll_path)) if task.stop else None
 
-            def settled(_chunk: int) -> bool:
+            def settled(chunk: int) -> bool:
                 if task.deadline_s is not None and time.monotonic() - begun > task.deadline_s:
                     return True
-                if task.stop is None or baseline is None:
+                visited = wanted[: wanted.index(chunk) + 1]
+                if task.stop is None or baseline is None or len(visited) < task.stop.at_least:
                     return False
-                visited = [chunk for chunk in wanted if nll.measured[chunk]]
                 differences = chunk_differences(nll.values[visited], baseline[visited])
-                return look(differences, limit=task.stop.limit, alpha=task.stop.alpha).verdict != "undecided"
+                return settle(differences, limit=task.stop.limit, alpha=task.stop.alpha).verdict != "undecided"
 
             try:
                 channel.progress(done_before, len(wanted))
@@ -216,7 +244,9 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
                     channel.progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
             finally:
                 nll.finish()
-            chunks = [chunk for chunk in wanted if nll.measured[chunk]]
+            # A shuffled visit takes along what earlier runs measured further on; a fixed one is what was asked for.
+            pool = wanted if task.order_seed is None else chunk_order(scorer.n_chunks, task.order_seed)
+            chunks = list(itertools.takewhile(lambda chunk: nll.measured[chunk], pool))
             ppl, ppl_se = perplexity(nll.values[chunks])
             return PerplexityRun(
                 format=task.format,
@@ -226,6 +256,7 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
                 n_scored_per_chunk=scorer.n_scored,
                 chunks=to_ranges(chunks),
                 nll_path=task.shown_nll_path,
+                order_seed=task.order_seed,
                 ppl=ppl,
                 ppl_se=ppl_se,
                 n_threads=task.n_threads,
@@ -235,6 +266,45 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
                 peak_rss_bytes=peak_rss_bytes(),
                 provenance=task.provenance,
             )
+
+
+def _divergence(llama: object, task: tasks.DivergenceTask, channel: Channel) -> object:
+    from labctl.journal import to_ranges
+    from labctl.measure.divergence import compare, spool
+    from labctl.measure.llama import Llama, Model
+    from labctl.measure.perplexity import ChunkScorer, chunk_order, text_tokens
+    from labctl.records import DivergenceRun
+
+    assert isinstance(llama, Llama)
+    with Model(llama, Path(task.model_path)) as model:
+        tokens = text_tokens(model, Path(task.text.path), task.n_ctx)
+        with ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape) as scorer:
+            chunks = chunk_order(scorer.n_chunks, task.order_seed)[: task.n_first]
+            if task.is_baseline:
+                return spool(scorer, chunks, Path(task.spool_path), task.spool_bytes, channel.progress)
+            summary, n_chunks = compare(
+                scorer, chunks, Path(task.spool_path), Path(task.values_path), channel.progress
+            )  # fmt: skip
+    return DivergenceRun(
+        format=task.format,
+        text=task.text,
+        n_ctx=task.n_ctx,
+        n_chunks=n_chunks,
+        n_tokens=summary.n_tokens,
+        chunks=to_ranges(chunks[:n_chunks]),
+        values_path=task.shown_values_path,
+        kld_mean=summary.mean,
+        kld_mean_low=summary.mean_low,
+        kld_mean_high=summary.mean_high,
+        kld_median=summary.median,
+        kld_p90=summary.p90,
+        kld_p99=summary.p99,
+        kld_max=summary.max,
+        same_top_p=summary.same_top_p,
+        same_top_low=summary.same_top_low,
+        same_top_high=summary.same_top_high,
+        provenance=task.provenance,
+    )
 
 
 def _generate(llama: object, task: tasks.GenerateTask, channel: Channel) -> object:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import integrate, signal, stats
 
 from labctl.errors import LabError
+from labctl.measure import sequence as q
 from labctl.measure import verdict as v
 
 Floats = npt.NDArray[np.float64]
@@ -134,7 +135,7 @@ def test_an_infinite_nll_fails_and_does_not_crash() -> None:
     assert increase.increase == math.inf
     assert v.verdict(increase) == "fail"
     assert v.chunks_needed(increase, 0.02) is None
-    assert v.look(v.chunk_differences(nll, base)).verdict == "undecided"
+    assert q.look(v.chunk_differences(nll, base)).verdict == "undecided"
 
 
 def test_nothing_in_common_is_an_error_with_a_hint() -> None:
@@ -230,7 +231,7 @@ def asymptotic_radius(t: Floats, alpha: float, tuned_for: int) -> Floats:
 
 def test_radius_tends_to_the_asymptotic_one_from_above() -> None:
     t = np.array([12.0, 20, 60, 200, 600, 10_000, 1_000_000])
-    ratio = v.sequence_radius(t, 0.05, 60) / asymptotic_radius(t, 0.05, 60)
+    ratio = q.sequence_radius(t, 0.05, 60) / asymptotic_radius(t, 0.05, 60)
     assert (ratio > 1).all()
     assert (np.diff(ratio) < 0).all()
     assert ratio[2] < 1.05
@@ -241,7 +242,7 @@ def test_radius_tends_to_the_asymptotic_one_from_above() -> None:
 def test_radius_is_where_the_bayes_factor_reaches_one_over_alpha(n_chunks: int) -> None:
     alpha, tuned_for = 0.05, 60
     rho = math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuned_for)
-    t_statistic = float(v.sequence_radius(np.float64(n_chunks), alpha, tuned_for)) * math.sqrt(n_chunks)
+    t_statistic = float(q.sequence_radius(np.float64(n_chunks), alpha, tuned_for)) * math.sqrt(n_chunks)
 
     def weighted(effect: float) -> float:
         density = stats.nct.pdf(t_statistic, n_chunks - 1, effect * math.sqrt(n_chunks))
@@ -252,45 +253,45 @@ def test_radius_is_where_the_bayes_factor_reaches_one_over_alpha(n_chunks: int) 
 
 
 def test_radius_is_narrowest_near_the_number_it_is_tuned_for() -> None:
-    at_60 = [float(v.sequence_radius(np.float64(60), 0.05, tuned_for)) for tuned_for in (10, 60, 600)]
+    at_60 = [float(q.sequence_radius(np.float64(60), 0.05, tuned_for)) for tuned_for in (10, 60, 600)]
     assert at_60[1] == min(at_60)
 
 
 def test_too_few_chunks_leave_the_bounds_open() -> None:
     for differences in ([], [0.01], [0.01, 0.011, 0.012], [0.01] * 4 + [math.nan] * 20):
-        assert v.confidence_sequence(np.array(differences)) == (-1.0, math.inf)
+        assert q.confidence_sequence(np.array(differences)) == (-1.0, math.inf)
 
 
 def test_no_verdict_before_the_burn_in() -> None:
     rng = np.random.default_rng(0)
     differences = rng.normal(0.0, 1e-6, 40)
-    early, ready = v.look(differences[: v.BURN_IN - 1]), v.look(differences[: v.BURN_IN])
-    assert (early.n_chunks, early.verdict) == (v.BURN_IN - 1, "undecided")
+    early, ready = q.look(differences[: q.BURN_IN - 1]), q.look(differences[: q.BURN_IN])
+    assert (early.n_chunks, early.verdict) == (q.BURN_IN - 1, "undecided")
     assert ready.verdict == "pass"
-    assert v.look(differences[:20], burn_in=21).verdict == "undecided"
+    assert q.look(differences[:20], burn_in=21).verdict == "undecided"
 
 
 def test_identical_files_pass_with_no_width() -> None:
-    assert v.look(np.zeros(v.BURN_IN)) == v.SequenceLook(n_chunks=v.BURN_IN, increase=0, low=0, high=0, verdict="pass")
+    assert q.look(np.zeros(q.BURN_IN)) == q.SequenceLook(n_chunks=q.BURN_IN, increase=0, low=0, high=0, verdict="pass")
 
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    n_chunks=st.integers(v.BURN_IN, 80),
+    n_chunks=st.integers(q.BURN_IN, 80),
     shift=st.floats(-0.2, 0.2),
     shape=st.floats(0.05, 1.0),
 )
 @settings(deadline=None)
 def test_bounds_move_with_a_shift_and_mirror(seed: int, n_chunks: int, shift: float, shape: float) -> None:
     differences = 0.01 * np.random.default_rng(seed).lognormal(0.0, shape, n_chunks)
-    low, high = (math.log1p(bound) for bound in v.confidence_sequence(differences))
+    low, high = (math.log1p(bound) for bound in q.confidence_sequence(differences))
     # A bound far below -100 % rounds to -1 and has no logarithm to compare.
     assume(high < 5 and low > -5)
-    moved = [math.log1p(bound) for bound in v.confidence_sequence(differences + shift)]
-    mirrored = [math.log1p(bound) for bound in v.confidence_sequence(-differences)]
+    moved = [math.log1p(bound) for bound in q.confidence_sequence(differences + shift)]
+    mirrored = [math.log1p(bound) for bound in q.confidence_sequence(-differences)]
     assert moved == pytest.approx([low + shift, high + shift], abs=1e-9)
     assert mirrored == pytest.approx([-high, -low], abs=1e-9)
-    plain = float(v.sequence_radius(np.float64(n_chunks), 0.05, v.TUNED_FOR)) * differences.std(ddof=1)
+    plain = float(q.sequence_radius(np.float64(n_chunks), 0.05, q.TUNED_FOR)) * differences.std(ddof=1)
     assert low <= differences.mean() - plain + 1e-12
     assert high >= differences.mean() + plain - 1e-12
 
@@ -300,7 +301,7 @@ def test_a_look_agrees_with_the_bounds_from_running_moments() -> None:
     low, high = running_bounds(texts)
     for row, text in enumerate(texts):
         for n_chunks in (12, 50, 100):
-            seen = v.look(text[:n_chunks])
+            seen = q.look(text[:n_chunks])
             assert (math.log1p(seen.low), math.log1p(seen.high)) == pytest.approx(
                 (low[row, n_chunks - 1], high[row, n_chunks - 1]), rel=1e-9
             )
@@ -319,7 +320,7 @@ def running_moments(differences: Floats) -> tuple[Floats, Floats, Floats, Floats
 
 
 def running_bounds(differences: Floats) -> tuple[Floats, Floats]:
-    return v.sequence_bounds(*running_moments(differences))
+    return q.sequence_bounds(*running_moments(differences))
 
 
 def naive_bounds(differences: Floats) -> tuple[Floats, Floats]:
@@ -330,7 +331,7 @@ def naive_bounds(differences: Floats) -> tuple[Floats, Floats]:
 
 def stop_rates(bounds: tuple[Floats, Floats], limit: float = 0.0) -> tuple[float, float]:
     """Share of texts on which a look after each chunk ends with pass, and with fail; limit in nats."""
-    low, high = (bound[:, v.BURN_IN - 1 :] for bound in bounds)
+    low, high = (bound[:, q.BURN_IN - 1 :] for bound in bounds)
     passes, fails = high < limit, low > limit
     stops = passes | fails
     stopped, first = stops.any(axis=1), stops.argmax(axis=1)
@@ -376,7 +377,7 @@ def dependent_chunks(rng: np.random.Generator) -> Floats:
 
 
 def shuffled_text(rng: np.random.Generator) -> Floats:
-    return dependent_chunks(rng)[:, v.shuffled_chunks(N_CHUNKS, 42)]
+    return dependent_chunks(rng)[:, q.shuffled_chunks(N_CHUNKS, 42)]
 
 
 SCENARIOS = [normal, heavy_tails, exponential, lognormal, dependent_tokens, shuffled_text]
@@ -404,7 +405,7 @@ def test_without_the_shuffle_neighbouring_chunks_mislead() -> None:
 def test_the_plain_asymptotic_sequence_errs_more_often() -> None:
     differences = exponential(np.random.default_rng(11))
     t, mean, sd, _ = running_moments(differences)
-    radius = sd * asymptotic_radius(t, 0.05, v.TUNED_FOR)
+    radius = sd * asymptotic_radius(t, 0.05, q.TUNED_FOR)
     plain, ours = (sum(stop_rates(bounds)) for bounds in ((mean - radius, mean + radius), running_bounds(differences)))
     assert plain > 0.07
     assert ours < plain / 1.5
@@ -432,8 +433,8 @@ def test_early_verdicts_on_a_real_model_match_those_of_all_its_chunks(format_nam
     differences = v.chunk_differences(nll, base)
     settled = []
     for seed in range(40):
-        order = v.shuffled_chunks(64, seed)
-        looks = (v.look(differences[order[:n_chunks]]) for n_chunks in range(1, 65))
+        order = q.shuffled_chunks(64, seed)
+        looks = (q.look(differences[order[:n_chunks]]) for n_chunks in range(1, 65))
         settled.append(next(((seen.verdict, seen.n_chunks) for seen in looks if seen.verdict != "undecided"), None))
     decided = [stop for stop in settled if stop]
     assert sum(said != in_the_end for said, _ in decided) <= 2  # 5 % of 40
@@ -450,16 +451,40 @@ def test_early_verdicts_on_a_real_model_match_those_of_all_its_chunks(format_nam
 
 def test_the_order_is_fixed_for_good() -> None:
     # Other values would make interrupted runs of older versions go on with other chunks.
-    assert v.shuffled_chunks(592, 42)[:8].tolist() == [394, 124, 368, 290, 427, 481, 19, 269]
-    assert v.shuffled_chunks(0, 42).tolist() == []
+    assert q.shuffled_chunks(592, 42)[:8].tolist() == [394, 124, 368, 290, 427, 481, 19, 269]
+    assert q.shuffled_chunks(0, 42).tolist() == []
 
 
 @given(n_chunks=st.integers(0, 800), seed=st.integers(0, 2**63))
 def test_the_order_visits_each_chunk_once(n_chunks: int, seed: int) -> None:
-    order = v.shuffled_chunks(n_chunks, seed)
+    order = q.shuffled_chunks(n_chunks, seed)
     assert sorted(order.tolist()) == list(range(n_chunks))
-    assert (order == v.shuffled_chunks(n_chunks, seed)).all()
+    assert (order == q.shuffled_chunks(n_chunks, seed)).all()
 
 
 def test_other_seeds_give_other_orders() -> None:
-    assert (v.shuffled_chunks(592, 1) != v.shuffled_chunks(592, 2)).any()
+    assert (q.shuffled_chunks(592, 1) != q.shuffled_chunks(592, 2)).any()
+
+
+def test_settle_takes_all_looks_together() -> None:
+    draw = np.random.default_rng(5)
+    values = draw.normal(math.log1p(0.019), 0.01, 400)
+    looks = [q.look(values[: n + 1], limit=0.02) for n in range(len(values))]
+    settled = q.settle(values, limit=0.02)
+    from_burn_in = looks[q.BURN_IN - 1 :]
+    assert settled.low == pytest.approx(max(one.low for one in from_burn_in), abs=1e-9)
+    assert settled.high == pytest.approx(min(one.high for one in from_burn_in), abs=1e-9)
+    assert settled.increase == pytest.approx(looks[-1].increase)
+
+
+def test_settle_keeps_a_verdict_that_was_settled_once() -> None:
+    calm = np.full(30, 0.001) + np.linspace(-1e-4, 1e-4, 30)
+    assert q.settle(calm, limit=0.02).verdict == "pass"
+    wild = np.concatenate([calm, np.random.default_rng(3).normal(0.02, 0.2, 40)])
+    assert q.look(wild, limit=0.02).verdict == "undecided"
+    assert q.settle(wild, limit=0.02).verdict == "pass"
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_settle_waits_for_the_burn_in(n: int) -> None:
+    assert q.settle(np.full(n, 1.0), limit=0.02).verdict == "undecided"

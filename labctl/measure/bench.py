@@ -1,17 +1,20 @@
-"""Speed by llama-bench's tests: pp (one long prompt) and tg (single tokens), without sampling in the timed part."""
+"""Speed by llama-bench's tests: pp (one long prompt) and tg (single tokens), without sampling in the timed part.
+
+Also several sequences side by side, as llama-batched-bench times them.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from labctl.measure.llama import Context, Llama, Model
-from labctl.records import BenchEffort, SpeedVisit
+from labctl.measure.llama import Context, IntArray, Llama, Model
+from labctl.records import BatchPoint, BatchRun, BenchEffort, SpeedVisit
 
 N_PROMPT = 512
 N_GEN = 128
@@ -81,3 +84,55 @@ def _repeat(test: Callable[[], tuple[float, ...]], effort: BenchEffort) -> tuple
         samples.append(test())
         spent += sum(samples[-1])
     return tuple(samples)
+
+
+def bench_batches(
+    llama: Llama, path: Path, label: str, *, n_threads: int, n_prompt: int, n_gen: int, n_seqs: Sequence[int],
+    n_reps: int, on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> BatchRun:  # fmt: skip
+    """Time so many sequences side by side: first all their prompts, then one token of each at a time.
+
+    Args:
+        n_prompt, n_gen: tokens of each sequence's prompt, and tokens generated after it.
+        n_seqs: numbers of sequences to try.
+        n_reps: timed repetitions of each, after one to warm up.
+    Raises:
+        LabError: the file does not load, or the cache of so many sequences does not fit into memory.
+    Source: llama.cpp tools/batched-bench/batched-bench.cpp (its own warm-up reads 16 tokens, and it times once).
+    """
+    draw = random.Random(0)
+    points = []
+    with Model(llama, path) as model:
+        for place, n_seq in enumerate(n_seqs):
+            prompt = np.array([draw.randrange(model.n_vocab) for _ in range(n_seq * n_prompt)], dtype=np.int32)
+            tokens = np.array([draw.randrange(model.n_vocab) for _ in range(n_seq * n_gen)], dtype=np.int32)
+            with Context(
+                model, n_ctx=n_prompt + n_gen, n_threads=n_threads, n_seq=n_seq, n_ubatch=_N_UBATCH,
+                n_batch=n_seq * max(n_prompt, 1), n_outputs=n_seq,
+            ) as context:  # fmt: skip
+                times = []
+                for repetition in range(n_reps + 1):
+                    times.append(_time_batch(context, prompt, tokens.reshape(n_gen, n_seq), n_seq))
+                    on_progress(place * (n_reps + 1) + repetition + 1, len(n_seqs) * (n_reps + 1), f"{n_seq} at once")
+            pp_s, tg_s = zip(*times[1:], strict=True)
+            points.append(BatchPoint(n_seq=n_seq, pp_s=pp_s, tg_s=tg_s))
+    return BatchRun(format=label, n_threads=n_threads, n_prompt=n_prompt, n_gen=n_gen, points=tuple(points))
+
+
+def _time_batch(context: Context, prompt: IntArray, tokens: IntArray, n_seq: int) -> tuple[float, float]:
+    """Seconds for all prompts, and for all generated tokens; tokens: (n_gen, n_seq)."""
+    n_prompt = len(prompt) // n_seq
+    positions = np.tile(np.arange(n_prompt, dtype=np.int32), n_seq)
+    sequences = np.repeat(np.arange(n_seq, dtype=np.int32), n_prompt)
+    context.clear(data=False)
+    context.lay_out(positions, sequences, positions == n_prompt - 1)
+    begun = time.perf_counter()
+    context.decode(prompt)
+    context.synchronize()
+    read = time.perf_counter()
+    all_wanted = np.ones(n_seq, dtype=np.bool_)
+    for step, row in enumerate(tokens):
+        context.lay_out(np.full(n_seq, n_prompt + step, dtype=np.int32), np.arange(n_seq, dtype=np.int32), all_wanted)
+        context.decode(row)
+        context.synchronize()
+    return read - begun, time.perf_counter() - read

@@ -8,26 +8,45 @@ from pathlib import Path
 
 import numpy as np
 
+from labctl.errors import LabError
 from labctl.measure.bench import N_GEN, N_PROMPT
 from labctl.measure.llama import Context, Llama, Model, buffer_sizes
 from labctl.records import MemoryLoad
 
 
 def peak_rss_bytes() -> int:
-    """High-water mark of this process's resident memory.
-
-    Linux: VmHWM of /proc/self/status. Not ru_maxrss there, which a child inherits from its parent across exec.
-    macOS: ru_maxrss, in bytes there. Windows: the peak working set.
-    """
+    """High-water mark of this process's resident memory, by what each system counts it with."""
     if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
+        return windows_peak()
     if sys.platform == "darwin":
-        import resource
+        return macos_peak()
+    return linux_peak()
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return status_bytes("VmHWM") or 0
+
+def linux_peak(status: Path = Path("/proc/self/status")) -> int:
+    """VmHWM. Not ru_maxrss, which a child inherits from its parent across exec.
+
+    Raises:
+        LabError: /proc does not tell.
+    """
+    peak = status_bytes("VmHWM", status)
+    if peak is None:
+        raise LabError(f"{status} does not tell the peak memory (VmHWM).", "Measure where /proc is mounted.")
+    return peak
+
+
+def macos_peak() -> int:
+    """ru_maxrss, which macOS counts in bytes (Linux: KiB) and does not inherit."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def windows_peak() -> int:
+    """Peak working set, GetProcessMemoryInfo's PeakWorkingSetSize."""
+    import psutil
+
+    return int(psutil.Process().memory_info().peak_wset)
 
 
 def resident_parts() -> tuple[int | None, int | None]:

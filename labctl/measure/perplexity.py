@@ -101,6 +101,15 @@ def text_tokens(model: Model, path: Path, n_ctx: int) -> IntArray:
     return tokens
 
 
+def chunk_order(n_chunks: int, order_seed: int | None) -> list[int]:
+    """Chunk numbers in the order they are visited: that of the text, or shuffled by a seed."""
+    if order_seed is None:
+        return list(range(n_chunks))
+    from labctl.measure.sequence import shuffled_chunks
+
+    return [int(chunk) for chunk in shuffled_chunks(n_chunks, order_seed)]
+
+
 class ChunkScorer:
     """Scores chunks of a text with one context: fixed batch layout, logits read as a view, scoring in threads.
 
@@ -112,6 +121,7 @@ class ChunkScorer:
     def __init__(self, model: Model, tokens: IntArray, *, n_ctx: int, n_threads: int, shape: BatchShape) -> None:
         self.n_chunks = len(tokens) // n_ctx
         self.n_scored = n_ctx - 1 - n_ctx // 2
+        self.n_vocab = model.n_vocab
         self._model = model
         self._n_ctx = n_ctx
         self._n_rows = n_ctx - n_ctx // 2  # one more than is scored: the last one predicts the next chunk's first token

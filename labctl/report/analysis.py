@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labctl.measure.verdict import DEFAULT_LIMIT, chunks_needed, paired_increase, verdict
+from labctl.measure.verdict import (
+    DEFAULT_LIMIT,
+    Increase,
+    Verdict,
+    chunk_differences,
+    chunks_needed,
+    paired_increase,
+    verdict,
+)
 from labctl.records import LabRecords, PerplexityRun
-from labctl.report.answers import answer_changes
+from labctl.report.answers import answer_changes, first_divergence
 from labctl.report.spread import median_interval, round_ratios, sign_test, wilson
 
 if TYPE_CHECKING:
@@ -100,7 +109,7 @@ def frame(records: LabRecords, limit: float = DEFAULT_LIMIT) -> pd.DataFrame:
     import pandas as pd
 
     rows: dict[str, Row] = {name: {} for name in records.formats}
-    for part in (_file_columns, _speed_columns, _memory_columns, _probe_columns):
+    for part in (_file_columns, _divergence_columns, _greedy_columns, _speed_columns, _memory_columns, _probe_columns):
         for name, columns in part(records).items():
             rows[name].update(columns)
     for name, columns in _perplexity_columns(records, limit).items():
@@ -116,6 +125,8 @@ _COLUMNS = (
     *("size_bytes", "compression_ratio", "bpw", "main_type", "n_fallbacks", "quantize_s"),
     *("ppl", "ppl_se", "n_chunks_common", "n_chunks"),
     *("ppl_increase_pct", "ppl_increase_low_pct", "ppl_increase_high_pct", "n_pairs", "verdict", "n_chunks_needed"),
+    *("kld_mean", "kld_mean_low", "kld_mean_high", "kld_median", "kld_p90", "kld_p99", "kld_max"),
+    *("same_top_pct", "same_top_low_pct", "same_top_high_pct", "n_kl_chunks", "greedy_same_pct"),
     *("pp_tps", "pp_low_tps", "pp_high_tps", "tg_tps", "tg_low_tps", "tg_high_tps", "n_speed_samples"),
     *("speedup", "speedup_round_min", "speedup_round_max", "pp_ms", "tg_ms"),
     *("token_p50_ms", "token_p95_ms", "token_p99_ms"),
@@ -165,17 +176,72 @@ def _perplexity_columns(records: LabRecords, limit: float) -> dict[str, Row]:
         if name == records.formats[0]:
             row["verdict"] = "baseline"
         elif base is not None and common_chunks({name: rows, "": base}).size:
-            increase = paired_increase(rows, base)
+            increase, settled = _increase(records.perplexity[name], rows, base, limit)
             needed = chunks_needed(increase, limit)
             row |= {
                 "ppl_increase_pct": 100 * increase.increase,
                 "ppl_increase_low_pct": 100 * increase.low,
                 "ppl_increase_high_pct": 100 * increase.high,
                 "n_pairs": increase.n_chunks,
-                "verdict": verdict(increase, limit),
+                "verdict": settled,
                 "n_chunks_needed": math.nan if needed is None else needed,
             }
         columns[name] = row
+    return columns
+
+
+def _increase(run: PerplexityRun, rows: Floats, base: Floats, limit: float) -> tuple[Increase, Verdict]:
+    """The paired increase with the interval that suits how the chunks were chosen, and its verdict.
+
+    A run that could stop as soon as it decided has bounds that hold at every look; one over a fixed set of chunks, or
+    over the whole text, has the t interval.
+    """
+    plain = paired_increase(rows, base)
+    if run.order_seed is None or run.n_chunks >= run.n_chunks_text:
+        return plain, verdict(plain, limit)
+    from labctl.measure.sequence import settle, shuffled_chunks
+
+    visited = shuffled_chunks(run.n_chunks_text, run.order_seed)[: run.n_chunks]
+    look = settle(chunk_differences(rows[visited], base[visited]), limit=limit)
+    return replace(plain, low=look.low, high=look.high), look.verdict
+
+
+def _divergence_columns(records: LabRecords) -> dict[str, Row]:
+    return {
+        name: {
+            "kld_mean": run.kld_mean,
+            "kld_mean_low": run.kld_mean_low,
+            "kld_mean_high": run.kld_mean_high,
+            "kld_median": run.kld_median,
+            "kld_p90": run.kld_p90,
+            "kld_p99": run.kld_p99,
+            "kld_max": run.kld_max,
+            "same_top_pct": 100 * run.same_top_p,
+            "same_top_low_pct": 100 * run.same_top_low,
+            "same_top_high_pct": 100 * run.same_top_high,
+            "n_kl_chunks": run.n_chunks,
+        }
+        for name, run in records.divergence.items()
+        if name in records.formats
+    }
+
+
+def _greedy_columns(records: LabRecords) -> dict[str, Row]:
+    """Share of greedy tokens that equal the baseline's before the first difference, over all prompts."""
+    base = records.generation.get(records.formats[0])
+    columns: dict[str, Row] = {}
+    for name in records.formats[1:]:
+        run = records.generation.get(name)
+        if run is None or base is None:
+            continue
+        pairs = [
+            (first_divergence(mine, theirs).n_same, len(theirs.tokens))
+            for theirs in base.generations
+            if theirs.decoding == "greedy" and (mine := run.find(theirs.prompt_number, "greedy")) is not None
+        ]
+        total = sum(length for _, length in pairs)
+        if total:
+            columns[name] = {"greedy_same_pct": 100 * sum(same for same, _ in pairs) / total}
     return columns
 
 

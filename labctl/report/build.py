@@ -43,7 +43,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
     Raises:
         LabError: answers.toml cannot be read, or the folder cannot be written.
     """
-    from labctl.report import analysis, coursefiles, worksheet
+    from labctl.report import analysis, coursefiles, page, worksheet
     from labctl.report.charts import CHARTS, draw_charts
 
     answers = read_answers(folder / ANSWERS)
@@ -60,9 +60,20 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         answers=answers,
         blank=options.blank,
     )
+    sheet, advice = (worksheet.render(f"{name}.md.j2", values) for name in ("worksheet", "recommendation"))
     texts = {
-        "worksheet.md": worksheet.render("worksheet.md.j2", values),
-        "recommendation.md": worksheet.render("recommendation.md.j2", values),
+        "worksheet.md": sheet,
+        "index.html": page.render_page(
+            records,
+            rows,
+            worksheet=sheet,
+            recommendation=advice,
+            charts=charts,
+            pick=values["q10"],
+            weights=options.weights,
+            limit=options.limit,
+        ),
+        "recommendation.md": advice,
         "results.csv": coursefiles.results_csv(frame),
         "model_sizes.txt": coursefiles.model_sizes(records, rows),
         "perplexity_results.txt": coursefiles.perplexity_results(records, rows),

@@ -13,8 +13,8 @@ from labctl.report.analysis import Floats, common_chunks
 from labctl.report.answers import answer_changes, first_divergence, probe_names
 from labctl.report.findings import fastest
 from labctl.report.gaps import content_notes
-from labctl.report.rules import SIGN_TEST_ALPHA, Answer, is_worse
-from labctl.report.spread import sign_test
+from labctl.report.rules import CHANCE_ALPHA, Answer, is_worse
+from labctl.report.spread import mcnemar_exact
 from labctl.report.text import known, percent, rate, significant, size, words
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -132,6 +132,7 @@ def prediction(records: LabRecords, rows: Rows, nll: Mapping[str, Floats]) -> st
             f"Over {len(both)} formats, the order by perplexity and the order by probe answers lost have a rank"
             f" correlation of {correlation:.2f} (1 is the same order, 0 none; with so few formats a rough figure)."
         )
+    parts += _rank_agreement(rows, both)
     silent = [n for n in both if rows[n]["ppl_increase_low_pct"] > 0 and not is_worse(rows[n])]
     if silent:
         worst = max(silent, key=lambda name: float(rows[name]["ppl_increase_pct"]))
@@ -148,7 +149,7 @@ def prediction(records: LabRecords, rows: Rows, nll: Mapping[str, Floats]) -> st
     if swaps:
         ahead, a, b = max(swaps)
         lost, gained, _ = answer_changes(records.generation[b], records.generation[a], probe_names(records))
-        chance = "beyond chance" if sign_test(lost, gained) < SIGN_TEST_ALPHA else "which can be chance"
+        chance = "beyond chance" if mcnemar_exact(lost, gained) < CHANCE_ALPHA else "which can be chance"
         parts.append(
             f"The orders disagree: {a} has the lower perplexity, yet {b} gets {ahead:.0f} more right on the probes"
             f" ({chance})."
@@ -165,6 +166,28 @@ def prediction(records: LabRecords, rows: Rows, nll: Mapping[str, Floats]) -> st
         " answer is right."
     )
     return " ".join(parts)
+
+
+def _rank_agreement(rows: Rows, names: Sequence[str]) -> list[str]:
+    """Rank correlations between perplexity and the measures that look at every prediction."""
+    found = [
+        (what, correlation)
+        for what, column, sign in (
+            ("KL divergence", "kld_mean", 1),
+            ("top tokens that differ", "same_top_pct", -1),
+            ("greedy text that differs", "greedy_same_pct", -1),
+        )
+        if (chosen := [name for name in names if known(rows[name].get(column))]) and len(chosen) > 2
+        if not math.isnan(
+            correlation := spearman(
+                [rows[name]["ppl_increase_pct"] for name in chosen], [sign * rows[name][column] for name in chosen]
+            )
+        )
+    ]
+    if not found:
+        return []
+    return ["Rank correlation of the increase in perplexity with other measures: "
+            + ", ".join(f"{what} {correlation:.2f}" for what, correlation in found) + "."]  # fmt: skip
 
 
 def _lower(one: Floats, other: Floats) -> bool:

@@ -28,7 +28,7 @@ SUMS = "sums"
 TOO_LITTLE = "Not measured: size, perplexity and speed of the baseline and one more format are needed."
 LOST_AT_MOST_PCT = 5.0
 BASELINE_AT_LEAST_PCT = 50.0
-SIGN_TEST_ALPHA = 0.05
+CHANCE_ALPHA = 0.05
 USES = (("Chatbot", 5.0, False), ("Code generation", 2.0, False), ("Creative writing", 10.0, False))
 MATH = ("Math reasoning", 2.0, True)
 
@@ -106,9 +106,9 @@ def reasoning(rows: Rows, base: str) -> Answer:
     """Q7: the smallest format that is not shown to do worse at small sums."""
     rule = (
         "The smallest file (the baseline counts too) that answers at most"
-        f" {LOST_AT_MOST_PCT:g} percentage points fewer of the small sums than {base}, and whose answers an exact"
-        " sign test over all probe questions does not show to be worse (probability under"
-        f" {100 * SIGN_TEST_ALPHA:g} %). {base} itself must get at least {BASELINE_AT_LEAST_PCT:g} % right; otherwise"
+        f" {LOST_AT_MOST_PCT:g} percentage points fewer of the small sums than {base}, and whose answers"
+        " McNemar's exact test over all probe questions does not show to be worse (probability under"
+        f" {100 * CHANCE_ALPHA:g} %). {base} itself must get at least {BASELINE_AT_LEAST_PCT:g} % right; otherwise"
         " no format of this model is acceptable."
     )
     share = {name: 100 * row[f"{SUMS}_correct"] / row[f"{SUMS}_n"] for name, row in rows.items() if _has_sums(row)}
@@ -143,8 +143,8 @@ def reasoning(rows: Rows, base: str) -> Answer:
 
 
 def is_worse(row: Mapping[str, Any]) -> bool:
-    """Whether the sign test shows more answers lost than gained against the baseline."""
-    return bool(row["answers_p"] < SIGN_TEST_ALPHA and row["answers_lost"] > row["answers_gained"])
+    """Whether McNemar's exact test shows more answers lost than gained against the baseline."""
+    return bool(row["answers_p"] < CHANCE_ALPHA and row["answers_lost"] > row["answers_gained"])
 
 
 def _has_sums(row: Mapping[str, Any]) -> bool:

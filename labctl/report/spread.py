@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals of medians and shares, the sign test, ratios within rounds."""
+"""How sure a figure is: intervals of medians and shares, McNemar's exact test, ratios within rounds."""
 
 from __future__ import annotations
 
@@ -43,8 +43,15 @@ def wilson(n_correct: int, n: int) -> tuple[float, float]:
     return (0.0 if n_correct == 0 else middle - half), (1.0 if n_correct == n else middle + half)
 
 
-def sign_test(n_lost: int, n_gained: int) -> float:
-    """Two-sided exact probability of so uneven a split of lost and gained answers if both were equally likely."""
+def mcnemar_exact(n_lost: int, n_gained: int) -> float:
+    """McNemar's exact test of paired answers: how likely so uneven a split of lost and gained is by chance alone.
+
+    Answers that both formats have right, or both have wrong, say nothing about a difference and are left out; of the
+    others each would be lost or gained with probability one half.
+
+    Returns: two-sided probability; 1 where nothing was lost or gained.
+    Source: McNemar, Psychometrika 12 (1947); the exact form is the binomial (sign) test on the discordant pairs.
+    """
     n = n_lost + n_gained
     tail = sum(math.comb(n, k) for k in range(min(n_lost, n_gained) + 1))
     return min(1.0, float(2 * tail / 2**n))

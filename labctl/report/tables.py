@@ -139,12 +139,51 @@ def perplexity_note(records: LabRecords, rows: Rows) -> str:
     if not known(rows[base]["ppl"]):
         return f"There is no increase without the perplexity of {base}, the baseline."
     note = f"Interval: paired with {base} chunk by chunk, t distribution over chunks."
+    if any(run.order_seed is not None and run.n_chunks < run.n_chunks_text for run in records.perplexity.values()):
+        note = (
+            f"Interval: paired with {base} chunk by chunk. Chunks were drawn in one shuffled order, and each format"
+            " went on only until its verdict was settled; its interval holds at every such look at once (95 %), which"
+            " makes it wider than a plain one. A format measured on the whole text has the t interval over its chunks."
+        )
     if shared < most:
         note += (
             f" The perplexities are taken over the {shared:.0f} chunks that all formats share; each increase over all"
             f" chunks that the format shares with {base}, so it can differ a little from the ratio of the perplexities."
         )
     return note
+
+
+def divergences(rows: Rows) -> str:
+    """Evidence for Q6 and Q14: how far the predictions are from the baseline's; empty if nothing was measured."""
+    found = {name: row for name, row in rows.items() if known(row["kld_mean"])}
+    if not found:
+        return ""
+    return table(
+        ("Format", "KL divergence, mean", "95 % interval", "median", "p90", "p99", "max", "Same top token"),
+        (
+            (
+                name,
+                f"{row['kld_mean']:.5f}",
+                f"{row['kld_mean_low']:.5f} to {row['kld_mean_high']:.5f}",
+                *(f"{row[column]:.4f}" for column in ("kld_median", "kld_p90", "kld_p99", "kld_max")),
+                f"{row['same_top_pct']:.2f} % ({row['same_top_low_pct']:.2f} to {row['same_top_high_pct']:.2f} %)",
+            )
+            for name, row in found.items()
+        ),
+    )
+
+
+def divergence_note(records: LabRecords) -> str:
+    """What the divergence table counts."""
+    run = next(iter(records.divergence.values()), None)
+    if run is None:
+        return ""
+    base = records.formats[0]
+    return (
+        f"KL divergence from {base}, in nats a token: how much the format's probabilities for the next token differ"
+        f" from {base}'s, 0 for none. Same top token: share of places where both find the same token most likely. Over"
+        f" {run.n_tokens:,} tokens in {run.n_chunks} chunks; intervals by chunk."
+    )
 
 
 def verdicts(rows: Rows) -> str:

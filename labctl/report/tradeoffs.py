@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import LabRecords
 from labctl.report.drafts import tokens_same
-from labctl.report.rules import TOO_LITTLE, increase_words
+from labctl.report.rules import TOO_LITTLE
 from labctl.report.scoring import Score, Weights, winner, winner_map
 from labctl.report.tables import cell, count
-from labctl.report.text import NOT_MEASURED, known, percent, rate, size, table
+from labctl.report.text import NOT_MEASURED, interval, known, percent, rate, size, table
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -26,18 +27,18 @@ def summary(rows: Rows) -> str:
         (
             "Format",
             "Size",
-            "Increase of perplexity",
+            "Perplexity increase (interval)",
             "Verdict",
             "Tokens/second",
             "Prompt, tokens/second",
             "Peak memory",
-            "Probe answers lost / gained",
+            "Answers lost / gained",
         ),
         (
             (
                 name,
                 cell(row["size_bytes"], size(row["size_bytes"])),
-                "baseline" if row["verdict"] == "baseline" else cell(row["ppl_increase_pct"], increase_words(row)),
+                "baseline" if row["verdict"] == "baseline" else cell(row["ppl_increase_pct"], _increase(row)),
                 row["verdict"] or NOT_MEASURED,
                 cell(row["tg_tps"], rate(row["tg_tps"])),
                 cell(row["pp_tps"], rate(row["pp_tps"])),
@@ -47,6 +48,11 @@ def summary(rows: Rows) -> str:
             for name, row in rows.items()
         ),
     )
+
+
+def _increase(row: Mapping[str, Any]) -> str:
+    low, high = row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]
+    return f"{percent(row['ppl_increase_pct'])} ({interval(low, high) if math.isfinite(high) else 'one chunk'})"
 
 
 def prediction(records: LabRecords, rows: Rows) -> str:

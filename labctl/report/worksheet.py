@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords, Machine
-from labctl.report import tables, tradeoffs
+from labctl.report import advice, tables, tradeoffs
 from labctl.report.analysis import load_nll
 from labctl.report.coursefiles import prompts
 from labctl.report.drafts import (
@@ -74,6 +74,8 @@ def context(
     literal, scaled = (score(candidates(rows), weights) for score in (literal_scores, normalised_scores))
     q7 = reasoning(rows, base)
     q10 = production(records, rows, limit)
+    q9, q11 = in_ram(records, rows, 8), sweet_spot(rows)
+    picks = {"reasoning": q7, "ram": q9, "balance": q11}
     found_surprises = surprises(records, rows)
     return {
         "model": records.model.name,
@@ -100,12 +102,14 @@ def context(
         "q5": tables.side_by_side(records),
         "q6": quality_loss(records, rows),
         "q6_same": tables.same_tokens(records),
+        "q6_kl": tables.divergences(rows),
+        "q6_kl_note": tables.divergence_note(records),
         "q6_probes": tables.probes(records, rows),
         "q7": q7,
         "q7_table": tables.sums(records, rows),
         "q8": tables.speeds(rows),
         "q8_note": tables.speed_note(records, MEDIAN_INTERVAL_RULE),
-        "q9": in_ram(records, rows, 8),
+        "q9": q9,
         "q9_table": tables.memories(records, rows),
         "q9_kv": tables.contexts(records),
         "matrix": table(
@@ -113,7 +117,7 @@ def context(
         ),
         "stars_rule": STARS_RULE,
         "q10": q10,
-        "q11": sweet_spot(rows),
+        "q11": q11,
         "q12": large_against_small(rows),
         "q12_table": tradeoffs.compared(rows, ("Q8_0", "Q4_K_M")),
         "q13": table(
@@ -136,6 +140,11 @@ def context(
         "q17": surprise_draft(rows, found_surprises),
         "q18": for_everyone(records, rows, q10),
         "pick": q10.pick,
+        "choice": f"The rule: {q10.rule[0].lower()}{q10.rule[1:]}" if q10.pick else q10.text,
+        "why": advice.why(rows, q10.pick, base, limit) if q10.pick else [],
+        "costs": advice.costs(records, rows, q10.pick),
+        "others": advice.others(rows, q10.pick, base, picks),
+        "caveats": advice.caveats(records, rows, machine, found_gaps, limit),
         "table": tradeoffs.summary(rows),
     }
 

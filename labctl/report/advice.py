@@ -1,0 +1,148 @@
+"""The one-page recommendation: why this format, what it costs, for whom another is better, what limits this run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labctl.records import LabRecords, Machine
+from labctl.report.drafts import tokens_same
+from labctl.report.findings import chunk_words, fastest, machines, versions
+from labctl.report.gaps import Gap, provenances
+from labctl.report.rules import Answer, increase_words, is_worse
+from labctl.report.text import known, percent, rate, significant, size, words
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
+    """What speaks for the pick, measured against the baseline."""
+    if pick is None or pick == base:
+        return [f"{base} is the original: no smaller file is shown to keep its quality within {100 * limit:g} %."]
+    row, found = rows[pick], []
+    if known(row["compression_ratio"]):
+        found.append(
+            f"It is {significant(row['compression_ratio'])} times smaller than {base}:"
+            f" {size(row['size_bytes'])} instead of {size(rows[base]['size_bytes'])}."
+        )
+    if known(row["ppl_increase_high_pct"]):
+        found.append(
+            f"Its perplexity rises by {percent(row['ppl_increase_pct'])}, at most"
+            f" {percent(row['ppl_increase_high_pct'])} at the upper end of the 95 % interval: under the limit of"
+            f" {100 * limit:g} %."
+        )
+    if known(row["speedup"]):
+        found.append(
+            f"It generates {rate(row['tg_tps'])} tokens per second, {significant(row['speedup'])} times as fast as"
+            f" {base}."
+        )
+    if known(row["peak_rss_bytes"]) and known(rows[base]["peak_rss_bytes"]):
+        found.append(
+            f"It needs {size(row['peak_rss_bytes'])} of memory at its peak, {base}"
+            f" {size(rows[base]['peak_rss_bytes'])}."
+        )
+    return found
+
+
+def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
+    """What the pick gives up: against the baseline in quality, against smaller files in size."""
+    base = records.formats[0]
+    if pick is None:
+        return []
+    row, found = rows[pick], []
+    if pick != base and known(row["answers_p"]):
+        lost, gained = row["answers_lost"], row["answers_gained"]
+        chance = "more than chance explains" if is_worse(row) else "no more than chance explains"
+        found.append(
+            f"Of the questions with known answers it loses {lost:.0f} that {base} has right and gains {gained:.0f}:"
+            f" {chance}."
+            if lost or gained
+            else f"No answer: of the questions with known answers it has the same ones right as {base}."
+        )
+    same = tokens_same(records).get(pick)
+    if same:
+        left = [count for number, count in sorted(same.items())]
+        found.append(
+            f"Its texts are not {base}'s: written greedily, they go their own way after {words(map(str, left))} tokens"
+            f" of the {len(left)} prompts."
+        )
+    smaller = [n for n, r in rows.items() if known(r["size_bytes"]) and r["size_bytes"] < row["size_bytes"]]
+    if smaller and known(row["size_bytes"]):
+        least = min(smaller, key=lambda name: float(rows[name]["size_bytes"]))
+        saved = row["size_bytes"] - rows[least]["size_bytes"]
+        price = f", at {increase_words(rows[least])}" if known(rows[least]["ppl_increase_pct"]) else ""
+        found.append(f"{size(saved)} could still be saved with {least}{price}.")
+    return found
+
+
+def others(rows: Rows, pick: str | None, base: str, answers: Mapping[str, Answer]) -> list[str]:
+    """For whom another format is better, where the figures say so.
+
+    Args:
+        answers: the rules' answers: "reasoning" (Q7), "ram" (Q9) and "balance" (Q11).
+    """
+    found = []
+    first = fastest(rows, "tg")
+    if first and pick is not None and pick not in first:
+        found.append(
+            f"Whoever waits for long answers: {words(first, 'or')} ({rate(rows[first[0]]['tg_tps'])} tokens per"
+            " second)."
+        )
+    readers = fastest(rows, "pp")
+    if readers and pick is not None and pick not in readers:
+        found.append(
+            f"Whoever has long documents read: {words(readers, 'or')} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
+            " second of prompt)."
+        )
+    reasoning, balance, ram = answers["reasoning"].pick, answers["balance"].pick, answers["ram"].pick
+    if reasoning is not None and reasoning != pick:
+        found.append(f"Whoever needs sums to be right: {reasoning} is the smallest file that passes Q7.")
+    if balance is not None and balance != pick:
+        found.append(f"Whoever weighs size, quality and speed alike: {balance} has the highest normalised score.")
+    if ram is not None and ram not in (pick, base):
+        found.append(f"Whoever has 8 GB of memory: {ram} is the most faithful format that fits.")
+    closer = [
+        n
+        for n, r in rows.items()
+        if n not in (pick, base)
+        and pick is not None
+        and known(r["ppl_increase_high_pct"])
+        and r["ppl_increase_high_pct"] < rows[pick].get("ppl_increase_low_pct", float("nan"))
+    ]
+    if closer:
+        best = min(closer, key=lambda name: float(rows[name]["ppl_increase_pct"]))
+        found.append(
+            f"Whoever wants to stay closest to {base}: {best} ({percent(rows[best]['ppl_increase_pct'])} perplexity,"
+            f" {size(rows[best]['size_bytes'])})."
+        )
+    return found
+
+
+def caveats(
+    records: LabRecords, rows: Rows, machine: Machine | None, missing: Sequence[Gap], limit: float
+) -> list[str]:
+    """What limits these figures: text, chunks, machine, versions, what is undecided or missing."""
+    found = []
+    if records.text is not None:
+        covered = chunk_words(rows, records)
+        found.append(
+            f"Perplexity was measured on one text, {records.text.name}{f', {covered}' if covered else ''}; it speaks"
+            " for text of that kind."
+        )
+    undecided = [name for name, row in rows.items() if row["verdict"] == "undecided"]
+    if undecided:
+        found.append(
+            f"{words(undecided)}: whether the increase is under {100 * limit:g} % is not settled by these chunks."
+        )
+    for one in machines(records) or ((machine,) if machine else ()):
+        found.append(
+            f"Speed and memory hold for this machine and these settings: {one.cpu_model}, {one.n_cores_physical} cores,"
+            f" {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}."
+        )
+    made = ", ".join(f"{package} {version}" for package, version in versions(records).items())
+    dated = provenances(records)
+    if made and dated:
+        found.append(f"Made with {made}; newest record {dated[-1].created_at[:10]}.")
+    if missing:
+        found.append('Not everything was measured: see "What is missing" in the worksheet.')
+    return found

@@ -1,0 +1,125 @@
+"""What the page's sliders and comparisons need to know, as plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from labctl.records import Generation, LabRecords
+from labctl.report.answers import first_divergence
+from labctl.report.coursefiles import prompts
+from labctl.report.fit import COMFORTABLE, GIB, kv_bytes_at
+from labctl.report.plot import look
+from labctl.report.rules import candidates
+from labctl.report.scoring import Weights
+from labctl.report.text import printable
+from labctl.store import digest
+
+Rows = Mapping[str, Mapping[str, Any]]
+_FIGURES = (
+    *("size_bytes", "ppl", "ppl_increase_pct", "ppl_increase_low_pct", "ppl_increase_high_pct"),
+    *("tg_tps", "tg_low_tps", "tg_high_tps", "pp_tps", "pp_low_tps", "pp_high_tps", "peak_rss_bytes"),
+)
+
+
+def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -> dict[str, Any]:
+    """Figures, memory and texts of every format.
+
+    Args:
+        rows: as from `analysis.rows_of`.
+        weights: what the sliders start at.
+        limit: largest acceptable increase of perplexity, as a fraction.
+    Returns: values that JSON can hold; a figure that was not measured is None.
+    """
+    outputs = _outputs(records)
+    return {
+        "model": printable(records.model.name),
+        "base": records.formats[0],
+        "limit_pct": 100 * limit,
+        "weights": list(weights),
+        "formats": [
+            {
+                "name": name,
+                "color": look(place).color,
+                "marker": look(place).marker,
+                "verdict": rows[name]["verdict"],
+                **{column: _figure(rows[name][column]) for column in _FIGURES},
+                "memory": _memory(records, name),
+            }
+            for place, name in enumerate(records.formats)
+        ],
+        "candidates": [
+            {"format": one.format, "size_bytes": one.size_bytes, "ppl": one.ppl, "tg_tps": one.tg_tps}
+            for one in candidates(rows)
+        ],
+        "fit": {"gib": GIB, "comfortable": COMFORTABLE},
+        "n_ctx_train": max((file.shape.n_ctx_train for file in records.files.values()), default=0),
+        "outputs": outputs,
+        "outputs_key": digest({"model": records.model.name, "outputs": outputs})[:16],
+    }
+
+
+def as_json(data: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or a line."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _figure(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _memory(records: LabRecords, name: str) -> dict[str, Any] | None:
+    """The part of fit.py's arithmetic that is known in advance: peak, and the KV cache by context."""
+    run = records.memory.get(name)
+    load = next((one for one in run.loads if not one.mmap), None) if run else None
+    if run is None or load is None:
+        return None
+    file = records.files.get(name)
+    return {
+        "peak_bytes": load.peak_rss_bytes,
+        "n_ctx": run.n_ctx,
+        "kv_measured_bytes": kv_bytes_at(records, name, run.n_ctx),
+        "kv_bytes_per_token": None if file is None else file.shape.kv_bytes(1),
+        "kv_load_bytes": load.kv_bytes,
+    }
+
+
+def _outputs(records: LabRecords) -> list[dict[str, Any]]:
+    """Texts by prompt, way of choosing tokens and format; each split at the first token that is not the baseline's."""
+    base = records.generation.get(records.formats[0])
+    found: list[dict[str, Any]] = []
+    for number, prompt in prompts(records).items():
+        entry: dict[str, Any] = {"number": number, "prompt": printable(prompt, newline="\n")}
+        for decoding in ("greedy", "sampled"):
+            theirs = base.find(number, decoding) if base else None
+            entry[decoding] = {
+                name: _split(mine, theirs)
+                for name in records.formats
+                if name in records.generation and (mine := records.generation[name].find(number, decoding)) is not None
+            }
+        found.append(entry)
+    return found
+
+
+def _split(mine: Generation, base: Generation | None) -> dict[str, Any]:
+    """A text up to the first token that is not the baseline's, that token, and the rest."""
+    place = len(mine.tokens) if base is None else first_divergence(mine, base).n_same
+    differs = base is not None and place < max(len(mine.tokens), len(base.tokens))
+    parts = ["".join(mine.pieces[:place]), "".join(mine.pieces[place : place + 1]), "".join(mine.pieces[place + 1 :])]
+    # A letter of several bytes can lie across tokens: then only the whole text has it right.
+    if mine.text.startswith(parts[0] + parts[1]):
+        parts[2] = mine.text[len(parts[0] + parts[1]) :]
+    same, first, rest = (printable(part, newline="\n") for part in parts)
+    return {
+        "text": printable(mine.text, newline="\n"),
+        "same": same,
+        "first": first if differs else None,
+        "rest": rest,
+        "n_same": None if base is None else place,
+        "n_tokens": len(mine.tokens if base is None else base.tokens),
+    }

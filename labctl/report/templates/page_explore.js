@@ -1,0 +1,366 @@
+/* Format switches, weights, memory, and the chart that follows them. */
+
+const data = JSON.parse(document.getElementById("lab-data").textContent);
+const byId = (id) => document.getElementById(id);
+const shown = new Set(data.formats.map((format) => format.name));
+const formatOf = new Map(data.formats.map((format) => [format.name, format]));
+const SVG = "http://www.w3.org/2000/svg";
+
+/* Text is only ever set as text: what a model wrote cannot become markup. */
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function svgEl(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+const ink = (color) => (color === "#000000" ? "currentColor" : color);
+
+/* The charts' markers: shape and colour both tell formats apart. */
+const MARKERS = {
+  o: "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z",
+  s: "M-4.5-4.5H4.5V4.5H-4.5Z",
+  "^": "M0-5.5L5.2 4H-5.2Z",
+  v: "M0 5.5L5.2-4H-5.2Z",
+  "<": "M-5.5 0L4-5.2V5.2Z",
+  ">": "M5.5 0L-4-5.2V5.2Z",
+  D: "M0-6L6 0L0 6L-6 0Z",
+  P: "M-1.8-5.5H1.8V-1.8H5.5V1.8H1.8V5.5H-1.8V1.8H-5.5V-1.8H-1.8Z",
+  X: "M0-2.4L3.2-5.6L5.6-3.2L2.4 0L5.6 3.2L3.2 5.6L0 2.4L-3.2 5.6L-5.6 3.2L-2.4 0L-5.6-3.2L-3.2-5.6Z",
+  p: "M0-5.6L5.3-1.7L3.3 4.5H-3.3L-5.3-1.7Z",
+  h: "M0-5.6L4.9-2.8V2.8L0 5.6L-4.9 2.8V-2.8Z",
+  "*": "M0-6L1.6-2L6-1.9L2.6 0.8L3.7 5L0 2.6L-3.7 5L-2.6 0.8L-6-1.9L-1.6-2Z",
+};
+
+function swatch(name) {
+  const format = formatOf.get(name);
+  const mark = svgEl("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, class: "swatch", "aria-hidden": "true" });
+  mark.append(svgEl("path", { d: MARKERS[format.marker], fill: ink(format.color) }));
+  return mark;
+}
+
+function label(name) {
+  return el("span", { class: "format" }, swatch(name), name);
+}
+
+const significant = (value, digits = 3) => {
+  if (value === 0) return "0";
+  return value.toFixed(Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value)))));
+};
+function sizeText(bytes) {
+  for (const [unit, factor] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
+    if (Math.abs(bytes) >= factor) return `${significant(bytes / factor)} ${unit}`;
+  return `${bytes} bytes`;
+}
+const gib = (bytes) => `${(bytes / data.fit.gib).toFixed(3)} GiB`;
+const signed = (value, digits = 2) => `${value < 0 ? "-" : "+"}${Math.abs(value).toFixed(digits)} %`;
+const inWords = (names) =>
+  names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}`;
+
+/* -- which formats -- */
+
+const listeners = [];
+function refresh() {
+  for (const row of document.querySelectorAll("tr[data-format]")) row.hidden = !shown.has(row.dataset.format);
+  for (const listener of listeners) listener();
+}
+
+function buildSwitches() {
+  const box = byId("switches");
+  for (const { name } of data.formats) {
+    const input = el("input", { type: "checkbox", id: `show-${name}`, value: name });
+    input.checked = true;
+    if (name === data.base) {
+      input.disabled = true;
+      input.title = "All others are compared with it";
+    }
+    input.addEventListener("change", () => {
+      if (input.checked) shown.add(name);
+      else shown.delete(name);
+      refresh();
+    });
+    box.append(el("label", { class: "chip", for: input.id }, input, label(name)));
+  }
+  for (const row of document.querySelectorAll("#worksheet tbody tr, #recommendation tbody tr")) {
+    const name = row.cells[0].textContent.replace("⚠", "").trim();
+    if (formatOf.has(name)) row.dataset.format = name;
+  }
+}
+
+/* -- weights -- */
+
+const TERMS = ["size", "quality", "speed"];
+const PRESETS = { course: [30, 40, 30], speed: [20, 30, 50], equal: [1, 1, 1] };
+const MAP_STEPS = 50;
+
+const values = () => TERMS.map((term) => Number(byId(`weight-${term}`).value));
+function shares() {
+  const raw = values();
+  const sum = raw[0] + raw[1] + raw[2];
+  return sum > 0 ? raw.map((value) => value / sum) : null;
+}
+const normalisedChosen = () => byId("score-normalised").checked;
+const candidates = () => data.candidates.filter((one) => shown.has(one.format));
+
+function setWeights(weights) {
+  const sum = weights[0] + weights[1] + weights[2];
+  TERMS.forEach((term, i) => (byId(`weight-${term}`).value = Math.round((100 * weights[i]) / sum)));
+  renderScores();
+}
+
+function renderScores() {
+  const weights = shares();
+  const found = candidates();
+  const raw = values();
+  TERMS.forEach((term, i) => {
+    const text = weights ? `${Math.round(100 * weights[i])} %` : "0 %";
+    byId(`share-${term}`).textContent = text;
+    byId(`weight-${term}`).setAttribute("aria-valuetext", `${raw[i]}, ${text} of the whole`);
+  });
+  const body = byId("ranking");
+  const winners = byId("winners");
+  if (!weights || found.length < 2) {
+    body.replaceChildren();
+    winners.textContent = weights
+      ? "Size, perplexity and speed of the baseline and one more format are needed."
+      : "All weights are zero: move a slider.";
+    return;
+  }
+  const literal = ranking(literalTerms(found), weights);
+  const normal = ranking(normalisedTerms(found), weights);
+  const other = new Map((normalisedChosen() ? literal : normal).map((score) => [score.format, score.total]));
+  const main = normalisedChosen() ? normal : literal;
+  const most = Math.max(...main.map((score) => score.total), 1e-9);
+  winners.replaceChildren(
+    "Normalised score: ", el("strong", { id: "winner-normalised" }, normal[0].format), ` wins with ${normal[0].total.toFixed(3)}. `,
+    "Literal score: ", el("strong", { id: "winner-literal" }, literal[0].format), ` wins with ${literal[0].total.toFixed(3)}.`,
+  );
+  byId("other-score").textContent = normalisedChosen() ? "Literal" : "Normalised";
+  body.replaceChildren(
+    ...main.map((score, place) => {
+      const bar = el("span", { class: "bar" }, el("span", {}));
+      bar.firstChild.style.width = `${Math.max(0, (100 * score.total) / most)}%`;
+      return el(
+        "tr",
+        { "data-rank": place + 1, "data-ranked": score.format, "data-total": score.total, "data-other": other.get(score.format) },
+        el("td", { class: "number" }, String(place + 1)),
+        el("th", { scope: "row" }, label(score.format)),
+        el("td", { class: "wide" }, bar),
+        el("td", { class: "number" }, score.total.toFixed(3)),
+        el("td", { class: "number muted" }, other.get(score.format).toFixed(3)),
+      );
+    }),
+  );
+  placeWeightMark(weights);
+}
+
+const CORNERS = { size: [20, 208], quality: [140, 8], speed: [260, 208] };
+const inTriangle = (w) => [0, 1].map((axis) => w[0] * CORNERS.size[axis] + w[1] * CORNERS.quality[axis] + w[2] * CORNERS.speed[axis]);
+
+function placeWeightMark(weights) {
+  const mark = byId("weight-mark");
+  if (!mark) return;
+  const [x, y] = inTriangle(weights);
+  mark.setAttribute("transform", `translate(${x} ${y})`);
+}
+
+/* The winner for every division of the weights. */
+function renderMap() {
+  const found = candidates();
+  const svg = byId("triangle");
+  const legend = byId("triangle-legend");
+  if (found.length < 2) {
+    svg.replaceChildren();
+    legend.replaceChildren();
+    return;
+  }
+  const cells = winnerMap(normalisedChosen() ? normalisedTerms(found) : literalTerms(found), MAP_STEPS);
+  const paths = new Map();
+  const counts = new Map();
+  for (const cell of cells) {
+    const [x, y] = inTriangle(cell.weights);
+    const dot = `M${x.toFixed(1)} ${(y - 3).toFixed(1)}l2.7 1.4v3.2l-2.7 1.4l-2.7-1.4v-3.2z`;
+    paths.set(cell.format, (paths.get(cell.format) || "") + dot);
+    counts.set(cell.format, (counts.get(cell.format) || 0) + 1);
+  }
+  const order = [...counts].sort((a, b) => b[1] - a[1]);
+  svg.replaceChildren(
+    ...[...paths].map(([name, d]) => svgEl("path", { d, fill: ink(formatOf.get(name).color) })),
+    svgEl("text", { x: 20, y: 224, "text-anchor": "start" }, "only size"),
+    svgEl("text", { x: 154, y: 13, "text-anchor": "start" }, "only quality"),
+    svgEl("text", { x: 260, y: 224, "text-anchor": "end" }, "only speed"),
+    svgEl("g", { id: "weight-mark" }, svgEl("circle", { r: 6.5, class: "halo" }), svgEl("circle", { r: 6.5, class: "ring" })),
+  );
+  const share = (count) => `${Math.round((100 * count) / cells.length)} %`;
+  svg.setAttribute("aria-label", `Winner for every division of the weights: ${order.map(([name, n]) => `${name} ${share(n)}`).join(", ")}`);
+  legend.replaceChildren(...order.map(([name, n]) => el("li", {}, label(name), ` ${share(n)}`)));
+}
+
+function buildScores() {
+  const start = data.weights.reduce((sum, weight) => sum + weight, 0) > 0 ? data.weights : [30, 40, 30];
+  for (const term of TERMS) byId(`weight-${term}`).addEventListener("input", renderScores);
+  for (const id of ["score-normalised", "score-literal"])
+    byId(id).addEventListener("change", () => { renderMap(); renderScores(); });
+  for (const button of document.querySelectorAll("[data-preset]"))
+    button.addEventListener("click", () => setWeights(PRESETS[button.dataset.preset]));
+  byId("triangle").addEventListener("click", (event) => {
+    const box = byId("triangle").getBoundingClientRect();
+    const x = ((event.clientX - box.left) * 280) / box.width;
+    const y = ((event.clientY - box.top) * 230) / box.height;
+    const quality = (CORNERS.size[1] - y) / (CORNERS.size[1] - CORNERS.quality[1]);
+    const speed = (x - CORNERS.size[0] - quality * (CORNERS.quality[0] - CORNERS.size[0])) / (CORNERS.speed[0] - CORNERS.size[0]);
+    const weights = [1 - quality - speed, quality, speed].map((weight) => Math.min(1, Math.max(0, weight)));
+    setWeights(weights);
+  });
+  setWeights(start);
+  listeners.push(renderMap, renderScores);
+}
+
+/* -- memory -- */
+
+const CONTEXTS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072];
+
+function renderFit() {
+  const ram = Number(byId("ram").value);
+  const nCtx = CONTEXTS[Number(byId("context").value)];
+  byId("ram-value").textContent = `${ram} GB`;
+  byId("ram").setAttribute("aria-valuetext", `${ram} gigabytes`);
+  byId("context-value").textContent = `${nCtx.toLocaleString("en")} tokens`;
+  byId("context").setAttribute("aria-valuetext", `${nCtx} tokens`);
+  const rows = data.formats.filter((format) => shown.has(format.name)).map((format) => ({ name: format.name, ...fit(format.memory, ram, nCtx, data.fit) }));
+  const fitting = rows.filter((row) => row.verdict === "fits").map((row) => row.name);
+  const measured = rows.filter((row) => row.need !== null);
+  byId("fit-words").textContent = !measured.length
+    ? "Memory was not measured."
+    : fitting.length === measured.length
+      ? "Every format shown fits."
+      : fitting.length ? `These fit: ${inWords(fitting)}.` : "No format shown fits comfortably.";
+  byId("fit-note").textContent =
+    data.n_ctx_train > 0 && nCtx > data.n_ctx_train ? `The model was trained for ${data.n_ctx_train.toLocaleString("en")} tokens of context at most.` : "";
+  byId("fit-free").textContent = `${gib(rows[0].free)} of ${ram} GiB are left after ${gib(rows[0].reserve)} for the system.`;
+  byId("fit").replaceChildren(
+    ...rows.map((row) =>
+      el(
+        "tr",
+        { "data-fit": row.name, "data-verdict": row.verdict, "data-need": row.need },
+        el("th", { scope: "row" }, label(row.name)),
+        el("td", { class: "number" }, row.need === null ? "not measured" : sizeText(row.need)),
+        el("td", { class: "number" }, row.kv === null ? "" : sizeText(row.kv)),
+        el("td", {}, el("span", { class: `pill ${{ fits: "good", tight: "fair" }[row.verdict] || "bad"}` }, row.verdict)),
+      ),
+    ),
+  );
+}
+
+function buildFit() {
+  for (const id of ["ram", "context"]) byId(id).addEventListener("input", renderFit);
+  listeners.push(renderFit);
+}
+
+/* -- chart -- */
+
+const MEASURES = {
+  increase: { name: "Increase of perplexity, % (lower is better)", key: "ppl_increase_pct", low: "ppl_increase_low_pct", high: "ppl_increase_high_pct", limit: true, text: (v) => signed(v) },
+  generation: { name: "Generated tokens per second (higher is better)", key: "tg_tps", low: "tg_low_tps", high: "tg_high_tps", text: (v) => `${significant(v)} tokens/second` },
+  prompt: { name: "Prompt tokens per second (higher is better)", key: "pp_tps", low: "pp_low_tps", high: "pp_high_tps", text: (v) => `${significant(v)} tokens/second` },
+  memory: { name: "Peak memory, MB (lower is better)", key: "peak_rss_bytes", scale: 1e6, text: (v) => `${significant(v)} MB` },
+};
+
+function ticks(low, high, count) {
+  const step0 = (high - low || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(step0));
+  const step = [1, 2, 5, 10].map((k) => k * power).find((one) => one >= step0);
+  const found = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(Number((k * step).toPrecision(12)));
+  return found;
+}
+
+function renderChart() {
+  const svg = byId("chart");
+  const measure = MEASURES[byId("measure").value];
+  const scale = measure.scale || 1;
+  const points = data.formats
+    .filter((format) => shown.has(format.name))
+    .map((format) => {
+      const at = (key) => (key && format[key] !== null ? format[key] / scale : null);
+      let value = at(measure.key);
+      if (measure.key === "ppl_increase_pct" && format.name === data.base && format.ppl !== null) value = 0;
+      return { format, x: format.size_bytes, value, low: at(measure.low), high: at(measure.high) };
+    })
+    .filter((point) => point.x !== null && point.value !== null);
+  const width = Math.max(280, svg.parentNode.clientWidth);
+  const height = Math.min(380, Math.max(260, width * 0.55));
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.style.height = `${height}px`;
+  if (!points.length) {
+    svg.replaceChildren(svgEl("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "Not measured"));
+    svg.setAttribute("aria-label", "Not measured");
+    return;
+  }
+  const unit = Math.max(...points.map((point) => point.x)) >= 1e9 ? ["GB", 1e9] : ["MB", 1e6];
+  const ends = points.flatMap((point) => [point.value, point.low, point.high].filter((one) => one !== null));
+  if (measure.limit) ends.push(data.limit_pct);
+  let [bottom, top] = [Math.min(...ends), Math.max(...ends)];
+  const room = (top - bottom || Math.abs(top) || 1) * 0.12;
+  bottom = measure.limit ? bottom - room : Math.max(0, bottom - room);
+  top += room;
+  const xs = points.map((point) => point.x / unit[1]);
+  const wide = (Math.max(...xs) - Math.min(...xs) || xs[0] || 1) * 0.1;
+  const [left, right] = [Math.max(0, Math.min(...xs) - wide), Math.max(...xs) + wide];
+  const box = { left: 58, right: width - 12, top: 12, bottom: height - 46 };
+  const px = (x) => box.left + ((x - left) / (right - left)) * (box.right - box.left);
+  const py = (y) => box.bottom - ((y - bottom) / (top - bottom)) * (box.bottom - box.top);
+  const parts = [];
+  for (const tick of ticks(bottom, top, 5)) {
+    parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: py(tick), y2: py(tick), class: "grid" }));
+    parts.push(svgEl("text", { x: box.left - 8, y: py(tick) + 4, "text-anchor": "end", class: "tick" }, String(tick)));
+  }
+  for (const tick of ticks(left, right, width < 420 ? 3 : 6))
+    parts.push(svgEl("text", { x: px(tick), y: box.bottom + 18, "text-anchor": "middle", class: "tick" }, String(tick)));
+  parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom, class: "axis" }));
+  parts.push(svgEl("text", { x: (box.left + box.right) / 2, y: height - 8, "text-anchor": "middle", class: "name" }, `File size, ${unit[0]} (smaller is better)`));
+  if (measure.limit) {
+    const y = py(data.limit_pct);
+    parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "limit" }));
+    parts.push(svgEl("text", { x: box.right, y: y - 5, "text-anchor": "end", class: "limit-name" }, `limit ${Number(data.limit_pct.toPrecision(6))} %`));
+  }
+  const taken = points.map((point) => ({ x0: px(point.x / unit[1]) - 7, x1: px(point.x / unit[1]) + 7, y0: py(point.value) - 7, y1: py(point.value) + 7 }));
+  for (const point of points) {
+    const [x, y] = [px(point.x / unit[1]), py(point.value)];
+    const style = `color:${ink(point.format.color) === "currentColor" ? "inherit" : point.format.color}`;
+    const group = svgEl("g", { style, class: "point" });
+    if (point.low !== null && point.high !== null && point.high > point.low)
+      group.append(svgEl("path", { d: `M${x} ${py(point.low)}V${py(point.high)}M${x - 4} ${py(point.low)}h8M${x - 4} ${py(point.high)}h8`, class: "whisker" }));
+    group.append(svgEl("path", { d: MARKERS[point.format.marker], transform: `translate(${x} ${y})`, fill: "currentColor" }));
+    group.append(svgEl("title", {}, `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`));
+    parts.push(group);
+    const half = point.format.name.length * 3.7 + 2;
+    const spots = [[0, -17], [0, 19], [half + 11, 4], [-half - 11, 4], [half + 8, -12], [half + 8, 16], [-half - 8, -12], [-half - 8, 16], [0, -31], [0, 33], [half + 20, -26], [half + 20, 30]];
+    const free = spots.find(([dx, dy]) => {
+      const one = { x0: x + dx - half, x1: x + dx + half, y0: y + dy - 11, y1: y + dy + 3 };
+      const inside = one.x0 >= box.left && one.x1 <= width && one.y0 >= 0 && one.y1 <= box.bottom;
+      return inside && !taken.some((other) => one.x0 < other.x1 && other.x0 < one.x1 && one.y0 < other.y1 && other.y0 < one.y1);
+    }) || spots[0];
+    taken.push({ x0: x + free[0] - half, x1: x + free[0] + half, y0: y + free[1] - 11, y1: y + free[1] + 3 });
+    parts.push(svgEl("text", { x: x + free[0], y: y + free[1], "text-anchor": "middle", class: "point-name" }, point.format.name));
+  }
+  svg.replaceChildren(...parts);
+  svg.setAttribute("aria-label", `${measure.name} against file size. ${points.map((point) => `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`).join("; ")}.`);
+}
+
+function buildChart() {
+  byId("measure").addEventListener("change", renderChart);
+  let queued = 0;
+  window.addEventListener("resize", () => {
+    cancelAnimationFrame(queued);
+    queued = requestAnimationFrame(renderChart);
+  });
+  listeners.push(renderChart);
+}
