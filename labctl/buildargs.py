@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def cmake_args(environ: dict[str, str] | None = None, cpuinfo: str | None = None
     """
     environ = dict(os.environ) if environ is None else environ
     if environ.get("CMAKE_ARGS"):
-        return environ["CMAKE_ARGS"].split()
+        return shlex.split(environ["CMAKE_ARGS"])
     args = [VISION_OFF]
     if "amx_int8" in (_cpuinfo() if cpuinfo is None else cpuinfo).split() and breaks_amx(_compiler_version(environ)):
         args += AMX_OFF
@@ -82,4 +83,4 @@ if __name__ == "__main__":
     elif "--no-amx" in sys.argv:
         sys.stdout.write(" ".join([VISION_OFF, *AMX_OFF]) + "\n")
     else:
-        sys.stdout.write(" ".join(cmake_args()) + "\n")
+        sys.stdout.write(shlex.join(cmake_args()) + "\n")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl import __version__, cli_results
-from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, run_options
+from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results
+from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, report_options, run_options
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def _measure(
     display = display_for(quiet, as_json)
     lab = open_lab(settings, display)
     force_names = (names if forced is None else forced) if force else ()
+    if not lab.is_demo:
+        _preflight(lab, names, force_names, display, dry_run=dry_run)
     if dry_run:
         _show_plan(pipeline.plan(lab, names, force=force_names), as_json)
         return
@@ -45,6 +47,22 @@ def _measure(
     _show_outcome(lab, outcome, display, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
+
+
+def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Display, *, dry_run: bool) -> None:
+    """Say what the run will write, need and take; ask before it writes much."""
+    from labctl import pipeline, preflight
+
+    planned = pipeline.plan(lab, names, force=force)
+    if not planned:
+        return
+    if any(one.step != "quantize" for one in planned) and preflight.stored_probe(lab) is None:
+        display.note("Timing one chunk of text ...")
+        if preflight.ensure_probe(lab) is not None:
+            planned = pipeline.plan(lab, names, force=force)
+    found = preflight.preflight(lab, planned)
+    if not dry_run:
+        preflight.check(lab, found, display)
 
 
 def _show_plan(planned: Sequence[Any], as_json: bool) -> None:
@@ -92,9 +110,10 @@ def _show_outcome(lab: Lab, outcome: Outcome, display: Display, as_json: bool) -
         _print_results(lab, outcome)
     elif not outcome.failures:
         display.note("Nothing to do: everything is up to date.")
-    worksheets = [path for path in outcome.reports if path.name == "worksheet.md"]
-    for path in worksheets:
-        display.note(f"Worksheet: {path}")
+    for name, words in (("worksheet.md", "Worksheet"), ("index.html", "Page for a browser")):
+        for path in outcome.reports:
+            if path.name == name:
+                display.note(f"{words}: {path}")
     if outcome.failures:
         display.error(
             f"{len(outcome.failures)} step{'s' if len(outcome.failures) > 1 else ''} failed: "
@@ -108,8 +127,11 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
     """The lab's main figures as a table on stdout."""
     from labctl.console import print_table, size_text
     from labctl.report.analysis import frame, rows_of
+    from labctl.report.findings import notices
+    from labctl.report.gaps import MARK, mislabelled
 
     rows = rows_of(frame(outcome.records, limit=lab.config.limit))
+    marked = mislabelled(outcome.records)
 
     def cell(row: Any, name: str, pattern: str) -> str:
         value = row.get(name)
@@ -120,7 +142,7 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
         ("format", "size", "bits/weight", "perplexity", "± SE", "increase %", "pp t/s", "tg t/s", "peak RAM"),
         [
             (
-                label,
+                f"{label} {MARK}" if label in marked else label,
                 "-" if row.get("size_bytes") is None else size_text(row["size_bytes"]),
                 cell(row, "bpw", "{:.2f}"),
                 cell(row, "ppl", "{:.4f}"),
@@ -132,12 +154,13 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
             )
             for label, row in rows.items()
         ],
-        caption=lab.text.notice,
+        caption="\n".join(notices(outcome.records)),
     )
 
 
 @cli.command()
 @lab_options
+@report_options
 @run_options
 def run(as_json: bool, quiet: bool, dry_run: bool, force: bool, wait: bool, **settings: Any) -> None:
     """The whole lab: quantize, measure, generate, write the worksheet.
@@ -207,18 +230,18 @@ _step_command(
     "generate",
     "Write the sample outputs and answer the probes.\n\nExample: labctl generate --formats Q4_K_M",
 )
-_step_command(
-    "bench",
-    "Time prompt processing and text generation as llama-bench does, in rounds over all formats.\n\n"
-    "Example: labctl bench --threads 4",
-)
+cli.add_command(cli_bench.bench_command(_measure))
 _step_command(
     "memory",
     "Measure peak memory, each format in a fresh process.\n\nExample: labctl memory --ctx 2048",
 )
 
 
-for _command in (cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor):
+for _command in (
+    *(cli_models.models, cli_models.convert),
+    *(cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor),
+    *(cli_handin.submit, cli_handin.verify, cli_handin.compare),
+):
     cli.add_command(_command)
 
 

@@ -121,6 +121,13 @@ def run_options(command: CommandT) -> CommandT:
     return command
 
 
+def report_options(command: CommandT) -> CommandT:
+    """Options of commands that write the worksheet."""
+    return click.option(
+        "--blank/--drafts", default=None, help="Leave a line for the student where a draft would stand."
+    )(command)
+
+
 def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
     """The lab that these settings describe."""
     from labctl import pipeline

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab
+from labctl.cli_options import display_for, lab_options, open_lab, report_options
 from labctl.errors import LabError
 
 
 @click.command()
 @lab_options
+@report_options
 def report(as_json: bool, quiet: bool, **settings: Any) -> None:
     """Write worksheet, charts and course files from what is measured; measures nothing.
 
@@ -73,31 +74,47 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 
 @click.command()
 @click.option("--ram", type=click.FloatRange(min=0.1), required=True, help="Memory of the machine, in GB.")
+@click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @lab_options
-def fit(ram: float, as_json: bool, quiet: bool, **settings: Any) -> None:
+def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Say which formats fit into a machine's memory, with the arithmetic.
 
     Example: labctl fit --ram 8 --ctx 4096
+
+    With --params it answers for a model that is not at hand, from the bits per weight of this lab's files:
+    labctl fit --ram 8 --ctx 4096 --params 7B
     """
     import msgspec
 
     from labctl.console import print_json, print_table
     from labctl.pipeline import load_records
     from labctl.report.fit import fit_table
+    from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
+    from labctl.report.shapes import find_shape
 
     n_ctx = settings.pop("ctx")
     lab = open_lab(settings, display_for(quiet, as_json), notices=False)
     records = load_records(lab)
-    if not records.memory:
-        raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
-    rows = fit_table(records, ram, n_ctx)
+    if params is not None:
+        if not records.files:
+            raise LabError("Bits per weight are not measured for any format yet.", "Measure first: labctl quantize")
+        shape, n_params = find_shape(params)
+        n_ctx = n_ctx or lab.config.ctx
+        rows = fit_params_table(records, ram, n_ctx, shape, n_params)
+        name, caption = shape.name, f"{PARAMS_RULE} {other_shapes(shape, n_ctx)} Shape: config.json of {shape.source}."
+    else:
+        if not records.memory:
+            raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
+        rows = fit_table(records, ram, n_ctx)
+        name, caption = lab.model.name, ""
     if as_json:
         print_json(msgspec.to_builtins(rows))
         return
     print_table(
-        f"{lab.model.name} in {ram:g} GB of memory at {n_ctx or lab.config.ctx} tokens of context",
+        f"{name} in {ram:g} GB of memory at {n_ctx or lab.config.ctx} tokens of context",
         ("format", "verdict", "arithmetic"),
         [(row.format, row.verdict, row.arithmetic) for row in rows],
+        caption=caption,
     )
 
 

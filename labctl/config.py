@@ -24,6 +24,30 @@ else:
 CONFIG_NAME = "lab.toml"
 _MAX_CONFIG_BYTES = 1 << 20
 
+Q13_LIMITS = {
+    "chatbot_ppl_increase_pct": 5.0,
+    "chatbot_same_top_pct": 85.0,
+    "code_ppl_increase_pct": 2.0,
+    "code_kld_mean": 0.05,
+    "code_same_top_pct": 90.0,
+    "creative_ppl_increase_pct": 10.0,
+    "math_ppl_increase_pct": 2.0,
+    "math_sums_lost_pct": 5.0,
+}
+"""What Q13 allows each use, to be changed in lab.toml under [q13_limits]; the figures are a convention, not a finding.
+
+A chatbot's reader forgives another word: 5 % of perplexity, and the original's choice at 85 of 100 places. One wrong
+token breaks a program: code gets the lab's limit of 2 %, little divergence and 90 of 100 places. A story has no one
+right continuation: 10 %. Sums have one: 2 %, and at most 5 percentage points fewer right than the original. Each of
+chatbot, code, creative and math takes <use>_ppl_increase_pct, <use>_kld_mean (nats a token), <use>_same_top_pct and
+<use>_sums_lost_pct.
+"""
+_Q13_NAMES = {
+    f"{use}_{name}"
+    for use in ("chatbot", "code", "creative", "math")
+    for name in ("ppl_increase_pct", "kld_mean", "same_top_pct", "sums_lost_pct")
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabConfig:
@@ -40,7 +64,12 @@ class LabConfig:
         ctx: tokens of a perplexity chunk, and of the context that memory is measured at.
         limit: increase of perplexity that a format must stay under, as a fraction.
         weights: size, quality and speed in the combined score.
-        bench_rounds, bench_budget_s: rounds over all formats, and seconds after which no further round begins.
+        q13_limits: what Q13 allows each use, where it shall differ from Q13_LIMITS.
+        blank: leave a line for the student where a draft would stand.
+        bench_rounds, bench_max_rounds: least and most rounds of the speed measurement over all formats; between them it
+            ends once every ratio to the baseline is known to ± 2 %.
+        bench_budget_s: seconds that no further round may pass; None for 60 with the demo model and 900 with others.
+        cooldown_s: seconds of rest between visits of the speed measurement.
         probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
         hang_s: seconds without a sign of life after which a child process is given up.
         imatrix: a GGUF importance matrix to quantize with; "auto" or "auto:TEXT" to compute one.
@@ -66,8 +95,12 @@ class LabConfig:
     new_tokens: int = 100
     limit: float = 0.02
     weights: dict[str, float] = field(default_factory=lambda: {"size": 0.3, "quality": 0.4, "speed": 0.3})
+    q13_limits: dict[str, float] = field(default_factory=dict)
+    blank: bool = False
     bench_rounds: int = 4
-    bench_budget_s: float = 900.0
+    bench_max_rounds: int = 12
+    bench_budget_s: float | None = None
+    cooldown_s: float = 0.0
     probe_items: int | None = None
     hang_s: float = 3600.0
     allow_quantized_source: bool = False
@@ -91,6 +124,10 @@ class LabConfig:
     def n_chunks(self) -> int | None:
         """How many chunks from the start of the text to measure; None for all of them, and for auto."""
         return self.chunks if isinstance(self.chunks, int) else None
+
+    def bench_seconds(self, is_demo: bool) -> float:
+        """Seconds that the rounds of the speed measurement may take."""
+        return self.bench_budget_s if self.bench_budget_s is not None else (60.0 if is_demo else 900.0)
 
     def n_probe_items(self, is_demo: bool) -> int | None:
         """How many questions of each probe to ask; None for all."""
@@ -235,8 +272,16 @@ def _checked(config: LabConfig) -> LabConfig:
         f"weights {config.weights} are not size, quality and speed.",
         "Write, for example: weights = { size = 0.3, quality = 0.4, speed = 0.3 }",
     )
+    for name, bar in config.q13_limits.items():
+        require(
+            name in _Q13_NAMES and 0 <= bar < float("inf"),
+            f"q13_limits: {name} = {bar:g} is not an allowance.",
+            f"For example: chatbot_ppl_increase_pct = 5.0. Names: {', '.join(sorted(_Q13_NAMES))}.",
+        )
     require(config.new_tokens >= 1, "new_tokens must be at least 1.", "The lab uses 100.")
     require(config.bench_rounds >= 1, "bench_rounds must be at least 1.", "The lab uses 4.")
+    require(config.bench_max_rounds >= 1, "bench_max_rounds must be at least 1.", "The lab uses 12.")
+    require(0 <= config.cooldown_s <= 3600, f"--cooldown {config.cooldown_s:g} is out of range.", "Give 0 to 3600 s.")
     formats = parse_formats(config.formats)
     needing = [format_.name for format_ in formats if format_.needs_imatrix]
     require(

@@ -7,12 +7,17 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    from labctl.prepare.dialogue import Dialogue
 
 
 def printable(text: object) -> str:
@@ -114,6 +119,43 @@ class Display:
             self._progress.stop()
             self._progress = None
         self._current = self._overall = None
+
+    # -- questions and downloads --
+
+    def dialogue(self, yes: bool) -> Dialogue:
+        """How fetching and converting a model talks with the person; with `yes` it need not ask."""
+        from labctl.prepare.dialogue import Dialogue
+
+        return Dialogue(ask=lambda text: self.confirm(text, yes=yes), say=self.note, progress=self.fetching)
+
+    def confirm(self, text: str, *, yes: bool) -> None:
+        """Go on only if the person agrees to what the text says will be done.
+
+        Raises:
+            LabError: refused, or nobody is at a terminal to ask.
+        """
+        self.end()
+        if yes:
+            self.note(text)
+            return
+        if not (sys.stdin.isatty() and self.err.is_terminal):
+            raise LabError(text, "Add --yes to agree.")
+        self.err.print(printable(text), soft_wrap=True)
+        self.err.print("[bold]Go on?[/] \\[y/N] ", end="")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise LabError("Stopped: you did not agree.", "Nothing was changed. --yes agrees without being asked.")
+
+    def fetching(self, name: str, done: int, total: int) -> None:
+        """A download or conversion got so far, in bytes; shown on a terminal only."""
+        if self.quiet or not self.err.is_terminal or total <= 0:
+            return
+        if self._progress is None or self._stage != name:
+            self.end()
+            self.begin(total)
+            self.step(name, "")
+        self.progress(done, total, "", done)
+        if done >= total:
+            self.end()
 
     # -- lines --
 

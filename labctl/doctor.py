@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from labctl import pipeline
+from labctl.checks import Check, doctor
 from labctl.config import load_config
 from labctl.console import Display
 from labctl.engine import ask_engine
 from labctl.errors import LabError
-from labctl.machine import Check, doctor
 
 
 def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> tuple[Check, ...]:

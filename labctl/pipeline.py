@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import __version__, quality, rounds, steps, tasks
+from labctl import __version__, preflight, quality, rounds, steps, tasks
 from labctl.config import LabConfig
 from labctl.console import Display
 from labctl.engine import engine_info
@@ -83,7 +83,6 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         LabError: no such model or text, or llama-cpp-python is missing.
     """
     from labctl import cpu, machine
-    from labctl.prepare.imatrix import find_imatrix
     from labctl.prepare.sources import resolve_model
 
     outputs = Path(config.outputs)
@@ -98,7 +97,11 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         dialogue=display.dialogue(config.yes),
     )
     text = _find_text(config, lab_data, outputs)
-    imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
+    imatrix = None
+    if config.imatrix is not None:
+        from labctl.prepare.imatrix import find_imatrix
+
+        imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
     if imatrix is not None:
         model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
     if notices:
@@ -136,8 +139,9 @@ def _find_text(config: LabConfig, lab_data: Path, outputs: Path) -> TextSource:
 
 
 def _probes(lab_data: Path) -> dict[str, Path]:
-    """The questions with known answers: every CSV file in lab_data/demo/probes/."""
-    return {path.stem: path for path in sorted((lab_data / "demo" / "probes").glob("*.csv"))}
+    """The questions with known answers: the CSV files in lab_data/demo/probes/, and a student's in lab_data/probes/."""
+    places = (lab_data / "demo" / "probes", lab_data / "probes")
+    return {path.stem: path for place in places for path in sorted(place.glob("*.csv"))}
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -157,7 +161,7 @@ def load_records(lab: Lab) -> LabRecords:
                 found[label] = record
         return found
 
-    speed = rounds.load_speed(lab)
+    speed, conditions = rounds.load_speed(lab), rounds.load_conditions(lab)
     return LabRecords(
         folder=str(lab.folder.root),
         model=lab.model,
@@ -170,7 +174,8 @@ def load_records(lab: Lab) -> LabRecords:
         memory=fresh("memory"),  # type: ignore[arg-type]
         generation=fresh("generate"),  # type: ignore[arg-type]
         failures=_failures(lab),
-        warnings=rounds.speed_warnings(speed),
+        warnings=rounds.warnings(lab, speed, conditions),
+        conditions=conditions,
     )
 
 
@@ -226,8 +231,7 @@ def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -
 
     header, _ = read_model(Path(lab.model.path))
     n_params = sum(tensor.n_params for tensor in header.tensors)
-    # Two operations a weight and token; 40 GFLOP/s a core is what a laptop's core reaches in llama.cpp, within 3 times.
-    tokens_per_s = 40e9 * lab.n_threads / (2 * n_params)
+    tokens_per_s = preflight.tokens_per_s(lab, n_params)
     planned = []
     for step in _stale(lab, names, force):
         n_bytes = 0
@@ -340,7 +344,7 @@ def run(
         try:
             for name in STEPS:
                 if name in names:
-                    _group(running, name, name in force)
+                    _group(running, name, name in force, "divergence" in names)
         finally:
             display.end()
         records = load_records(lab)
@@ -370,7 +374,14 @@ def _bench_files(lab: Lab) -> bool:
     return len(rounds.labels_with_file(lab)) == len(lab.labels)
 
 
-def _group(running: _Run, name: str, force: bool) -> None:
+def _spool(lab: Lab, wanted: bool) -> contextlib.AbstractContextManager[Path | None]:
+    """A spool for the perplexity step where some format is still to be compared with the baseline."""
+    if wanted and quality.stale_divergence(lab, force=False):
+        return quality.spool_file(lab)
+    return contextlib.nullcontext()
+
+
+def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None:
     """Make what is stale of one step, all formats; asked only now, when the files that it needs are made."""
     lab = running.lab
     labels = [label for label in lab.labels if ("quantize", label) not in running.failures or name == "quantize"]
@@ -383,7 +394,15 @@ def _group(running: _Run, name: str, force: bool) -> None:
     elif name == "perplexity" and lab.config.is_auto:
         steps_ = [quality.perplexity_step(label) for label in labels]
         if force or not all(_is_fresh(lab, step) for step in steps_):
-            quality.run_auto(lab, running.attempt, labels, _cost(lab, name) * len(labels))
+            with _spool(lab, with_divergence) as spool:
+                quality.run_auto(lab, running.attempt, labels, _cost(lab, name) * len(labels), spool)
+    elif name == "perplexity":
+        stale = [label for label in labels if force or not _is_fresh(lab, quality.perplexity_step(label))]
+        if stale:
+            with _spool(lab, with_divergence and lab.model.baseline in stale) as spool:
+                for label in stale:
+                    work = functools.partial(quality.make_perplexity, lab, label, spool=spool)
+                    running.attempt(name, label, _cost(lab, name), work)
     else:
         for label in labels:
             step = _STEP[name](label)
@@ -430,8 +449,11 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
         weights=(weights.get("size", 0.0), weights.get("quality", 0.0), weights.get("speed", 0.0)),
         limit=lab.config.limit,
         machine=lab.machine,
+        blank=lab.config.blank,
+        q13_limits=lab.config.q13_limits,
     )
     paths = build(records, folder, options)
+    key = _report_key(lab, records)  # the first rendering makes answers.toml
     write_text(stamp, json.dumps({"key": key, "files": [path.name for path in paths]}, indent=1) + "\n")
     return paths
 
@@ -456,6 +478,8 @@ def _report_key(lab: Lab, records: LabRecords) -> str:
             "formats": list(lab.labels),
             "weights": lab.config.weights,
             "limit": lab.config.limit,
+            "blank": lab.config.blank,
+            "q13_limits": lab.config.q13_limits,
             "answers": lab.digests.sha256(answers) if answers.is_file() else "",
         }
     )

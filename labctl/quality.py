@@ -70,7 +70,7 @@ def fresh_perplexity(lab: Lab, label: str) -> PerplexityRun | None:
 
 def _measure(
     lab: Lab, label: str, on_progress: OnProgress | None, *, n_first: int | None, stop: tasks.StopRule | None = None,
-    deadline_s: float | None = None,
+    deadline_s: float | None = None, divergence: tasks.SpoolPlan | None = None,
 ) -> PerplexityRun:  # fmt: skip
     """Measure what is missing of a format's first n chunks; the record is not stored yet."""
     path = nll_path(lab, label)
@@ -85,6 +85,8 @@ def _measure(
         n_first=n_first,
         stop=stop,
         deadline_s=deadline_s,
+        tokens_path=str(_tokens_path(lab)),
+        divergence=divergence,
         nll_path=str(path),
         shown_nll_path=path.relative_to(lab.folder.root).as_posix(),
         provenance=lab.provenance(
@@ -97,8 +99,17 @@ def _measure(
     return lab.run(task, PerplexityRun, "perplexity", label, on_progress)
 
 
-def _make_perplexity(lab: Lab, label: str, on_progress: OnProgress | None) -> PerplexityRun:
-    record = _measure(lab, label, on_progress, n_first=lab.config.n_chunks)
+def _tokens_path(lab: Lab) -> Path:
+    """Token ids of the text: the same for all formats of a model."""
+    return lab.folder.nll / f"tokens-{key_of('tokens', lab, model=lab.model.sha256, text=lab.text.sha256)[:12]}.npy"
+
+
+def make_perplexity(
+    lab: Lab, label: str, on_progress: OnProgress | None, spool: Path | None = None
+) -> PerplexityRun:  # fmt: skip
+    """Measure a format over a fixed set of chunks; with a spool, compare it with the baseline on the way."""
+    plan = None if spool is None else spool_plan(lab, label, spool)
+    record = _measure(lab, label, on_progress, n_first=lab.config.n_chunks, divergence=plan)
     write_record(lab.folder.record_path("perplexity", label), record)
     return record
 
@@ -106,7 +117,7 @@ def _make_perplexity(lab: Lab, label: str, on_progress: OnProgress | None) -> Pe
 def perplexity_step(label: str) -> Step:
     """A format's perplexity over a fixed set of chunks; `run_auto` makes those of --chunks auto."""
     return Step(
-        "perplexity", label, lambda lab: fresh_perplexity(lab, label), lambda lab, on: _make_perplexity(lab, label, on)
+        "perplexity", label, lambda lab: fresh_perplexity(lab, label), lambda lab, on: make_perplexity(lab, label, on)
     )
 
 
@@ -131,8 +142,11 @@ def settled(lab: Lab, run: PerplexityRun) -> bool:
 class _Auto:
     """One adaptive run: what each format has, and what is left of the budget."""
 
-    def __init__(self, lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float) -> None:
+    def __init__(
+        self, lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, spool: Path | None
+    ) -> None:  # fmt: skip
         self.lab = lab
+        self._spool = spool
         self.labels = labels
         self.runs: dict[str, PerplexityRun] = {}
         self._attempt = attempt
@@ -161,7 +175,10 @@ class _Auto:
             )
 
         def work(on_progress: OnProgress) -> None:
-            new = _measure(lab, label, on_progress, n_first=n_first, stop=stop, deadline_s=self.left_s())
+            plan = None if self._spool is None or until_settled else spool_plan(lab, label, self._spool)
+            new = _measure(
+                lab, label, on_progress, n_first=n_first, stop=stop, deadline_s=self.left_s(), divergence=plan
+            )  # fmt: skip
             if known is not None:
                 new = dataclasses.replace(
                     new,
@@ -175,14 +192,17 @@ class _Auto:
         return self._attempt("perplexity", label, self._cost * max(0, n_new), work)
 
 
-def run_auto(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float) -> None:
+def run_auto(
+    lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, spool: Path | None = None
+) -> None:  # fmt: skip
     """Measure perplexity until every verdict is settled, the text is used up, or the budget is spent.
 
     Args:
         labels: formats whose file is there, the baseline first.
         cost: of the whole step, for the progress display.
+        spool: a file for the baseline's probabilities, to compare the other formats with them on the way.
     """
-    auto = _Auto(lab, attempt, labels, cost)
+    auto = _Auto(lab, attempt, labels, cost, spool)
     baseline = lab.model.baseline
     for size in (COMMON_CHUNKS,) if lab.config.budget_s is None else _FIRST_BLOCKS:
         for label in labels:
@@ -221,18 +241,33 @@ def _open(lab: Lab, runs: dict[str, PerplexityRun]) -> list[str]:
 # -- divergence -------------------------------------------------------------------------------------------------------
 
 
-def _divergence_settings(lab: Lab) -> dict[str, Any]:
+def _n_rows(lab: Lab) -> int:
+    """How many chunks divergence is taken over: as many as fit the spool, and were visited for perplexity anyway."""
     config = lab.config
-    n_first = config.kl_chunks if config.is_auto or config.n_chunks is None else min(
-        config.n_chunks, config.kl_chunks or config.n_chunks
-    )  # fmt: skip
-    return {"n_ctx": config.ctx, "n_first": n_first, "order_seed": ORDER_SEED if config.is_auto else None,
-            "spool_bytes": config.kl_spool_bytes}  # fmt: skip
+    n_scored = config.ctx - 1 - config.ctx // 2
+    row_bytes = 4 * n_scored * max(1, need_file(lab, lab.model.baseline).shape.n_vocab)
+    fits = max(1, config.kl_spool_bytes // row_bytes)
+    measured = COMMON_CHUNKS if config.is_auto else config.n_chunks
+    return min(count for count in (fits, config.kl_chunks or measured) if count is not None)
+
+
+def _divergence_settings(lab: Lab) -> dict[str, Any]:
+    return {
+        "n_ctx": lab.config.ctx,
+        "n_chunks": _n_rows(lab),
+        "order_seed": ORDER_SEED if lab.config.is_auto else None,
+    }
 
 
 def _divergence_key(lab: Lab, label: str) -> str:
     files = [nll_key(lab, need_file(lab, one)) for one in (lab.model.baseline, label)]
     return key_of("divergence", lab, files=files, **_divergence_settings(lab))
+
+
+def _kl_path(lab: Lab, label: str) -> Path:
+    """The .npy file with each token's divergence; it grows with the chunks compared."""
+    files = [nll_key(lab, need_file(lab, one)) for one in (lab.model.baseline, label)]
+    return lab.folder.nll / f"{label}-kl-{key_of('kl', lab, files=files)[:12]}.npy"
 
 
 def fresh_divergence(lab: Lab, label: str) -> DivergenceRun | None:
@@ -252,61 +287,108 @@ def stale_divergence(lab: Lab, force: bool) -> list[str]:
     return found
 
 
+@contextlib.contextmanager
+def spool_file(lab: Lab) -> Iterator[Path]:
+    """A temporary name in the outputs folder; what a killed run left under it, the next run sweeps away.
+
+    Raises:
+        LabError: the disk has no room for the spool.
+    """
+    from labctl.prepare.quantize import require_space
+
+    path = lab.folder.root / f"{PARTIAL}{uuid.uuid4().hex[:12]}-spool"
+    require_space(lab.folder.root, lab.config.kl_spool_bytes + (64 << 20), "the temporary file of probabilities")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + ".rows").unlink(missing_ok=True)
+
+
+def spool_plan(lab: Lab, label: str, spool: Path) -> tasks.SpoolPlan:
+    return tasks.SpoolPlan(
+        spool_path=str(spool),
+        n_rows=_n_rows(lab),
+        is_baseline=label == lab.model.baseline,
+        kl_path=str(_kl_path(lab, label)),
+    )
+
+
 def run_divergence(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float) -> None:
-    """Spool the baseline's probabilities once, compare each format with them, remove the spool.
+    """Write the divergence records, comparing what the perplexity step has not compared already.
 
     Args:
         cost: of one format, for the progress display.
     """
     baseline = lab.model.baseline
-    with _spool_file(lab) as path:
-        if attempt("divergence", baseline, cost, lambda on: _diverge(lab, baseline, path, on)):
-            for label in labels:
-                attempt("divergence", label, cost, lambda on, label=label: _diverge(lab, label, path, on))  # type: ignore[misc]
+    waiting = [label for label in labels if _n_compared(lab, label) < _n_rows(lab)]
+    if waiting:
+        with spool_file(lab) as spool:
+            for label in (baseline, *waiting):
+                plan = spool_plan(lab, label, spool)
+                done = attempt(
+                    "divergence",
+                    label,
+                    cost,
+                    lambda on, label=label, plan=plan: _measure(  # type: ignore[misc]
+                        lab, label, on, n_first=plan.n_rows, divergence=plan
+                    ),
+                )
+                if label == baseline and not done:
+                    return
+    for label in labels:
+        if _n_compared(lab, label):
+            attempt("divergence", label, 0.0, lambda _on, label=label: _write_divergence(lab, label))  # type: ignore[misc]
 
 
-@contextlib.contextmanager
-def _spool_file(lab: Lab) -> Iterator[Path]:
-    """A temporary name in the outputs folder; what a killed run left under it, the next run sweeps away."""
-    path = lab.folder.root / f"{PARTIAL}{uuid.uuid4().hex[:12]}-spool"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+def _n_compared(lab: Lab, label: str) -> int:
+    from labctl.journal import load_nll
+
+    values = load_nll(_kl_path(lab, label))
+    if values is None:
+        return 0
+    chosen = values[_kl_chunks(lab, len(values))]
+    return int((chosen[:, 0] == chosen[:, 0]).sum())
 
 
-def _diverge(lab: Lab, label: str, spool: Path, on_progress: OnProgress | None) -> None:
-    settings = _divergence_settings(lab)
-    key = _divergence_key(lab, label)
-    values = lab.folder.nll / f"{label}-kl-{key[:12]}.npz"
-    is_baseline = label == lab.model.baseline
-    if is_baseline:
-        from labctl.prepare.quantize import require_space
+def _kl_chunks(lab: Lab, n_chunks_text: int) -> list[int]:
+    from labctl.measure.perplexity import chunk_order
 
-        require_space(lab.folder.root, settings["spool_bytes"] + (64 << 20), "the spool of probabilities")
-    task = tasks.DivergenceTask(
-        model_path=str(lab.gguf_path(label)),
+    return chunk_order(n_chunks_text, ORDER_SEED if lab.config.is_auto else None)[: _n_rows(lab)]
+
+
+def _write_divergence(lab: Lab, label: str) -> None:
+    from labctl.journal import load_nll, to_ranges
+    from labctl.measure.divergence import summary
+
+    path = _kl_path(lab, label)
+    values = load_nll(path)
+    assert values is not None
+    chunks = [chunk for chunk in _kl_chunks(lab, len(values)) if values[chunk, 0] == values[chunk, 0]]
+    figures = summary(values[chunks])
+    record = DivergenceRun(
         format=label,
-        n_threads=lab.n_threads,
         text=lab.text,
         n_ctx=lab.config.ctx,
-        shape=SHAPE,
-        order_seed=settings["order_seed"],
-        n_first=settings["n_first"],
-        is_baseline=is_baseline,
-        spool_path=str(spool),
-        spool_bytes=settings["spool_bytes"],
-        values_path=str(values),
-        shown_values_path=values.relative_to(lab.folder.root).as_posix(),
+        n_chunks=len(chunks),
+        n_tokens=figures.n_tokens,
+        chunks=to_ranges(chunks),
+        values_path=path.relative_to(lab.folder.root).as_posix(),
+        kld_mean=figures.mean,
+        kld_mean_low=figures.mean_low,
+        kld_mean_high=figures.mean_high,
+        kld_median=figures.median,
+        kld_p90=figures.p90,
+        kld_p99=figures.p99,
+        kld_max=figures.max,
+        same_top_p=figures.same_top_p,
+        same_top_low=figures.same_top_low,
+        same_top_high=figures.same_top_high,
         provenance=lab.provenance(
             "divergence",
-            key,
+            _divergence_key(lab, label),
             {"model": need_file(lab, label).sha256, "text": lab.text.sha256},
-            {**settings, "n_threads": lab.n_threads},
+            {**_divergence_settings(lab), "n_threads": lab.n_threads},
         ),
     )
-    if is_baseline:
-        lab.run(task, int, "divergence", label, on_progress)
-        return
-    record = lab.run(task, DivergenceRun, "divergence", label, on_progress)
     write_record(lab.folder.record_path("divergence", label), record)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from labctl import tasks
+from labctl.checks import conditions_checks
 from labctl.console import Display
+from labctl.errors import LabError
+from labctl.machine import conditions
 from labctl.process import OnProgress
-from labctl.records import BenchEffort, SpeedRun, SpeedVisit
+from labctl.records import Bandwidth, BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
 from labctl.steps import N_GEN, N_PROMPT, Lab, fresh_file, key_of, need_file, stored
-from labctl.store import write_record
+from labctl.store import read_record, write_record
 
 VISIT_COST = 6_000
 """A visit's size in prompt tokens, roughly, for the progress display and the time estimate."""
 EFFORT = BenchEffort()
 Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 """Does one step: name, format, cost, work. Says whether it succeeded; a failure is reported there."""
+
+_WATCH_S = 1.0
+_BANDWIDTH_S = 0.15  # for reading, and as long for copying, of each size
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
 
 
 def labels_with_file(lab: Lab) -> tuple[str, ...]:
@@ -34,19 +44,51 @@ def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
     )  # fmt: skip
 
 
-def load_speed(lab: Lab) -> dict[str, SpeedRun]:
-    """All fresh speed records."""
+def load_conditions(lab: Lab) -> BenchConditions | None:
+    """What the speeds were measured under, if they are fresh."""
     labels = labels_with_file(lab)
-    if not labels:
+    record = read_record(lab.folder.record_path("conditions"), BenchConditions)
+    return record if record is not None and labels and record.key == bench_key(lab, labels) else None
+
+
+def load_speed(lab: Lab) -> dict[str, SpeedRun]:
+    """All fresh speed records, with the visits of whole rounds only: ratios compare one moment."""
+    labels = labels_with_file(lab)
+    state = load_conditions(lab)
+    if state is None:
         return {}
-    key = bench_key(lab, labels)
-    return {label: run for label in labels if (run := stored(lab, "bench", label, SpeedRun, key)) is not None}
+    found = {}
+    for label in labels:
+        run = stored(lab, "bench", label, SpeedRun, state.key)
+        visits = tuple(visit for visit in run.visits if visit.round < state.n_rounds) if run else ()
+        if run is not None and visits:
+            found[label] = dataclasses.replace(run, visits=visits)
+    return found
 
 
 def complete(lab: Lab) -> bool:
-    """Whether every format was timed in every round asked for."""
-    runs = load_speed(lab)
-    return set(runs) == set(lab.labels) and all(len(run.visits) >= lab.config.bench_rounds for run in runs.values())
+    """Whether no further round is due, by the settings of now."""
+    state = load_conditions(lab)
+    return state is not None and bool(_ending(lab, lab.labels, load_speed(lab), state.spent_s))
+
+
+def _ending(lab: Lab, labels: tuple[str, ...], speed: dict[str, SpeedRun], spent_s: float) -> str:
+    from labctl.measure.ratios import ending
+
+    config = lab.config
+    return ending(
+        speed, labels, spent_s=spent_s, min_rounds=config.bench_rounds, max_rounds=config.bench_max_rounds,
+        budget_s=config.bench_seconds(lab.is_demo),
+    )  # fmt: skip
+
+
+def warnings(lab: Lab, speed: dict[str, SpeedRun], state: BenchConditions | None) -> tuple[str, ...]:
+    """What a reader must know about the speed figures."""
+    if state is None or not speed:
+        return ()
+    from labctl.measure.ratios import speed_warnings
+
+    return (*state.notices, *speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds))
 
 
 def total_cost(lab: Lab) -> float:
@@ -55,55 +97,76 @@ def total_cost(lab: Lab) -> float:
 
 
 def estimate_s(lab: Lab, tokens_per_s: float) -> float:
-    """Seconds that the whole bench takes one format, roughly; of prompt tokens, the machine reads so many a second."""
-    return lab.config.bench_rounds * (1.5 + VISIT_COST / tokens_per_s)
+    """Seconds that the whole bench spends on one format, roughly, at a prompt speed of so many tokens a second."""
+    config = lab.config
+    visit_s = 1.5 + VISIT_COST / tokens_per_s + config.cooldown_s
+    budget_s = config.bench_seconds(lab.is_demo) / len(lab.labels)
+    return max(visit_s, min(budget_s, config.bench_rounds * visit_s))
 
 
-def speed_warnings(speed: dict[str, SpeedRun]) -> tuple[str, ...]:
-    """What a reader must know about the speed figures."""
-    anchors = next(iter(speed.values()), None)
-    if anchors is None or len(anchors.visits) < 2:
-        return ()
-    rounds = [statistics.median(visit.tg_s) for visit in anchors.visits]
-    drift = max(rounds) / min(rounds) - 1
-    if drift <= 0.10:
-        return ()
-    return (
-        f"This machine's speed drifted while it was measured: {anchors.format} generation differed by "
-        f"{100 * drift:.0f} % between rounds. Ratios between formats hold better than single speeds.",
-    )
+# -- doing it ---------------------------------------------------------------------------------------------------------
 
 
 def run_rounds(lab: Lab, display: Display, attempt: Attempt, *, force: bool) -> None:
-    """Rounds over the formats, each in a fresh process, in turned order every other round, so that heat hits all alike.
+    """Time all formats in rounds until the ratios to the baseline are known well enough, or the time is over.
 
-    A round that was not finished is done again, since its ratios would compare different moments.
+    Every other round runs in reverse order, so that heat and drift hit all formats alike. A round that was interrupted
+    is done again as a whole. A format that fails is left out of the rest of this run.
     """
     labels = labels_with_file(lab)
     if not labels:
         return
-    key = bench_key(lab, labels)
-    runs = {} if force else load_speed(lab)
-    visits = {label: list(runs[label].visits) if label in runs else [] for label in labels}
-    finished = min(len(one) for one in visits.values())
+    state, speed = (None, {}) if force else (load_conditions(lab), load_speed(lab))
+    now = conditions(watch_s=_WATCH_S)
+    notices = condition_notices(now, lab.machine.n_cores_logical)
+    for notice in notices:
+        display.warn(notice)
+    if state is None:
+        work = {label: _work(lab, label) for label in labels}
+        state = BenchConditions(
+            key=bench_key(lab, labels), n_rounds=0, spent_s=0.0, ended="", settings={}, before=now, after=now,
+            bandwidth=_bandwidth(lab, display, work, now), work=work,
+        )  # fmt: skip
+    state = dataclasses.replace(
+        state, settings=_settings(lab), notices=tuple(dict.fromkeys((*state.notices, *notices)))
+    )  # fmt: skip
+    _keep(lab, state)
+    while labels and not (ended := _ending(lab, labels, speed, state.spent_s)):
+        labels, spent_s = _round(lab, attempt, labels, speed, state)
+        # The load would be labctl's own by now; clock, heat and power are the machine's.
+        after = conditions(watch_s=0)
+        state = dataclasses.replace(state, n_rounds=state.n_rounds + 1, spent_s=state.spent_s + spent_s, after=after)
+        _keep(lab, state)
+    if labels:
+        _keep(lab, dataclasses.replace(state, ended=ended))
+    for text in warnings(lab, load_speed(lab), dataclasses.replace(state, notices=())):
+        display.warn(text)
+
+
+def _round(
+    lab: Lab, attempt: Attempt, labels: tuple[str, ...], speed: dict[str, SpeedRun], state: BenchConditions
+) -> tuple[tuple[str, ...], float]:
+    """One visit to each format; adds to `speed`.
+
+    Returns: the formats that did not fail, and the seconds it took.
+    """
+    number = state.n_rounds
+    failed = set()
     begun = time.monotonic()
-    for number in range(finished, lab.config.bench_rounds):
-        if number > finished and time.monotonic() - begun > lab.config.bench_budget_s:
-            display.warn(
-                f"The speed step ran out of time after {number} of {lab.config.bench_rounds} rounds "
-                "(bench_budget_s in lab.toml)."
-            )
-            break
-        for place, label in enumerate(labels if number % 2 == 0 else labels[::-1]):
+    for place, label in enumerate(labels if number % 2 == 0 else labels[::-1]):
+        if place:
+            time.sleep(lab.config.cooldown_s)
 
-            def visit(on_progress: OnProgress, label: str = label, number: int = number, place: int = place) -> None:
-                kept = visits[label][:number]
-                kept.append(_visit(lab, label, number, number * len(labels) + place))
-                visits[label] = kept
-                _store(lab, label, key, tuple(kept))
-                on_progress(tasks.Progress(done=number + 1, total=lab.config.bench_rounds))
+        def visit(on_progress: OnProgress, label: str = label, place: int = place) -> None:
+            new = _visit(lab, label, number, number * len(labels) + place)
+            before = speed[label].visits if label in speed else ()
+            speed[label] = _store(lab, label, state.key, (*before, new))
+            on_progress(tasks.Progress(done=number + 1, total=max(number + 1, lab.config.bench_rounds)))
 
-            attempt("bench", label, VISIT_COST, visit)
+        if not attempt("bench", label, VISIT_COST if number < lab.config.bench_rounds else 0, visit):
+            failed.add(label)
+    time.sleep(lab.config.cooldown_s)
+    return tuple(label for label in labels if label not in failed), time.monotonic() - begun
 
 
 def _visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
@@ -134,3 +197,57 @@ def _store(lab: Lab, label: str, key: str, visits: tuple[SpeedVisit, ...]) -> Sp
     )
     write_record(lab.folder.record_path("bench", label), record)
     return record
+
+
+def _keep(lab: Lab, state: BenchConditions) -> None:
+    write_record(lab.folder.record_path("conditions"), state)
+
+
+def _settings(lab: Lab) -> dict[str, Any]:
+    config = lab.config
+    return {
+        "bench_rounds": config.bench_rounds,
+        "bench_max_rounds": config.bench_max_rounds,
+        "bench_budget_s": config.bench_seconds(lab.is_demo),
+        "cooldown_s": config.cooldown_s,
+        "n_threads": lab.n_threads,
+    }
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------
+
+
+def condition_notices(now: Conditions, n_logical: int) -> tuple[str, ...]:
+    """What about the machine's state a reader of the speeds must know."""
+    return tuple(
+        f"When the speed measurement began: {check.name.lower()}: {check.detail}. {check.hint}"
+        for check in conditions_checks(now, n_logical)
+        if check.status != "ok"
+    )
+
+
+def _work(lab: Lab, label: str) -> Work:
+    from labctl.measure.bandwidth import experts, work_of
+    from labctl.prepare.header import model_shape, read_model
+
+    header, _ = read_model(Path(lab.gguf_path(label)))
+    shape = model_shape(header)
+    n_expert, n_expert_used = experts(header.metadata, shape.architecture)
+    return work_of(
+        header.tensors, shape, n_prompt=N_PROMPT, n_gen=N_GEN, n_expert=n_expert, n_expert_used=n_expert_used
+    )
+
+
+def _bandwidth(lab: Lab, display: Display, work: dict[str, Work], now: Conditions) -> tuple[Bandwidth, ...]:
+    """The machine's memory bandwidth; without it the speeds stand, only their bound is missing."""
+    from labctl.measure.bandwidth import buffer_sizes
+
+    sizes = buffer_sizes(work.values(), cache_bytes=lab.machine.cache_bytes, available_bytes=now.available_bytes)
+    task = tasks.BandwidthTask(
+        model_path="", format="", n_threads=lab.n_threads, buffers_bytes=sizes, seconds=_BANDWIDTH_S
+    )  # fmt: skip
+    try:
+        return tuple(lab.run(task, list[Bandwidth], "bandwidth", "memory", None))
+    except LabError as error:
+        display.warn(f"The memory bandwidth could not be measured: {error.message}")
+        return ()

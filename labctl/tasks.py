@@ -44,6 +44,21 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True):
     at_least: int
 
 
+class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the baseline's probabilities are kept, and how far a file is from them.
+
+    Attributes:
+        spool_path: log-probabilities, float32 (n_rows, n_scored, n_vocab), a row for each of the first n_rows chunks in
+            the order of the visit, with a list of the rows written beside it; the baseline writes it, others read.
+        kl_path: KL divergence and agreement of each token, chunk by chunk, as `journal.NllStore` keeps them.
+    """
+
+    spool_path: str
+    n_rows: int
+    is_baseline: bool
+    kl_path: str
+
+
 class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
     """Measure chunks of a text that are not in the NLL file yet.
 
@@ -52,6 +67,8 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
         n_first: only the first N chunks in that order; None for all.
         nll_path: absolute; shown_nll_path as the record says it.
         deadline_s: stop after the chunk during which so many seconds are over.
+        tokens_path: where the text's token ids are kept for the other formats; empty to tokenize again.
+        divergence: also compare with the baseline while the logits are at hand.
     """
 
     text: TextSource
@@ -63,28 +80,8 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
     deadline_s: float | None = None
     nll_path: str
     shown_nll_path: str
-    provenance: Provenance
-
-
-class DivergenceTask(Task, frozen=True, kw_only=True, tag="divergence"):
-    """Compare a file's probabilities with the baseline's, chunk by chunk; for the baseline itself, spool them.
-
-    Attributes:
-        spool_path: the baseline's log-probabilities, float32 (n_chunks, n_scored, n_vocab); the baseline writes it.
-        spool_bytes: the spool may grow to this size.
-        values_path: absolute, .npz of kl and same_top for each token; shown_values_path as the record says it.
-    """
-
-    text: TextSource
-    n_ctx: int
-    shape: BatchShape
-    order_seed: int | None
-    n_first: int | None
-    is_baseline: bool
-    spool_path: str
-    spool_bytes: int
-    values_path: str
-    shown_values_path: str
+    tokens_path: str = ""
+    divergence: SpoolPlan | None = None
     provenance: Provenance
 
 
@@ -140,17 +137,7 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     provenance: Provenance
 
 
-AnyTask = (
-    EngineTask
-    | QuantizeTask
-    | PerplexityTask
-    | DivergenceTask
-    | BenchTask
-    | BatchTask
-    | BandwidthTask
-    | MemoryTask
-    | GenerateTask
-)
+AnyTask = EngineTask | QuantizeTask | PerplexityTask | BenchTask | BatchTask | BandwidthTask | MemoryTask | GenerateTask
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

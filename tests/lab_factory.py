@@ -9,6 +9,7 @@ import numpy as np
 
 from labctl.records import (
     BatchShape,
+    DivergenceRun,
     Generation,
     GenerationRun,
     GgufFile,
@@ -163,6 +164,37 @@ def perplexity_run(folder: Path, name: str, nll: np.ndarray, chunks: tuple[tuple
     )
 
 
+def divergence_run(folder: Path, name: str, mean: float) -> DivergenceRun:
+    """Write the values and return the record of them."""
+    kl = np.random.default_rng(len(name)).gamma(0.5, 2 * mean, size=(8, N_TOKENS))
+    kl *= mean / kl.mean()
+    path = folder / "nll" / f"kl-{name}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    same_top = np.random.default_rng(1).random(kl.shape) < 1 - 0.4 * mean**0.5
+    np.save(path, np.hstack([kl, same_top]))
+    top = float(same_top.mean())
+    return DivergenceRun(
+        format=name,
+        text=text_source(),
+        n_ctx=512,
+        n_chunks=8,
+        n_tokens=kl.size,
+        chunks=((0, 8),),
+        values_path=f"nll/kl-{name}.npy",
+        kld_mean=float(kl.mean()),
+        kld_mean_low=0.9 * mean,
+        kld_mean_high=1.1 * mean,
+        kld_median=float(np.median(kl)),
+        kld_p90=float(np.quantile(kl, 0.9)),
+        kld_p99=float(np.quantile(kl, 0.99)),
+        kld_max=float(kl.max()),
+        same_top_p=top,
+        same_top_low=top - 0.01,
+        same_top_high=top + 0.005,
+        provenance=provenance("divergence", 6),
+    )
+
+
 def speed_run(name: str, pp_tps: float, tg_tps: float, seed: int, rounds: int = 3) -> SpeedRun:
     random = np.random.default_rng(seed)
     visits = []
@@ -271,6 +303,8 @@ def make_lab(folder: Path, formats: tuple[str, ...] = FORMATS) -> LabRecords:
         size, ppl, half, pp, tg, capitals, sums = FIGURES[name]
         lab.files[name] = gguf_file(name)
         lab.perplexity[name] = perplexity_run(folder, name, nll_of(ppl, half, seed + 2) if seed else base_nll())
+        if seed:
+            lab.divergence[name] = divergence_run(folder, name, max(1e-4, (ppl / PPL_BASE - 1) / 2))
         lab.speed[name] = speed_run(name, pp, tg, seed + 2)
         lab.memory[name] = memory_run(name, size)
         lab.generation[name] = generation_run(name, capitals, sums, leaves[FORMATS.index(name)])
@@ -280,4 +314,6 @@ def make_lab(folder: Path, formats: tuple[str, ...] = FORMATS) -> LabRecords:
 def empty_lab(folder: Path) -> LabRecords:
     """The same lab before anything was run."""
     full = make_lab(folder, ("F16",))
-    return replace(full, formats=FORMATS, text=None, files={}, perplexity={}, speed={}, memory={}, generation={})
+    return replace(
+        full, formats=FORMATS, text=None, files={}, perplexity={}, divergence={}, speed={}, memory={}, generation={}
+    )

@@ -28,7 +28,7 @@ from labctl.records import StepFailure, TensorFallback
 from labctl.report.analysis import common_chunks, frame, load_nll, perplexity, rows_of
 from labctl.report.answers import answer_changes, first_divergence
 from labctl.report.gaps import content_notes, gaps, record_name, twins
-from labctl.report.spread import median_interval, round_ratios, sign_test, wilson
+from labctl.report.spread import mcnemar_exact, median_interval, round_ratios, wilson
 
 
 def test_perplexity_of_uniform_guesses_is_the_size_of_the_vocabulary() -> None:
@@ -154,13 +154,13 @@ def test_median_interval_ranks() -> None:
     assert all(math.isnan(value) for value in median_interval([1.0]))
 
 
-def test_wilson_and_sign_test_known_values() -> None:
+def test_wilson_and_mcnemar_known_values() -> None:
     low, high = wilson(84, 88)
     assert (low, high) == (pytest.approx(0.8889, abs=1e-4), pytest.approx(0.9822, abs=1e-4))
     assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
-    assert sign_test(0, 0) == 1
-    assert sign_test(3, 0) == 0.25
-    assert sign_test(9, 1) == sign_test(1, 9) == pytest.approx(22 / 1024)
+    assert mcnemar_exact(0, 0) == 1
+    assert mcnemar_exact(3, 0) == 0.25
+    assert mcnemar_exact(9, 1) == mcnemar_exact(1, 9) == pytest.approx(22 / 1024)
 
 
 def test_round_ratios_use_only_rounds_of_both() -> None:

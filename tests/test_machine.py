@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labctl import checks, cpu
 from labctl import machine as m
 from labctl.records import Machine
 
@@ -42,37 +43,37 @@ Model		: Raspberry Pi 5 Model B Rev 1.0
 
 
 def test_cpuinfo_of_a_laptop() -> None:
-    assert m.parse_cpu_model(INTEL) == "12th Gen Intel(R) Core(TM)  i7-1260P"
-    assert m.parse_cpu_features(INTEL) == ("avx", "avx2", "avx_vnni", "bmi2", "f16c", "fma", "ssse3")
+    assert cpu.parse_cpu_model(INTEL) == "12th Gen Intel(R) Core(TM)  i7-1260P"
+    assert cpu.parse_cpu_features(INTEL) == ("avx", "avx2", "avx_vnni", "bmi2", "f16c", "fma", "ssse3")
 
 
 def test_cpuinfo_of_a_server() -> None:
-    assert m.parse_cpu_features(SERVER) == (
+    assert cpu.parse_cpu_features(SERVER) == (
         "amx_int8", "avx", "avx2", "avx512", "avx512_bf16", "avx512_vbmi", "avx512_vnni", "bmi2", "f16c", "fma",
         "ssse3",
     )  # fmt: skip
 
 
 def test_cpuinfo_of_an_arm_board() -> None:
-    assert m.parse_cpu_model(ARM) == "Raspberry Pi 5 Model B Rev 1.0"
-    assert m.parse_cpu_features(ARM) == ("dotprod", "fp16_va", "matmul_int8", "neon", "sve")
+    assert cpu.parse_cpu_model(ARM) == "Raspberry Pi 5 Model B Rev 1.0"
+    assert cpu.parse_cpu_features(ARM) == ("dotprod", "fp16_va", "matmul_int8", "neon", "sve")
 
 
 def test_macos_spelling() -> None:
-    assert m.parse_cpu_features("flags : fpu ssse3 fma avx1.0 f16c bmi2 avx2") == (
+    assert cpu.parse_cpu_features("flags : fpu ssse3 fma avx1.0 f16c bmi2 avx2") == (
         "avx", "avx2", "bmi2", "f16c", "fma", "ssse3",
     )  # fmt: skip
 
 
 def test_cpuinfo_that_says_nothing() -> None:
-    assert m.parse_cpu_model("") == "" and m.parse_cpu_features("") == ()
+    assert cpu.parse_cpu_model("") == "" and cpu.parse_cpu_features("") == ()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_cpu_model_has_single_spaces_and_a_fallback(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(INTEL)
-    assert m.cpu_model(tmp_path) == "12th Gen Intel(R) Core(TM) i7-1260P"
-    assert m.cpu_model(tmp_path / "none")
+    assert cpu.cpu_model(tmp_path) == "12th Gen Intel(R) Core(TM) i7-1260P"
+    assert cpu.cpu_model(tmp_path / "none")
 
 
 # -- cores ------------------------------------------------------------------------------------------------------------
@@ -94,58 +95,60 @@ def sysfs(root: Path, siblings: list[str], capacity: list[int] | None = None, ma
 
 
 def test_threads_of_one_core_count_once(tmp_path: Path) -> None:
-    assert m.count_performance_cores(sysfs(tmp_path, ["03", "03", "0c", "0c"])) == 2
+    assert cpu.count_performance_cores(sysfs(tmp_path, ["03", "03", "0c", "0c"])) == 2
 
 
 def test_cores_without_threads(tmp_path: Path) -> None:
-    assert m.count_performance_cores(sysfs(tmp_path, ["1", "2", "4", "8"])) == 4
+    assert cpu.count_performance_cores(sysfs(tmp_path, ["1", "2", "4", "8"])) == 4
 
 
 def test_hybrid_intel_counts_performance_cores_only(tmp_path: Path) -> None:
     root = sysfs(tmp_path, ["0003", "0003", "000c", "000c", "0010", "0020", "0040", "0080"])
     (root / "devices/cpu_core").mkdir()
     (root / "devices/cpu_core/cpus").write_text("0-3\n")
-    assert m.count_performance_cores(root) == 2
+    assert cpu.count_performance_cores(root) == 2
 
 
 def test_hybrid_intel_without_hyperthreading(tmp_path: Path) -> None:
     root = sysfs(tmp_path, [f"{1 << number:02x}" for number in range(8)])
     (root / "devices/cpu_core").mkdir()
     (root / "devices/cpu_core/cpus").write_text("0-1,4-5\n")
-    assert m.count_performance_cores(root) == 4
+    assert cpu.count_performance_cores(root) == 4
 
 
 def test_big_and_little_cores(tmp_path: Path) -> None:
     masks = [f"{1 << number:02x}" for number in range(8)]
-    assert m.count_performance_cores(sysfs(tmp_path / "a", masks, capacity=[380] * 4 + [1024] * 4)) == 4
-    assert m.count_performance_cores(sysfs(tmp_path / "b", masks, max_khz=[1_000_000] * 6 + [2_400_000] * 2)) == 2
+    assert cpu.count_performance_cores(sysfs(tmp_path / "a", masks, capacity=[380] * 4 + [1024] * 4)) == 4
+    assert cpu.count_performance_cores(sysfs(tmp_path / "b", masks, max_khz=[1_000_000] * 6 + [2_400_000] * 2)) == 2
 
 
 def test_slightly_faster_cores_leave_the_others_in(tmp_path: Path) -> None:
     masks = ["1", "2", "4", "8"]
-    assert m.count_performance_cores(sysfs(tmp_path, masks, max_khz=[5_100_000, 5_000_000, 4_700_000, 5_100_000])) == 4
+    assert (
+        cpu.count_performance_cores(sysfs(tmp_path, masks, max_khz=[5_100_000, 5_000_000, 4_700_000, 5_100_000])) == 4
+    )
 
 
 def test_no_sysfs(tmp_path: Path) -> None:
-    assert m.count_performance_cores(tmp_path) is None
+    assert cpu.count_performance_cores(tmp_path) is None
 
 
 @pytest.mark.parametrize(
     ("text", "numbers"), [("0-3,8", {0, 1, 2, 3, 8}), ("", set()), ("5", {5}), ("0,2-3\n", {0, 2, 3})]
 )
 def test_cpu_list(text: str, numbers: set[int]) -> None:
-    assert m.parse_cpu_list(text) == numbers
+    assert cpu.parse_cpu_list(text) == numbers
 
 
 @given(st.sets(st.integers(0, 500)))
 def test_cpu_list_round_trip(numbers: set[int]) -> None:
-    assert m.parse_cpu_list(",".join(map(str, sorted(numbers)))) == numbers
+    assert cpu.parse_cpu_list(",".join(map(str, sorted(numbers)))) == numbers
 
 
 @given(st.text(max_size=200))
 def test_any_cpuinfo_is_survived(text: str) -> None:
-    assert isinstance(m.parse_cpu_model(text), str)
-    assert set(m.parse_cpu_features(text)) <= set(m.FEATURES.values())
+    assert isinstance(cpu.parse_cpu_model(text), str)
+    assert set(cpu.parse_cpu_features(text)) <= set(cpu.FEATURES.values())
 
 
 # -- this computer ----------------------------------------------------------------------------------------------------
@@ -177,18 +180,65 @@ def test_machine_id_ignores_kernel_and_the_last_megabytes(monkeypatch: pytest.Mo
 
 
 def test_performance_cores_of_this_computer() -> None:
-    assert 1 <= m.performance_cores() <= (psutil.cpu_count() or 1)
+    assert 1 <= cpu.performance_cores() <= (psutil.cpu_count() or 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no thread affinity here")
 def test_no_more_threads_than_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert m.performance_cores() == 1
+    assert cpu.performance_cores() == 1
 
 
-def test_load_is_a_number_of_cores() -> None:
-    busy = m.load()
-    assert busy is not None and 0 <= busy <= (psutil.cpu_count() or 1)
+def test_conditions_of_this_computer() -> None:
+    now = m.conditions(watch_s=0.05)
+    assert now.busy_cores is not None and 0 <= now.busy_cores <= (psutil.cpu_count() or 1)
+    assert now.busiest_share is not None and now.busy_cores / (psutil.cpu_count() or 1) <= now.busiest_share <= 1
+    assert 0 < now.available_bytes <= psutil.virtual_memory().total
+    assert m.conditions(watch_s=0).busy_cores is None
+
+
+def test_clocks_from_sysfs_and_cpuinfo(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor : 0\ncpu MHz\t\t: 2600.000\nprocessor : 1\ncpu MHz\t\t: 800.5\n")
+    assert m.clocks(tmp_path / "sys", tmp_path) == (2.6e9, 800.5e6)
+    for number, khz in ((0, 3_000_000), (1, 1_200_000)):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text(f"{khz}\n")
+    assert m.clocks(tmp_path / "sys", tmp_path) == (3e9, 1.2e9)
+
+
+def test_temperature_is_the_hottest_sensor_of_the_processor(tmp_path: Path) -> None:
+    assert m.temperature(tmp_path) is None
+    for name, chip, values in (("hwmon0", "nvme", (99_000,)), ("hwmon1", "coretemp", (51_000, 67_500, -273_000))):
+        folder = tmp_path / "class/hwmon" / name
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{chip}\n")
+        for number, value in enumerate(values):
+            (folder / f"temp{number}_input").write_text(f"{value}\n")
+    assert m.temperature(tmp_path) == 67.5
+    zone = tmp_path / "class/thermal/thermal_zone3"
+    zone.mkdir(parents=True)
+    (zone / "type").write_text("x86_pkg_temp\n")
+    (zone / "temp").write_text("70000\n")
+    assert m.temperature(tmp_path) == 70.0
+
+
+def test_cores_of_either_kind(tmp_path: Path) -> None:
+    root = sysfs(tmp_path / "a", ["0003", "0003", "000c", "000c", "0010", "0020", "0040", "0080"])
+    (root / "devices/cpu_core").mkdir()
+    (root / "devices/cpu_core/cpus").write_text("0-3\n")
+    assert cpu.linux_core_kinds(root) == (2, 4)
+    assert cpu.linux_core_kinds(sysfs(tmp_path / "b", ["1", "2"])) == (2, 0)
+    assert cpu.linux_core_kinds(tmp_path / "c") is None
+
+
+def test_the_largest_cache(tmp_path: Path) -> None:
+    assert cpu.cache_bytes(tmp_path) == 0
+    for number, text in enumerate(("48K", "2048K", "32M")):
+        folder = tmp_path / f"devices/system/cpu/cpu0/cache/index{number}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{text}\n")
+    assert cpu.cache_bytes(tmp_path) == 32 << 20
 
 
 @pytest.mark.parametrize(("plugged", "expected"), [(True, "mains"), (False, "battery"), (None, None)])
@@ -223,79 +273,82 @@ BUILT = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | 
 
 
 def test_features_that_llama_cpp_leaves_unused() -> None:
-    laptop = m.parse_cpu_features(INTEL)
-    found = m.check_features(laptop, BUILT)
+    laptop = cpu.parse_cpu_features(INTEL)
+    found = checks.check_features(laptop, BUILT)
     assert found.status == "warning" and found.detail.endswith("built without avx_vnni") and found.hint
-    assert m.check_features(tuple(set(laptop) - {"avx_vnni"}), BUILT).status == "ok"
-    assert m.check_features(("avx", "avx512"), BUILT).detail.endswith("built without avx512")  # present, but 0
+    assert checks.check_features(tuple(set(laptop) - {"avx_vnni"}), BUILT).status == "ok"
+    assert checks.check_features(("avx", "avx512"), BUILT).detail.endswith("built without avx512")  # present, but 0
 
 
 @pytest.mark.parametrize(
     ("check", "status"),
     [
-        (m.check_python((3, 10, 0), True), "ok"),
-        (m.check_python((3, 9, 18), True), "problem"),
-        (m.check_python((3, 12, 1), False), "problem"),
-        (m.check_ram(16 * 10**9, 10 * 10**9, None), "ok"),
-        (m.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9), "ok"),
-        (m.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9 + 1), "warning"),
-        (m.check_ram(16 * 10**9, 10 * 10**9, 17 * 10**9), "problem"),
-        (m.check_power("battery"), "warning"),
-        (m.check_power("mains"), "ok"),
-        (m.check_power(None), "ok"),
-        (m.check_governor("powersave (acpi-cpufreq)"), "warning"),
-        (m.check_governor("powersave (intel_pstate)"), "ok"),
-        (m.check_governor("powersave (amd-pstate-epp)"), "ok"),
-        (m.check_governor("schedutil"), "ok"),
-        (m.check_governor(None), "ok"),
-        (m.check_load(None, 8), "ok"),
-        (m.check_load(1.1, 8), "ok"),
-        (m.check_load(1.3, 8), "warning"),
-        (m.check_load(0.4, 2), "ok"),
-        (m.check_load(0.6, 2), "warning"),
+        (checks.check_python((3, 10, 0), True), "ok"),
+        (checks.check_python((3, 9, 18), True), "problem"),
+        (checks.check_python((3, 12, 1), False), "problem"),
+        (checks.check_ram(16 * 10**9, 10 * 10**9, None), "ok"),
+        (checks.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9), "ok"),
+        (checks.check_ram(16 * 10**9, 10 * 10**9, 10 * 10**9 + 1), "warning"),
+        (checks.check_ram(16 * 10**9, 10 * 10**9, 17 * 10**9), "problem"),
+        (checks.check_power("battery"), "warning"),
+        (checks.check_power("mains"), "ok"),
+        (checks.check_power(""), "ok"),
+        (checks.check_governor("powersave (acpi-cpufreq)"), "warning"),
+        (checks.check_governor("powersave (intel_pstate)"), "ok"),
+        (checks.check_governor("powersave (amd-pstate-epp)"), "ok"),
+        (checks.check_governor("schedutil"), "ok"),
+        (checks.check_governor(""), "ok"),
+        (checks.check_load(None, None, 8), "ok"),
+        (checks.check_load(1.1, 0.3, 8), "ok"),
+        (checks.check_load(1.3, 0.3, 8), "warning"),
+        (checks.check_load(0.4, 0.3, 2), "ok"),
+        (checks.check_load(0.6, 0.3, 2), "warning"),
+        (checks.check_load(0.7, 0.65, 16), "warning"),
+        (checks.check_load(0.7, 0.6, 16), "ok"),
     ],
 )
-def test_check(check: m.Check, status: str) -> None:
+def test_check(check: checks.Check, status: str) -> None:
     assert check.status == status
     assert bool(check.hint) == (status != "ok") and "\n" not in check.detail + check.hint
 
 
 def test_check_disk(tmp_path: Path) -> None:
     later = tmp_path / "not" / "there" / "yet"
-    assert m.check_disk(later, None).status == "ok" and str(tmp_path) in m.check_disk(later, None).detail
-    assert m.check_disk(later, 1).status == "ok"
-    assert m.check_disk(later, 10**18).status == "problem"
+    assert checks.check_disk(later, None).status == "ok" and str(tmp_path) in checks.check_disk(later, None).detail
+    assert checks.check_disk(later, 1).status == "ok"
+    assert checks.check_disk(later, 10**18).status == "problem"
 
 
 def test_check_llama_knows_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert m.check_llama().status == "ok"
+    assert checks.check_llama().status == "ok"
 
     def missing(_: str) -> str:
         raise importlib.metadata.PackageNotFoundError
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(m.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
-    found = m.check_llama()
-    assert found.status == "problem" and "a C++ compiler is here (g++)" in found.detail and m.WHEELS in found.hint
+    monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    found = checks.check_llama()
+    assert found.status == "problem" and "a C++ compiler is here (g++)" in found.detail and checks.WHEELS in found.hint
 
 
 def test_check_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     laptop = Machine(
         machine_id="", os="", arch="", cpu_model="CPU", n_cores_physical=8, n_cores_logical=16, ram_bytes=1
     )
-    monkeypatch.setattr(m, "performance_cores", lambda: 4)
-    assert m.check_cores(laptop).detail == "CPU: 8 cores, 16 threads; uses 4"
-    monkeypatch.setattr(m, "performance_cores", lambda: 1)
-    assert m.check_cores(laptop).status == "warning"
+    monkeypatch.setattr(checks, "performance_cores", lambda: 4)
+    assert checks.check_cores(laptop).detail == "CPU: 8 cores, 16 threads; uses 4"
+    monkeypatch.setattr(checks, "performance_cores", lambda: 1)
+    assert checks.check_cores(laptop).status == "warning"
 
 
 def test_doctor_runs_here(tmp_path: Path) -> None:
-    checks = m.doctor(ram_need_bytes=1, disk_need_bytes=1, outputs=tmp_path, system_info=BUILT, check_hub=False)
-    assert [check.name for check in checks] == [
-        "Python", "llama.cpp", "Cores", "CPU features", "Memory", "Disk", "Power", "Clock speed", "Load",
+    found = checks.doctor(ram_need_bytes=1, disk_need_bytes=1, outputs=tmp_path, system_info=BUILT, check_hub=False)
+    assert [check.name for check in found] == [
+        "Python", "llama.cpp", "Cores", "CPU features", "Memory", "Disk", "Power", "Clock speed",
+        "Clock and heat", "Load",
     ]  # fmt: skip
-    assert not [check for check in checks if check.status == "problem"]
-    names = [check.name for check in m.doctor(
+    assert not [check for check in found if check.status == "problem"]
+    names = [check.name for check in checks.doctor(
         ram_need_bytes=None, disk_need_bytes=None, outputs=tmp_path, system_info=None, check_hub=False)]  # fmt: skip
     assert "CPU features" not in names
 
@@ -315,12 +368,12 @@ def test_reachable_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert m.unreachable(url) == "connection refused" or sys.platform == "win32"
+        assert checks.unreachable(url) == "connection refused" or sys.platform == "win32"
         monkeypatch.setenv("HF_ENDPOINT", url)
-        assert m.check_hub_at(url).status == "warning"
+        assert checks.check_hub_at(url).status == "warning"
         server.listen()
-        assert m.unreachable(url) == ""
-        assert m.check_hub_at(url).status == "ok"
+        assert checks.unreachable(url) == ""
+        assert checks.check_hub_at(url).status == "ok"
 
 
 @pytest.mark.usefixtures("no_proxy")
@@ -329,7 +382,7 @@ def test_a_proxy_is_tried_in_place_of_the_server(monkeypatch: pytest.MonkeyPatch
         proxy.bind(("127.0.0.1", 0))
         proxy.listen()
         monkeypatch.setenv("https_proxy", f"http://user:secret@127.0.0.1:{proxy.getsockname()[1]}")
-        assert m.unreachable("https://hub.invalid") == ""
+        assert checks.unreachable("https://hub.invalid") == ""
 
 
 @pytest.mark.usefixtures("no_proxy")
@@ -340,14 +393,14 @@ def test_a_name_look_up_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(socket, "create_connection", hang)
     began = time.monotonic()
-    assert m.unreachable("https://hub.invalid", timeout_s=0.2) == "no answer within 0.2 s"
+    assert checks.unreachable("https://hub.invalid", timeout_s=0.2) == "no answer within 0.2 s"
     assert time.monotonic() - began < 1.5
 
 
 @pytest.mark.usefixtures("no_proxy")
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "nonsense", ""])
 def test_an_address_that_is_none(url: str) -> None:
-    assert m.unreachable(url)
+    assert checks.unreachable(url)
 
 
 def test_importing_machine_loads_nothing_heavy() -> None:

@@ -18,6 +18,8 @@ from labctl.report.scoring import (
     quality_stars,
     size_stars,
     speed_stars,
+    sure_pareto_front,
+    surely_dominates,
     winner,
     winner_map,
 )
@@ -123,3 +125,30 @@ def test_everything_off_the_front_is_beaten_by_something_on_it(costs: list[tuple
 )
 def test_stars_follow_the_written_rule(found: int | None, stars: int | None) -> None:
     assert found == stars
+
+
+def test_overlapping_intervals_dominate_nothing() -> None:
+    small_good, large_bad = ((1, 1), (2, 3)), ((2, 2), (4, 5))
+    assert surely_dominates(small_good, large_bad)
+    assert not surely_dominates(small_good, ((2, 2), (2.5, 5)))
+    assert not surely_dominates(small_good, small_good)
+    assert not surely_dominates(((1, 1), (-math.inf, math.inf)), large_bad)
+    assert surely_dominates(((1, 1), (3, 3)), ((2, 2), (3, 3)))
+    assert sure_pareto_front([small_good, large_bad, ((2, 2), (2.5, 5))]) == (0, 2)
+
+
+intervals = st.tuples(st.integers(0, 9), st.integers(0, 4)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(st.lists(st.tuples(intervals, intervals), min_size=1, max_size=10))
+def test_the_sure_front_holds_the_plain_one(costs: list[tuple[tuple[int, int], ...]]) -> None:
+    """Whatever the true figures are inside their intervals, a point off the sure front is beaten."""
+    front = sure_pareto_front(costs)
+    for ends in (0, 1):
+        assert set(front) >= {
+            index
+            for index in pareto_front([[one[ends] for one in row] for row in costs])
+            if not any(surely_dominates(other, costs[index]) for other in costs)
+        }
+    for index in set(range(len(costs))) - set(front):
+        assert any(surely_dominates(costs[other], costs[index]) for other in front)

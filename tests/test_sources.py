@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import hub, sources
+from labctl.prepare.dialogue import Dialogue
 
 LAB_DATA = Path(__file__).resolve().parents[1] / "lab_data"
 TOKEN = "hf_secretsecretsecret"
@@ -129,7 +130,7 @@ def test_what_is_no_model(tmp_path: Path, digests: store.DigestCache) -> None:
         (str(tmp_path / "notes.txt"), "it is a text file", ".gguf"),
         (str(tmp_path / "empty.gguf"), "is empty", "again"),
         (str(tmp_path / "cut.gguf"), "is cut short: 10 bytes missing", "again"),
-        (str(tmp_path / "folder"), "later version", "convert_hf_to_gguf.py"),
+        (str(tmp_path / "folder"), "is a folder without a model", "checkpoint folder"),
         (str(tmp_path / "ggufs"), "is a folder", "inside.gguf"),
         ("nowhere.gguf", "No such model: nowhere.gguf.", "hf:owner/repo"),
         ("labllama-f61.gguf", "No such model", "labllama-f16.gguf"),
@@ -190,8 +191,7 @@ def test_choose(names: list[str], wanted: str | None, expected: list[str]) -> No
     [
         (["a-F16.gguf", "b-F16.gguf"], None, "o/r has 2 F16 files", "hf:o/r:a-F16.gguf"),
         (["a-Q4_0.gguf", "a-Q8_0.gguf"], None, "no file called F16, BF16 or F32", "a-Q4_0.gguf, a-Q8_0.gguf"),
-        (["model.safetensors"], None, "no GGUF file, only a checkpoint", "convert_hf_to_gguf.py"),
-        (["README.md"], None, "o/r has no GGUF file.", "Look for"),
+        (["README.md"], None, "o/r has neither a GGUF file nor a checkpoint", "Look for"),
         (["a-F16.gguf"], "b.gguf", "o/r has no GGUF file b.gguf", "a-F16.gguf"),
         (["a-F16.gguf"], "README.md", "o/r has no GGUF file README.md", "a-F16.gguf"),
     ],
@@ -222,7 +222,8 @@ def refused(spec: str, digests: store.DigestCache) -> LabError:
 
 def test_hub_model_is_downloaded_once(server: Hub, tmp_path: Path, digests: store.DigestCache) -> None:
     told: list[tuple[str, int, int]] = []
-    model = sources.resolve_model("hf:lab/tiny", LAB_DATA, digests, progress=lambda *news: told.append(news))
+    watching = Dialogue(progress=lambda *news: told.append(news))
+    model = sources.resolve_model("hf:lab/tiny", LAB_DATA, digests, dialogue=watching)
     assert (model.name, model.origin, model.baseline, model.notices) == ("tiny", "hub", "F16", ())
     assert model.sha256 == hashlib.sha256(F16).hexdigest() and Path(model.path).read_bytes() == F16
     assert f"/snapshots/{COMMIT}/" in Path(model.path).as_posix() and Path(model.path).is_relative_to(tmp_path / "hf")

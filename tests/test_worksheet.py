@@ -30,8 +30,10 @@ from labctl.report.analysis import frame, load_nll, rows_of
 from labctl.report.build import ReportOptions, build, read_answers
 from labctl.report.coursefiles import perplexity_results, prompt_lines
 from labctl.report.drafts import prediction, spearman, surprises
+from labctl.report.findings import HOW_TO_READ, readings
 from labctl.report.rules import in_ram, production, reasoning, sweet_spot, to_drop, under_limit
 from labctl.report.text import escape, gigabytes, significant, table
+from labctl.report.uses import minimum_formats
 
 
 def render(lab: LabRecords, options: ReportOptions | None = None, template: str = "worksheet.md.j2") -> str:
@@ -105,7 +107,7 @@ def test_nothing_measured_claims_nothing(tmp_path: Path) -> None:
     check_tables(text)
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         *("worksheet.md", "recommendation.md", "results.csv", "model_sizes.txt", "perplexity_results.txt"),
-        "performance_results.csv",
+        *("performance_results.csv", "index.html", "answers.toml"),
     }
 
 
@@ -263,7 +265,7 @@ def test_building_twice_changes_no_file(lab: LabRecords, tmp_path: Path) -> None
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     assert build(lab, tmp_path / "r", ReportOptions()) == files
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == before
-    assert len(files) == 17
+    assert len(files) == 22
 
 
 def test_students_words_replace_the_draft_and_are_never_written(lab: LabRecords, tmp_path: Path) -> None:
@@ -285,3 +287,74 @@ def test_bad_answers_are_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(LabError, match=r"answers\.toml"):
         read_answers(tmp_path / "answers.toml")
     assert read_answers(tmp_path / "none.toml") == {}
+
+
+def test_answers_file_is_made_once_with_a_gap_for_every_question(lab: LabRecords, tmp_path: Path) -> None:
+    build(lab, tmp_path / "r", ReportOptions())
+    path = tmp_path / "r" / "answers.toml"
+    made = path.read_text("utf-8")
+    assert read_answers(path) == {}
+    assert re.findall(r"^# Q(\d+) = ", made, re.M) == [str(n) for n in range(1, 19)]
+    own = made.replace('# Q12 = ""', 'Q12 = """two\nlines"""')
+    path.write_text(own, "utf-8")
+    build(lab, tmp_path / "r", ReportOptions())
+    assert path.read_text("utf-8") == own
+    assert "**In my own words:** two\nlines" in section((tmp_path / "r" / "worksheet.md").read_text("utf-8"), 12)
+    path.write_text('Q1 = "a"\nq1 = "b"\n', "utf-8")
+    with pytest.raises(LabError, match="answered twice"):
+        read_answers(path)
+
+
+def test_every_chart_has_its_reading_beside_it(lab: LabRecords) -> None:
+    rows = rows_of(frame(lab))
+    values = worksheet.context(
+        lab, rows, weights=(0.3, 0.4, 0.3), limit=0.02, machine=None, charts=tuple(HOW_TO_READ), answers={}, blank=False
+    )
+    text = worksheet.render("worksheet.md.j2", values)
+    found = readings(lab, rows, 0.02)
+    for name in re.findall(r"\]\((\w+)\.png\)\n\n\*Reading the chart: ", text):
+        assert escape(found[name]) in text
+    assert text.count("*Reading the chart:") == text.count("![") == len(found) >= 6
+    assert "Q4_K_S for 62 %" in found["winner_map"]
+
+
+def test_first_token_that_differs_is_bold(lab: LabRecords) -> None:
+    assert "came it and in **the** people" not in section(render(lab), 5).split("| Q5_K_M")[0]
+    assert re.search(r"\| Q4_K_M \|.*\*\*was\*\* ", section(render(lab), 5))
+    assert "| Q8_0 | 61 | 61 | 61 | 61 | 61 | 61 % |" in section(render(lab), 6)
+
+
+def test_uses_follow_their_allowances(lab: LabRecords) -> None:
+    def picks(limits: dict[str, float]) -> dict[str, str | None]:
+        return {use: answer.pick for use, answer in minimum_formats(rows_of(frame(lab)), "F16", limits)}
+
+    assert picks({}) == {
+        "Chatbot": "Q5_K_M",
+        "Code generation": "Q6_K",
+        "Creative writing": "Q4_K_S",
+        "Math reasoning": "Q6_K",
+    }
+    assert picks({"chatbot_ppl_increase_pct": 0.3})["Chatbot"] == "Q8_0"
+    assert picks({"creative_kld_mean": 0.02})["Creative writing"] == "Q5_K_M"
+    assert picks({"code_same_top_pct": 99.9})["Code generation"] == "F16"
+    lab.generation["F16"] = generation_run("F16", 194, 20, 100)
+    assert picks({})["Math reasoning"] is None
+    lab.divergence.clear()
+    (_, chatbot), *_ = minimum_formats(rows_of(frame(lab)), "F16", {})
+    assert "not asked, because not measured: same top pct" in chatbot.rule
+    text = render(lab, ReportOptions())
+    assert "lab.toml" in section(text, 13) and "another word is forgiven" in section(text, 13)
+
+
+def test_paired_test_of_each_probe_is_in_its_table(lab: LabRecords) -> None:
+    assert "| 84 of 88 (89 to 98 %) | 3 / 0 | 0.250 |" in section(render(lab), 7)
+    assert "McNemar" in section(render(lab), 6)
+
+
+def test_recommendation_says_what_it_costs_and_for_whom_not(lab: LabRecords) -> None:
+    text = render(lab, template="recommendation.md.j2")
+    for words in ("**Use Q6_K for production.**", "## Why", "## What it costs", "## For whom another choice is better"):
+        assert words in text
+    assert "Q4_K_S is the smallest file that passes Q7" in text
+    lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
+    assert "**Use Q5_K_M for production.**" in render(lab, template="recommendation.md.j2")

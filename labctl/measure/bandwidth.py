@@ -1,7 +1,7 @@
 """How fast this machine moves memory, and what a token asks of it: the bound on generation speed.
 
-Every generated token reads nearly all weights once, so no CPU generates faster than its memory bandwidth divided by those
-bytes (the roofline of Williams, Waterman and Patterson, CACM 52(4), 2009).
+Every generated token reads nearly all weights once, so no CPU generates faster than its memory bandwidth divided by
+those bytes (the roofline of Williams, Waterman and Patterson, CACM 52(4), 2009).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def measure_bandwidth(buffer_bytes: int, n_threads: int, *, seconds: float = 0.3
     Args:
         buffer_bytes: size of the buffer; one that fits into a cache measures the cache.
         seconds: time for reading; copying takes as long again.
-    Returns: PASSES figures of each kind. Reading counts each byte once; copying counts bytes read and bytes written (not
-        the extra read that some processors do before they write).
+    Returns: PASSES figures of each kind. Reading counts each byte once; copying counts bytes read and bytes written
+        (not the extra read that some processors do before they write).
     Source: McCalpin's STREAM (the Copy kernel, the best of several passes).
     """
     words = np.ones(max(buffer_bytes // 8, 2 * n_threads), dtype=np.int64)
@@ -54,7 +54,8 @@ def measure_bandwidth(buffer_bytes: int, n_threads: int, *, seconds: float = 0.3
 
     def copy(part: Words) -> object:
         half = part.size // 2
-        return np.copyto(part[:half], part[half : 2 * half])
+        part[:half] = part[half : 2 * half]
+        return part
 
     return Bandwidth(
         buffer_bytes=int(words.nbytes),
@@ -95,8 +96,8 @@ def buffer_sizes(work: Iterable[Work], *, cache_bytes: int, available_bytes: int
     """Sizes of buffers to test: as large as what a token of each format reads, and one for main memory.
 
     A model smaller than the cache is read from the cache, so its bound is the cache's. Main memory is tested with four
-    times the cache (STREAM's rule), but at least 256 MiB and at most 1 GiB or a quarter of the free memory; what a format
-    reads beyond that is the same main memory.
+    times the cache (STREAM's rule), but at least 256 MiB and at most 1 GiB or a quarter of the free memory; what a
+    format reads beyond that is the same main memory.
     """
     most = max(1 << 20, min(1 << 30, available_bytes // 4))
     main = min(most, max(256 << 20, 4 * cache_bytes))
@@ -108,15 +109,16 @@ def buffer_sizes(work: Iterable[Work], *, cache_bytes: int, available_bytes: int
 
 
 def work_of(
-    tensors: Sequence[Tensor], shape: ModelShape, *, n_prompt: int, n_gen: int, n_expert: int = 0, n_expert_used: int = 0
+    tensors: Sequence[Tensor], shape: ModelShape, *, n_prompt: int, n_gen: int, n_expert: int = 0,
+    n_expert_used: int = 0,
 ) -> Work:  # fmt: skip
     """What llama-bench's two tests ask for with one file.
 
     Weights of one generated token: every tensor once, but of the table of token embeddings (token_embd.weight) one row,
-    unless it also serves as the output matrix (a file without output.weight); of a mixture of experts, the share of experts
-    that a token uses. Cache: keys and values of all tokens so far, (n_gen + 1) / 2 on average. Operations of the prompt:
-    two a weight and token for every matrix, the output matrix for the last token only, and 4 n_layer n_head d_head for
-    each pair of a token and one that it looks back at (itself included).
+    unless it also serves as the output matrix (a file without output.weight); of a mixture of experts, the share of
+    experts that a token uses. Cache: keys and values of all tokens so far, (n_gen + 1) / 2 on average. Operations of
+    the prompt: two a weight and token for every matrix, the output matrix for the last token only, and
+    4 n_layer n_head d_head for each pair of a token and one that it looks back at (itself included).
     """
     tied = not any(tensor.name == "output.weight" for tensor in tensors)
     n_bytes = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from labctl.errors import LabError
 from labctl.measure.llama import Context, Llama, Model, sampler_chain
 from labctl.records import Generation, ProbeAnswer, ProbeResult
 
-_ANSWER_TOKENS = 12  # the longest probe answer has eight tokens
+_ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." has seven
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 class Writer:
@@ -101,10 +103,9 @@ class Writer:
 
     def answer(self, question: ProbeQuestion) -> ProbeAnswer:
         """A probe's question answered greedily, read no further than its answer needs."""
-        wanted = question.expected.encode()
 
         def enough(text: bytes) -> bool:
-            return len(text.strip()) > len(wanted) or b"\n" in text.strip()
+            return has_answer(text.decode("utf-8", "replace"), question.expected)
 
         _, pieces, *_ = self.continue_prompt(question.prompt, n_tokens=_ANSWER_TOKENS, enough=enough)
         output = b"".join(pieces).decode("utf-8", "replace")
@@ -127,10 +128,33 @@ class ProbeQuestion:
 
 
 def is_correct(output: str, expected: str) -> bool:
-    """Whether a continuation begins with the expected answer as a whole word ("8" is not the answer in "80")."""
-    text = output.strip()
-    rest = text[len(expected) :]
-    return text.startswith(expected) and not (rest[:1].isalnum() or (rest[:1] in ".," and rest[1:2].isdigit()))
+    """Whether a continuation's first line gives the expected answer.
+
+    A word must stand at its beginning, whole. A number must be the first one in it, or, where it spells out the sum
+    ("5 + 3 = 8"), the first one behind the equals sign.
+    """
+    line = _first_line(output)
+    if _NUMBER.fullmatch(expected):
+        found = _NUMBER.search(line, line.find("=") + 1)
+        return found is not None and found[0] == expected
+    rest = line[len(expected) :]
+    return line.startswith(expected) and not rest[:1].isalnum()
+
+
+def has_answer(output: str, expected: str) -> bool:
+    """Whether more text could no longer change what `is_correct` says."""
+    line = _first_line(output)
+    if "\n" in output.lstrip():
+        return True
+    if not _NUMBER.fullmatch(expected):
+        return len(line) > len(expected)
+    found = _NUMBER.search(line, line.find("=") + 1)
+    rest = line[found.end() :].lstrip() if found is not None else ""
+    return rest != "" and (rest[0] not in "+-*/=x×" or "=" in line[: found.start() if found else 0])
+
+
+def _first_line(output: str) -> str:
+    return output.lstrip().split("\n", 1)[0]
 
 
 def read_probe(path: Path) -> list[ProbeQuestion]:

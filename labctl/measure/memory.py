@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def windows_peak() -> int:
     """Peak working set, GetProcessMemoryInfo's PeakWorkingSetSize."""
     import psutil
 
-    return int(psutil.Process().memory_info().peak_wset)
+    found: Any = psutil.Process().memory_info()
+    return int(found.peak_wset)
 
 
 def resident_parts() -> tuple[int | None, int | None]:

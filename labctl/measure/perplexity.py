@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labctl.errors import LabError
-from labctl.measure.llama import Context, FloatArray, IntArray, Model
+from labctl.measure.llama import Context, FloatArray, IntArray, Llama, Model
 from labctl.records import BatchShape
+from labctl.store import write_bytes
 
 NllArray = NDArray[np.float64]
 
@@ -80,25 +82,44 @@ def read_text(path: Path) -> bytes:
     return data[:-1] if data.endswith(b"\n") else data
 
 
-def text_tokens(model: Model, path: Path, n_ctx: int) -> IntArray:
+def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_path: str = "") -> IntArray:
     """Token ids of a text file.
 
+    The vocabulary is opened without the weights, so that the tokenizer's working memory is gone before they come.
+
+    Args:
+        kept_path: where the ids are kept for the next call; empty not to keep them.
     Returns: (n_tokens,) int32.
     Raises:
         LabError: fewer tokens than two chunks, or a vocabulary that appends EOS.
     """
-    if model.adds_eos:
-        raise LabError(
-            "This vocabulary ends every text with EOS, for which perplexity by chunks is not defined.",
-            "Use a decoder-only language model.",
-        )
-    tokens = model.tokenize(read_text(path))
+    tokens = _load_tokens(Path(kept_path)) if kept_path else None
+    if tokens is None:
+        with Model(llama, model_path, vocab_only=True) as model:
+            if model.adds_eos:
+                raise LabError(
+                    "This vocabulary ends every text with EOS, for which perplexity by chunks is not defined.",
+                    "Use a decoder-only language model.",
+                )
+            tokens = model.tokenize(read_text(path))
+        if kept_path:
+            buffer = io.BytesIO()
+            np.save(buffer, tokens)
+            write_bytes(Path(kept_path), buffer.getvalue())
     if len(tokens) < 2 * n_ctx:
         raise LabError(
             f"{path.name} is too short: {len(tokens)} tokens, and perplexity needs at least two chunks of {n_ctx}.",
             "Use a longer text with --text, or a smaller --ctx.",
         )
     return tokens
+
+
+def _load_tokens(path: Path) -> IntArray | None:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.ndim == 1 and values.dtype == np.int32 else None
 
 
 def chunk_order(n_chunks: int, order_seed: int | None) -> list[int]:
@@ -173,9 +194,16 @@ class ChunkScorer:
         rows = self._context.logits(len(chunks) * self._n_rows).reshape(len(chunks), self._n_rows, -1)
         return rows[:, : self.n_scored]
 
-    def nll(self, chunks: Sequence[int]) -> NllArray:
-        """NLL of up to n_seq chunks side by side, (n_chunks, n_scored) float64 nats."""
+    def nll(self, chunks: Sequence[int], observe: Callable[[int, FloatArray], None] | None = None) -> NllArray:
+        """NLL of up to n_seq chunks side by side, (n_chunks, n_scored) float64 nats.
+
+        Args:
+            observe: called with each chunk's number and its (n_scored, n_vocab) logits while they are there.
+        """
         logits = self.logits(chunks)
+        if observe is not None:
+            for row, chunk in enumerate(chunks):
+                observe(chunk, logits[row])
         values = np.empty((len(chunks), self.n_scored))
         step = -(-self.n_scored // self._n_workers)
         parts = [(row, start) for row in range(len(chunks)) for start in range(0, self.n_scored, step)]
@@ -194,13 +222,15 @@ class ChunkScorer:
         return values
 
     def run(
-        self, chunks: Sequence[int], keep: Callable[[int, NllArray], None], stop: Callable[[int], bool] | None = None
-    ) -> Iterator[tuple[int, float]]:
+        self, chunks: Sequence[int], keep: Callable[[int, NllArray], None], stop: Callable[[int], bool] | None = None,
+        observe: Callable[[int, FloatArray], None] | None = None,
+    ) -> Iterator[tuple[int, float]]:  # fmt: skip
         """Score chunks in the order given, handing each to `keep`.
 
         Args:
             keep: called with the chunk's number and its (n_scored,) NLL.
             stop: asked after each chunk whether to leave the rest.
+            observe: as for `nll`.
         Yields: chunks done so far, and seconds spent so far in decoding and scoring.
         """
         spent = 0.0
@@ -208,7 +238,7 @@ class ChunkScorer:
         for start in range(0, len(chunks), self._n_seq):
             group = chunks[start : start + self._n_seq]
             begun = time.perf_counter()
-            values = self.nll(group)
+            values = self.nll(group, observe)
             spent += time.perf_counter() - begun
             for chunk, row in zip(group, values, strict=True):
                 keep(chunk, row)

@@ -92,12 +92,16 @@ def read_header(path: Path) -> GgufHeader:
         raise LabError(f"Cannot read {path}: {reason}.", "Check the path and its permissions.") from error
 
 
+# Types that llama.cpp makes and older releases of the gguf package do not know. Source: ggml/src/ggml-common.h.
+_NEWER_TYPES = {42: ("q2_0", 64, 18)}
+
+
 @functools.cache
-def _tensor_types() -> dict[int, tuple[str, int, int]]:
+def tensor_types() -> dict[int, tuple[str, int, int]]:
     """ggml type number -> llama.cpp's name, weights in a block, bytes of a block."""
     from gguf.constants import GGML_QUANT_SIZES
 
-    table = {}
+    table = dict(_NEWER_TYPES)
     for kind, (block, block_bytes) in GGML_QUANT_SIZES.items():
         name = re.sub(r"_k$", "_K", kind.name.lower())
         table[int(kind)] = (name, int(block), int(block_bytes))
@@ -225,12 +229,12 @@ class _Reader:
         if n_params < 1 or max(shape) > MAX_INT64 or n_params > MAX_INT64:
             self._damaged(f"tensor {name!r} has the impossible shape {shape}")
         kind = self._number("I")
-        if kind not in _tensor_types():
+        if kind not in tensor_types():
             raise LabError(
                 f"{self._name}: tensor {name!r} has type number {kind}, which this labctl does not know.",
                 "Update labctl and its gguf package, or download the file again if it is damaged.",
             )
-        tensor_type, block, block_bytes = _tensor_types()[kind]
+        tensor_type, block, block_bytes = tensor_types()[kind]
         if shape[0] % block:
             self._damaged(f"tensor {name!r} has rows of {shape[0]:,}, not a multiple of {block} as {tensor_type} needs")
         return TensorInfo(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.formats import Format
+from labctl.prepare.gguf_reader import tensor_types
 from labctl.prepare.header import GgufHeader, model_shape, read_model, type_shares
 from labctl.records import GgufFile, Provenance, TensorFallback, TensorTypeShare
 from labctl.store import file_sha256, partial_path, publish, writing
@@ -37,7 +38,10 @@ def read_fallbacks(lines: Sequence[str]) -> tuple[TensorFallback, ...]:
     """
     return tuple(
         TensorFallback(
-            tensor=match["tensor"], row_length=int(match["row"]), wanted=match["wanted"].lower(), got=match["got"]
+            tensor=match["tensor"],
+            row_length=int(match["row"]),
+            wanted=re.sub(r"_k$", "_K", match["wanted"].lower()),
+            got=match["got"],
         )
         for line in lines
         if (match := _FALLBACK.search(line))
@@ -51,13 +55,12 @@ def planned_bytes(header: GgufHeader, lines: Sequence[str]) -> int:
         header: of the source.
         lines: llama.cpp's log of the dry run.
     """
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
+    blocks = {name.lower(): (block, block_bytes) for name, block, block_bytes in tensor_types().values()}
     targets = {match["name"]: match["target"] or match["source"] for line in lines if (match := _PLANNED.match(line))}
     total = 0
     for tensor in header.tensors:
         name = targets.get(tensor.name, tensor.tensor_type)
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]]
+        block, block_bytes = blocks[name.lower()]
         total += math.ceil(tensor.n_params / block) * block_bytes
     return total
 
@@ -78,9 +81,11 @@ def refuse_same_file(source: Path, target: Path) -> None:
         )
 
 
-def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+def require_space(folder: Path, needed_bytes: int, what: str, option: str = "--outputs") -> None:
     """Check that a folder's disk has room, before anything is written.
 
+    Args:
+        option: the flag that chooses another folder.
     Raises:
         LabError: it has not.
     """
@@ -90,7 +95,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     if free < needed_bytes:
         raise LabError(
             f"Not enough disk for {what}: {needed_bytes / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {folder}.",
-            "Free some space, or choose another disk with --outputs.",
+            f"Free some space, or choose another disk with {option}.",
         )
 
 
@@ -130,13 +135,14 @@ def quantize(source: Path, target: Path, format_: Format, run: Quantizer) -> tup
 
 def audit(
     path: Path, label: str, provenance: Provenance, *, shown_path: str = "", sha256: str = "",
-    fallbacks: tuple[TensorFallback, ...] = (), quantize_s: float | None = None,
+    fallbacks: tuple[TensorFallback, ...] = (), quantize_s: float | None = None, imatrix: str = "",
 ) -> GgufFile:  # fmt: skip
     """Describe a GGUF file from its own header: types, sizes, shape.
 
     Args:
         shown_path: what the record says; the path itself unless set.
         sha256: of the file's bytes if known; computed otherwise.
+        imatrix: what tables call the importance matrix it was made with, if any.
     Raises:
         LabError: the file is damaged.
     """
@@ -154,5 +160,6 @@ def audit(
         shape=model_shape(header),
         fallbacks=fallbacks,
         quantize_s=quantize_s,
+        imatrix=imatrix,
         provenance=provenance,
     )

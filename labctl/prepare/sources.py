@@ -1,26 +1,26 @@
-"""Which model a lab is about: `demo`, a GGUF file on this disk, or one from the Hugging Face Hub."""
+"""Which model a lab is about: `demo`, a preset, a GGUF file, a checkpoint folder, or one from the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from labctl import store
 from labctl.errors import LabError
-from labctl.prepare import header, hub
+from labctl.prepare import header
+from labctl.prepare.checkpoint import is_checkpoint, read_checkpoint
+from labctl.prepare.dialogue import Dialogue
+from labctl.prepare.presets import PRESETS, packaged_model
+from labctl.prepare.remote import Place, choose, from_hub, model_name
 from labctl.records import SourceModel
+
+__all__ = ["choose", "model_name", "resolve_model"]
 
 DEMO_FILE = "demo/labllama-f16.gguf"
 DEMO_NAME = "labllama-15m"
-WAYS = "Give `demo`, the path of a GGUF file, or hf:owner/repo."
-
-_HUB_SPEC = re.compile(r"hf:(?://)?(?P<repo>[^/@:\s]+/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<file>.+))?")
-_SPLIT = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
-_LABEL = re.compile(r"(?:^|[-_.])(f16|fp16|bf16|f32|fp32)(?=$|[-_.])", re.IGNORECASE)
-_LABELS = {"f16": "F16", "fp16": "F16", "bf16": "BF16", "f32": "F32", "fp32": "F32"}
+WAYS = "Give `demo`, a name from `labctl models`, the path of a GGUF file or checkpoint folder, or hf:owner/repo."
+_NOBODY = Dialogue()
 
 
 def resolve_model(
@@ -29,17 +29,19 @@ def resolve_model(
     digests: store.DigestCache,
     *,
     allow_quantized: bool = False,
-    progress: hub.Progress | None = None,
+    llama_cpp: str | None = None,
+    dialogue: Dialogue = _NOBODY,
 ) -> SourceModel:
-    """Find the model a user named, fetch it if need be, and check that it can be a lab's baseline.
+    """Find the model a user named, fetch and convert it if need be, and check that it can be a lab's baseline.
 
     Args:
-        spec: `demo`, a path, or `hf:owner/repo[@revision][:file]`.
-        lab_data: the folder with the demo model.
+        spec: `demo`, a preset's name, a path, or `hf:owner/repo[@revision][:file]`.
+        lab_data: the folder with the demo model; models are kept there.
         allow_quantized: take a source that has already lost precision; the record then says so.
-        progress: told how far a download is.
+        llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
+        dialogue: asked before large downloads, told how far they are.
     Raises:
-        LabError: no such model, not a whole unquantized GGUF file, or it cannot be downloaded.
+        LabError: no such model, not a whole unquantized one, refused, or it cannot be downloaded or converted.
     """
     wanted = spec.strip()
     if not wanted:
@@ -51,198 +53,124 @@ def resolve_model(
                 f"The demo model is missing: {path}.",
                 "Get it back with `git checkout -- lab_data/demo`, or clone again.",
             )
-        return _checked(wanted, path, digests, name=DEMO_NAME, origin="demo", allow_quantized=allow_quantized)
-    if wanted.startswith("hf:"):
-        place = _from_hub(wanted, digests, progress)
-        return _checked(
-            wanted, place.path, digests, name=place.name, origin="hub", allow_quantized=allow_quantized,
-            notices=place.notices,
-        )  # fmt: skip
-    path = Path(wanted).expanduser()
-    _check_path(wanted, path, lab_data)
-    name = model_name(path.stem)
-    return _checked(wanted, path, digests, name=name, origin="gguf", allow_quantized=allow_quantized)
+        return _checked(wanted, Place(path=path, name=DEMO_NAME), digests, "demo", allow_quantized)
+    preset = PRESETS.get(wanted.lower())
+    if preset is not None and preset.package is not None:
+        path = packaged_model(preset.package, lab_data, digests, dialogue)
+        # Choosing it by name is the consent that --allow-quantized-source gives for others: `labctl models` says Q4_1.
+        return _checked(wanted, Place(path=path, name=model_name(path.stem)), digests, "package", preset.quantized)
+    where = preset.spec if preset is not None else wanted
+    if where.startswith("hf:"):
+        place, origin = from_hub(where, digests, dialogue), "hub"
+    else:
+        path = Path(where).expanduser()
+        if not _is_folder(path) or not is_checkpoint(path):
+            _check_path(wanted, path, lab_data)
+        place, origin = Place(path=path, name=model_name(path.stem if path.is_file() else path.resolve().name)), "gguf"
+    if place.path.is_dir():
+        origin = "checkpoint" if origin == "gguf" else origin
+        return _from_checkpoint(wanted, place, lab_data, digests, origin, allow_quantized, llama_cpp, dialogue)
+    return _checked(wanted, place, digests, origin, allow_quantized)
 
 
-def model_name(stem: str) -> str:
-    """A model's folder name from its file's: without the part number and without the type's name at the end."""
-    plain = _SPLIT.sub("", stem)
-    return store.safe_name(re.sub(r"[-_.](f16|fp16|bf16|f32|fp32)$", "", plain, flags=re.IGNORECASE))
+def _from_checkpoint(
+    spec: str, place: Place, lab_data: Path, digests: store.DigestCache, origin: str, allow_quantized: bool,
+    llama_cpp: str | None, dialogue: Dialogue,
+) -> SourceModel:  # fmt: skip
+    """The record of a checkpoint, converted to GGUF."""
+    from labctl.prepare.convert import convert
+    from labctl.prepare.converter import find_converter
+
+    checkpoint = read_checkpoint(place.path)
+    notices = place.notices
+    if checkpoint.quantization:
+        _refuse_quantized(place.name, checkpoint.quantization, allow_quantized)
+        notices = (*notices, _quantized_notice(checkpoint.quantization, "the converted file"))
+    done = convert(checkpoint, place.name, find_converter(lab_data, llama_cpp), lab_data, digests, dialogue)
+    made = Place(path=done.path, name=place.name, notices=(*notices, *done.notices))
+    return _checked(spec, made, digests, origin, allow_quantized, was_quantized=bool(checkpoint.quantization))
+
+
+def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
+    """Raise unless a quantized source is allowed.
+
+    Raises:
+        LabError: it is not.
+    """
+    if not allowed:
+        raise LabError(
+            f"{name} is already quantized ({kind}): what it lost cannot be measured, as there is no original to compare"
+            " with.",
+            "Take the F16 or BF16 file of the model, or add --allow-quantized-source.",
+        )
+
+
+def _quantized_notice(kind: str, baseline: str) -> str:
+    return (
+        f"The source is already quantized ({kind}): sizes, speed and losses are counted from {baseline}, not from the"
+        " original model, and every further quantization adds to what was lost before."
+    )
 
 
 def _checked(
-    spec: str,
-    path: Path,
-    digests: store.DigestCache,
-    *,
-    name: str,
-    origin: str,
-    allow_quantized: bool,
-    notices: tuple[str, ...] = (),
-) -> SourceModel:
+    spec: str, place: Place, digests: store.DigestCache, origin: str, allow_quantized: bool,
+    was_quantized: bool = False,
+) -> SourceModel:  # fmt: skip
     """The record of a file that is a whole language model, and unquantized unless that is allowed."""
-    found, parts = header.read_model(path)
+    found, parts = header.read_model(place.path)
     header.model_shape(found)
     baseline = header.baseline_label(found)
     quantized = header.is_quantized(found)
+    notices = place.notices
     if quantized:
-        if not allow_quantized:
-            raise LabError(
-                f"{path.name} is already quantized ({baseline}): what it lost cannot be measured, as there is no"
-                " original to compare with.",
-                "Take the F16 or BF16 file of the model, or add --allow-quantized-source.",
-            )
-        notices = (
-            *notices,
-            f"The source is already quantized ({baseline}): sizes, speed and losses are counted from {baseline}, not"
-            " from the original model, and every further quantization adds to what was lost before.",
-        )
+        _refuse_quantized(place.path.name, baseline, allow_quantized)
+        notices = (*notices, _quantized_notice(baseline, baseline))
     hashes = [digests.sha256(part) for part in parts]
     return SourceModel(
-        name=name,
+        name=place.name,
         spec=spec,
-        path=str(path.absolute()),
+        path=str(place.path.absolute()),
         origin=origin,
         size_bytes=found.size_bytes,
         sha256=hashes[0] if len(hashes) == 1 else store.digest({"parts": hashes}),
         baseline=baseline,
-        quantized=quantized,
+        quantized=quantized or was_quantized,
         notices=notices,
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a zero character in the name, or one too long
+        return False
 
 
 def _check_path(spec: str, path: Path, lab_data: Path) -> None:
     """Say what is wrong with a path that is no file.
 
     Raises:
-        LabError: it is a folder, or does not exist.
+        LabError: it is a folder without a model, or does not exist.
     """
     try:
-        is_folder, exists = path.is_dir(), path.exists()
+        exists = path.exists()
     except (OSError, ValueError):
-        is_folder = exists = False
-    if is_folder:
+        exists = False
+    if _is_folder(path):
         inside = sorted(path.glob("*.gguf"))
         if inside:
             raise LabError(f"{spec} is a folder, not a GGUF file.", f"Name the file: {inside[0]}.")
         raise LabError(
-            f"{spec} is a folder: checkpoint folders come with a later version (`labctl convert`).",
-            "For now, convert it with llama.cpp's convert_hf_to_gguf.py --outtype f16 and give the GGUF file.",
+            f"{spec} is a folder without a model: it holds no config.json and no *.safetensors.",
+            "Give a checkpoint folder as the Hub has it, or a GGUF file.",
         )
     if exists and path.is_file():
         return
     if exists:
         raise LabError(f"{spec} is not a file.", WAYS)
     local = sorted(str(file) for file in lab_data.glob("**/*.gguf")) if lab_data.is_dir() else []
-    by_name = {Path(file).stem.lower(): file for file in local} | {"demo": "demo"}
+    by_name = {Path(file).stem.lower(): file for file in local} | {name: name for name in PRESETS}
     near = difflib.get_close_matches(path.stem.lower(), by_name, n=2, cutoff=0.6)
     meant = f"Did you mean {' or '.join(by_name[name] for name in near)}? " if near else ""
     at_hub = f"For the Hub write hf:{spec}. " if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) else ""
     raise LabError(f"No such model: {spec}.", f"{meant}{at_hub}{WAYS}")
-
-
-# -- from the Hub -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    path: Path
-    name: str
-    notices: tuple[str, ...] = ()
-
-
-def _from_hub(spec: str, digests: store.DigestCache, progress: hub.Progress | None) -> _Place:
-    match = _HUB_SPEC.fullmatch(spec)
-    if match is None:
-        raise LabError(
-            f"Cannot read {spec!r}.", "Write hf:owner/repo, hf:owner/repo:file.gguf or hf:owner/repo@revision."
-        )
-    repo_id, revision, wanted = match["repo"], match["revision"], match["file"]
-    if wanted:
-        hub.check_name(wanted)
-    try:
-        repo = hub.list_repo(repo_id, revision)
-    except hub.HubUnavailableError as error:
-        place = _from_cache(repo_id, revision, wanted, digests)
-        if place is None:
-            raise
-        return _Place(place.path, place.name, (f"{error.message} The copy in the cache was used.",))
-    by_name = {file.name: file for file in repo.files}
-    paths = [hub.fetch(repo, by_name[name], digests.sha256, progress) for name in choose(repo_id, by_name, wanted)]
-    return _Place(paths[0], _hub_name(repo_id, paths[0]))
-
-
-def _from_cache(repo_id: str, revision: str | None, wanted: str | None, digests: store.DigestCache) -> _Place | None:
-    """The model as an earlier run downloaded it, where the cache leaves no doubt which file that is."""
-    found = []
-    for folder in hub.cached_files(repo_id, revision).values():
-        names = [file.relative_to(folder).as_posix() for file in sorted(folder.glob("**/*.gguf"))]
-        try:
-            found.append([folder / name for name in choose(repo_id, names, wanted)])
-        except LabError:
-            continue
-    if len(found) != 1:
-        return None
-    for path in found[0]:
-        expected = hub.blob_sha256(path)
-        if expected and digests.sha256(path) != expected:
-            raise LabError(
-                f"The cached copy of {path.name} is damaged.", f"Delete {path.resolve()} and download again."
-            )
-    return _Place(found[0][0], _hub_name(repo_id, found[0][0]))
-
-
-def _hub_name(repo_id: str, path: Path) -> str:
-    """The file's name, or the repository's where files are just called model or ggml-model."""
-    name = model_name(path.stem)
-    return model_name(repo_id.split("/")[1]) if name.lower() in ("model", "ggml-model", "f16", "bf16", "f32") else name
-
-
-def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[str]:
-    """Which file of a repository to take, with all its parts if it is split.
-
-    Args:
-        wanted: the file the user named; without it the only F16 file is taken, else the only BF16, else the only F32.
-    Raises:
-        LabError: nothing fits, or more than one file does.
-    """
-    every = sorted(names)
-    models: dict[str, list[str]] = {}
-    for name in every:
-        if name.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix", PurePosixPath(name).name, re.IGNORECASE):
-            models.setdefault(_SPLIT.sub("", name[: -len(".gguf")]), []).append(name)
-    listing = ", ".join(parts[0] for parts in list(models.values())[:12]) or "none"
-    if wanted:
-        for parts in models.values():
-            if wanted in parts:
-                return parts
-        raise LabError(f"{repo_id} has no GGUF file {wanted}.", f"Its GGUF files: {listing}.")
-    if not models:
-        checkpoint = any(name.endswith((".safetensors", ".bin")) for name in every)
-        raise LabError(
-            f"{repo_id} has no GGUF file{', only a checkpoint' if checkpoint else ''}.",
-            "Look for a GGUF repository of the model (with an F16 or BF16 file), or convert the checkpoint with"
-            " llama.cpp's convert_hf_to_gguf.py.",
-        )
-    for label in ("F16", "BF16", "F32"):
-        fitting = [parts for stem, parts in models.items() if _label(stem) == label]
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            raise LabError(
-                f"{repo_id} has {len(fitting)} {label} files.",
-                f"Name one, as hf:{repo_id}:{fitting[0][0]}. They are {', '.join(parts[0] for parts in fitting[:12])}.",
-            )
-    raise LabError(
-        f"{repo_id} has no file called F16, BF16 or F32.",
-        f"Name one, as hf:{repo_id}:{next(iter(models.values()))[0]}. Its GGUF files: {listing}.",
-    )
-
-
-def _label(stem: str) -> str:
-    """The type in a file's name, or else in its folder's; empty if neither says one."""
-    for part in reversed(PurePosixPath(stem).parts):
-        found = _LABEL.findall(part)
-        if found:
-            return _LABELS[found[-1].lower()]
-    return ""

@@ -18,7 +18,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
     """What speaks for the pick, measured against the baseline."""
     if pick is None or pick == base:
-        return [f"{base} is the original: no smaller file is shown to keep its quality within {100 * limit:g} %."]
+        return [f"{base} is the baseline: no smaller file is shown to keep its quality within {100 * limit:g} %."]
     row, found = rows[pick], []
     if known(row["compression_ratio"]):
         found.append(

@@ -22,7 +22,7 @@ from labctl.measure.verdict import (
 )
 from labctl.records import LabRecords, PerplexityRun
 from labctl.report.answers import answer_changes, first_divergence
-from labctl.report.spread import median_interval, round_ratios, sign_test, wilson
+from labctl.report.spread import mcnemar_exact, median_interval, round_ratios, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def _protocol(run: PerplexityRun) -> tuple[object, ...]:
 
 def _read_nll(folder: Path, run: PerplexityRun) -> Floats | None:
     try:
-        stored = np.load(folder / run.nll_path, allow_pickle=False)
+        stored = np.load(folder / run.nll_path, mmap_mode="r", allow_pickle=False)  # a header may lie about the size
     except (OSError, ValueError, EOFError):
         return None
     if stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
@@ -296,9 +296,13 @@ def _probe_columns(records: LabRecords) -> dict[str, Row]:
             low, high = wilson(probe.n_correct, len(probe.answers))
             row |= {f"{probe.name}_correct": probe.n_correct, f"{probe.name}_n": len(probe.answers)}
             row |= {f"{probe.name}_low_pct": 100 * low, f"{probe.name}_high_pct": 100 * high}
+            if base is not None:
+                lost, gained, _ = answer_changes(run, base, (probe.name,))
+                row |= {f"{probe.name}_lost": lost, f"{probe.name}_gained": gained}
+                row |= {f"{probe.name}_p": mcnemar_exact(lost, gained)}
         if base is not None and run.probes:
             lost, gained, kept = answer_changes(run, base, (probe.name for probe in run.probes))
-            row |= {"answers_lost": lost, "answers_gained": gained, "answers_p": sign_test(lost, gained)}
+            row |= {"answers_lost": lost, "answers_gained": gained, "answers_p": mcnemar_exact(lost, gained)}
             if lost + kept >= 10:  # of fewer right answers of the baseline no share is worth a star
                 row["answers_kept_pct"] = 100 * kept / (lost + kept)
         columns[name] = row

@@ -40,6 +40,20 @@ def first_divergence(generation: Generation, base: Generation) -> Divergence:
     )
 
 
+def split_text(generation: Generation, base: Generation | None) -> tuple[str, str | None, str]:
+    """A text up to the first token that is not the baseline's, that token, and the rest.
+
+    Returns: the token is None where there is no difference or no baseline, and empty where the text ends before it.
+    """
+    place = len(generation.tokens) if base is None else first_divergence(generation, base).n_same
+    differs = base is not None and place < max(len(generation.tokens), len(base.tokens))
+    same, first = "".join(generation.pieces[:place]), "".join(generation.pieces[place : place + 1])
+    # A letter of several bytes can lie across tokens: then only the whole text has it right.
+    whole = generation.text.startswith(same + first)
+    rest = generation.text[len(same + first) :] if whole else "".join(generation.pieces[place + 1 :])
+    return same, first if differs else None, rest
+
+
 def answer_changes(run: GenerationRun, base: GenerationRun, probes: Iterable[str]) -> tuple[int, int, int]:
     """Probe answers compared with the baseline's, question by question.
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.measure.verdict import DEFAULT_LIMIT
 from labctl.records import LabRecords, Machine
+from labctl.report.gaps import mark_names
 from labctl.report.scoring import Weights
+from labctl.report.text import printable
 from labctl.store import write_bytes
 
 ANSWERS = "answers.toml"
@@ -25,12 +29,14 @@ class ReportOptions:
         limit: largest acceptable increase of perplexity, as a fraction.
         machine: this computer, shown if no record names one.
         blank: leave a line for the student where a draft would stand.
+        q13_limits: allowances of Q13; what it leaves out has its default.
     """
 
     weights: Weights = (0.3, 0.4, 0.3)
     limit: float = DEFAULT_LIMIT
     machine: Machine | None = None
     blank: bool = False
+    q13_limits: Mapping[str, float] = field(default_factory=dict)
 
 
 def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Path, ...]:
@@ -38,7 +44,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
 
     Args:
         records: of one model; whatever is missing is shown as missing.
-        folder: reports/<model>; its answers.toml is read and never written.
+        folder: reports/<model>; its answers.toml is made where there is none, and never written again.
     Returns: the files written or left unchanged, in the order of the hand-in.
     Raises:
         LabError: answers.toml cannot be read, or the folder cannot be written.
@@ -59,8 +65,11 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         charts=[name for name in CHARTS if f"{name}.png" in charts],
         answers=answers,
         blank=options.blank,
+        q13_limits=options.q13_limits,
     )
-    sheet, advice = (worksheet.render(f"{name}.md.j2", values) for name in ("worksheet", "recommendation"))
+    sheet, advice = (
+        mark_names(worksheet.render(f"{name}.md.j2", values), records) for name in ("worksheet", "recommendation")
+    )
     texts = {
         "worksheet.md": sheet,
         "index.html": page.render_page(
@@ -80,10 +89,24 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         "performance_results.csv": coursefiles.performance_results(rows),
         "test_prompts.txt": coursefiles.prompt_lines(records),
     }
+    if not (folder / ANSWERS).exists():
+        write_bytes(folder / ANSWERS, answer_gaps(sheet).encode("utf-8", "replace"))
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items() if text} | charts
     for name, data in files.items():
         _write(folder / name, data)
     return tuple(folder / name for name in files)
+
+
+def answer_gaps(worksheet: str) -> str:
+    """A new answers.toml: every question of the worksheet as a comment, with a gap to fill."""
+    lines = [
+        "# Your own words. Take the # away before a line that begins with Q and write between the quotes;",
+        '# for several lines, use three quotes on either side: Q6 = """...""".',
+        "# Then run `labctl report`: the worksheet takes your words over. labctl never changes this file.",
+    ]
+    for number, question in re.findall(r"^### Q(\d+)\. (.*)$", worksheet, re.MULTILINE):
+        lines += ["", f"# Q{number}. {printable(question)}", f'# Q{number} = ""']
+    return "\n".join(lines) + "\n"
 
 
 def read_answers(path: Path) -> dict[int, str]:
@@ -104,13 +127,15 @@ def read_answers(path: Path) -> dict[int, str]:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LabError(f"Cannot read {path}: {error}.", 'Write one line an answer: Q6 = "my words".') from error
-    answers = {}
+    answers: dict[int, str] = {}
     for key, value in content.items():
         number = key[1:] if key[:1] in ("Q", "q") else key
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 18 or not isinstance(value, str):
             raise LabError(
                 f"{path}: {key!r} is not an answer.", 'Write Q1 to Q18 with text in quotes: Q6 = "my words".'
             )
+        if int(number) in answers:
+            raise LabError(f"{path}: Q{number} is answered twice.", "Keep one of the two.")
         answers[int(number)] = value.strip()
     return answers
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
+from labctl.report.chart_hardware import ram_lines, ram_sentence, speed_vs_bits
+from labctl.report.chart_map import winner_map
 from labctl.report.findings import (
     caption_lines,
+    interval_kind,
     memory_finding,
     notices,
     performance_finding,
@@ -31,7 +34,7 @@ from labctl.report.plot import (
     render,
     styled,
 )
-from labctl.report.scoring import pareto_front
+from labctl.report.scoring import sure_pareto_front
 from labctl.report.text import interval, percent, rate, size
 
 if TYPE_CHECKING:
@@ -67,6 +70,8 @@ def size_vs_quality(records: LabRecords, rows: Rows, limit: float) -> Figure | N
     points = []
     for name, row in _with(rows, "size_bytes", "ppl"):
         shares = [1 + row.get(f"ppl_increase_{part}pct", math.nan) / 100 for part in ("low_", "", "high_")]
+        if name == base:  # what all others are measured against has no increase to be unsure of
+            shares = [1.0, 1.0, 1.0]
         low, high = (row["ppl"] * share / shares[1] for share in (shares[0], shares[2]))
         points.append((name, row["size_bytes"], row["ppl"], low, high))
     bars = f"Bars: 95 % interval of the increase over {base} (paired, chunk by chunk)."
@@ -87,6 +92,14 @@ def size_vs_performance(records: LabRecords, rows: Rows, limit: float) -> Figure
     )
 
 
+def _cost(better: int, low: float, high: float) -> tuple[float, float]:
+    """A figure's interval as a cost, lower is better; what has no interval may be anything."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return (-math.inf, math.inf)
+    ends = sorted((better * low, better * high))
+    return ends[0], ends[1]
+
+
 def _scatter(
     records: LabRecords,
     points: Sequence[tuple[str, float, float, float, float]],
@@ -99,7 +112,7 @@ def _scatter(
         return None
     better = -1 if kind == "speed" else 1
     unit, factor = ("GB", 1e9) if max(point[1] for point in points) >= 1e9 else ("MB", 1e6)
-    on_front = pareto_front([(point[1], better * point[2]) for point in points])
+    on_front = sure_pareto_front([((point[1], point[1]), _cost(better, *point[3:])) for point in points])
     corners = sorted((points[index][1] / factor, points[index][2]) for index in on_front)
     captions = caption_lines(records, kind)
     figure, (axes,) = new_figure(
@@ -107,7 +120,7 @@ def _scatter(
     )
     better_word = "lower in perplexity" if kind == "perplexity" else "faster"
     axes.plot(*zip(*corners, strict=True), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="")
-    axes.lines[-1].set_label(f"Pareto front: no other format is both smaller and {better_word}")
+    axes.lines[-1].set_label(f"Pareto front: no other format is shown to be both smaller and {better_word}")
     marks = []
     for name, n_bytes, value, low, high in points:
         style = look(records.formats.index(name))
@@ -149,7 +162,7 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
     figure, panels = new_figure(
         verdict_finding(records, rows, limit),
         [
-            f"Bars: 95 % interval of the increase over {records.formats[0]} (paired t over chunks).",
+            f"Bars: 95 % interval of the increase over {records.formats[0]} ({interval_kind(records)}).",
             *caption_lines(records, "perplexity"),
         ],
         notices(records),
@@ -286,7 +299,8 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         memory_finding(records, rows),
         [
             f"Context: {' and '.join(map(str, contexts))} tokens; weights read into memory (mmap off)."
-            " The split is by llama.cpp's own buffers; the rest is the program and its libraries.",
+            " The split is by llama.cpp's own buffers; the rest is the program and its libraries."
+            f" {ram_sentence(most)}",
             *caption_lines(records, "memory"),
         ],
         notices(records),
@@ -320,6 +334,7 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
             fontsize=10,
         )
     axes.set_xlim(0, 1.16 * most / factor)
+    ram_lines(axes, most, factor)
     axes.set_xlabel(f"Peak resident memory, {unit} (less is better)")
     legend_above(axes)
     return figure
@@ -346,5 +361,7 @@ CHARTS: dict[str, Draw] = {
     "size_vs_performance": size_vs_performance,
     "ppl_increase": ppl_increase,
     "speed": speed,
+    "speed_vs_bits": speed_vs_bits,
     "memory": memory,
+    "winner_map": winner_map,
 }

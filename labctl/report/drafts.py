@@ -73,7 +73,7 @@ def large_against_small(rows: Rows, large: str = "Q8_0", small: str = "Q4_K_M") 
         apart = a["ppl_increase_high_pct"] < b["ppl_increase_low_pct"]
         if apart:
             parts.append(
-                f"{large} stays closer to the original: {percent(a['ppl_increase_pct'])} perplexity against"
+                f"{large} stays closer to the baseline: {percent(a['ppl_increase_pct'])} perplexity against"
                 f" {percent(b['ppl_increase_pct'])}. That favours it where small errors count and there is room for a"
                 " larger file: exact facts, code, arithmetic, or as the copy that other versions are compared with."
             )
@@ -262,7 +262,7 @@ def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
     ]
     row = rows[pick.pick]
     if pick.pick == base:
-        parts.append("Here no smaller version is proven to stay as close to the original as we asked.")
+        parts.append("Here no smaller version is proven to stay as close to the one we started from as we asked.")
     elif known(row["compression_ratio"]):
         parts.append(
             f"The version called {pick.pick} needs {100 * (1 - 1 / row['compression_ratio']):.0f} % less space, and"
@@ -278,7 +278,7 @@ def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
         if known(small["answers_p"]):
             asked = sum(small[column] for column in small if str(column).endswith("_n") and known(small[column]))
             text += f", and of {asked:.0f} test questions it gets {small['answers_lost']:.0f} wrong"
-            text += " that the original got right"
+            text += " that the one we started from got right"
         parts.append(text + ".")
     first = fastest(rows, "tg")
     if first and rows[first[0]]["speedup"] > 1:

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import LabRecords, Machine
-from labctl.report.gaps import provenances
+from labctl.report.gaps import mislabelled_notice, provenances
+from labctl.report.hardware import bits_finding
+from labctl.report.rules import candidates
+from labctl.report.scoring import WinnerMap, literal_scores, normalised_scores, winner_map
 from labctl.report.text import percent, rate, significant, size, words
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -21,8 +24,9 @@ def notices(records: LabRecords) -> tuple[str, ...]:
     """What the worksheet and every chart must say first."""
     found = [records.text.notice] if records.text else []
     found += [*records.model.notices, *records.warnings]
-    if records.model.quantized:
+    if records.model.quantized and not any("already quantized" in notice for notice in found):
         found.append(QUANTIZED_NOTICE)
+    found.append(mislabelled_notice(records))
     if len(machines(records)) > 1:
         found.append("The figures come from different computers; speeds and memory of different ones do not compare.")
     return tuple(dict.fromkeys(notice.strip() for notice in found if notice.strip()))
@@ -160,6 +164,57 @@ def memory_finding(records: LabRecords, rows: Rows) -> str:
     if most == least or peaks[most] == peaks[least]:
         return f"Peak memory: {size(peaks[most])} ({words(peaks)})"
     return f"Peak memory: from {size(peaks[most])} ({most}) down to {size(peaks[least])} ({least})"
+
+
+def map_finding(normal: WinnerMap, literal: WinnerMap) -> str:
+    """Title of winner_map."""
+
+    def leaders(found: WinnerMap) -> str:
+        return words(f"{name} for {100 * share:.0f} %" for name, share in list(found.shares.items())[:2])
+
+    if list(normal.shares) == list(literal.shares) and len(normal.shares) == 1:
+        return f"{next(iter(normal.shares))} wins whatever the weights, by both scores"
+    return f"Winners over all weightings: normalised, {leaders(normal)}; literal, {leaders(literal)}"
+
+
+def interval_kind(records: LabRecords) -> str:
+    """What the intervals of the increase rest on."""
+    runs = records.perplexity.values()
+    if any(run.order_seed is not None and run.n_chunks < run.n_chunks_text for run in runs):
+        return "paired, chunk by chunk; it holds at every look, since measuring stopped when the verdict was settled"
+    return "paired t over chunks"
+
+
+HOW_TO_READ = {
+    "size_vs_quality": "Further left is smaller, further down is better",
+    "size_vs_performance": "Further left is smaller, further up is faster",
+    "ppl_increase": "A bar wholly left of the dashed line passes, wholly right of it fails, across it is undecided",
+    "speed": "Further right is faster, and bars that overlap show no difference",
+    "speed_vs_bits": "Further left is smaller, further up is faster, and the dashed line is what memory allows",
+    "memory": "Shorter is better",
+    "winner_map": "Find the point of your own weights: its colour is your format",
+}
+"""How to look at each chart."""
+
+
+def readings(records: LabRecords, rows: Rows, limit: float) -> dict[str, str]:
+    """One sentence for each chart that there is data for: how to look at it, and what it says here."""
+    found = {
+        "size_vs_quality": quality_finding(records, rows, limit),
+        "size_vs_performance": performance_finding(records, rows),
+        "ppl_increase": verdict_finding(records, rows, limit),
+        "speed": speed_finding(records, rows),
+        "speed_vs_bits": bits_finding(records, rows),
+    }
+    if any(row["peak_rss_bytes"] > 0 for row in rows.values()):
+        found["memory"] = memory_finding(records, rows)
+    compared = candidates(rows)
+    if len(compared) > 1:
+        normal, literal = (
+            winner_map(score(compared, (0.3, 0.4, 0.3))) for score in (normalised_scores, literal_scores)
+        )
+        found["winner_map"] = map_finding(normal, literal)
+    return {name: f"{HOW_TO_READ[name]}. {finding}." for name, finding in found.items()}
 
 
 def _or(value: float, otherwise: float) -> float:

@@ -13,11 +13,16 @@ from labctl.report.analysis import load_nll
 STEPS: dict[str, tuple[str, ...]] = {
     "files": ("quantize", "convert", "prepare", "source"),
     "perplexity": ("perplexity",),
+    "divergence": ("divergence",),
     "speed": ("bench", "speed"),
     "memory": ("memory",),
     "generation": ("generate", "generation"),
 }
 """Fields of LabRecords and the names that their steps go by in records and failures."""
+
+
+MARK = "⚠"
+"""Stands behind the name of a format whose file is not what the name says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ def gaps(records: LabRecords) -> tuple[Gap, ...]:
     ]
     usable = load_nll(records)
     for step, names in STEPS.items():
-        for name in records.formats:
+        for name in records.formats[1:] if step == "divergence" else records.formats:
             failure = next((f for f in records.failures if f.format == name and f.step in names), None)
             missing = name not in getattr(records, step)
             if failure is not None:
@@ -69,6 +74,7 @@ def provenances(records: LabRecords) -> tuple[Provenance, ...]:
     tables: tuple[dict[str, Any], ...] = (
         records.files,
         records.perplexity,
+        records.divergence,
         records.speed,
         records.memory,
         records.generation,
@@ -108,6 +114,38 @@ def content_notes(file: GgufFile) -> tuple[str, ...]:
         noun = "tensor" if count == 1 else "tensors"
         notes.append(f"{count} {noun} stored as {', '.join(kinds)}, because rows do not fill its blocks")
     return tuple(notes)
+
+
+def main_contents(file: GgufFile) -> str:
+    """The two types that hold most of a file's bytes: "q8_0 84 %, q6_K 16 %"."""
+    total = sum(share.size_bytes for share in file.types)
+    largest = sorted(file.types, key=lambda share: -share.size_bytes)[:2]
+    return ", ".join(f"{share.tensor_type} {100 * share.size_bytes / total:.0f} %" for share in largest)
+
+
+def mislabelled(records: LabRecords) -> tuple[str, ...]:
+    """Formats whose files hold other types than the label says, because the model's rows do not fill its blocks."""
+    return tuple(name for name in records.formats if name in records.files and records.files[name].fallbacks)
+
+
+def mislabelled_notice(records: LabRecords) -> str:
+    """What every table and chart must say about such files; empty if there are none."""
+    names = mislabelled(records)
+    if not names:
+        return ""
+    held = "; ".join(f"{name}: {main_contents(records.files[name])}" for name in names)
+    row = min(one.row_length for name in names for one in records.files[name].fallbacks)
+    return (
+        f"This model's rows (of {row} weights, for example) do not fill the formats' blocks, so some files hold other"
+        f" types than their names say. By bytes, {held}."
+    )
+
+
+def mark_names(markdown: str, records: LabRecords) -> str:
+    """Put the mark behind such a format's name wherever it begins a table's row."""
+    for name in mislabelled(records):
+        markdown = markdown.replace(f"\n| {name} |", f"\n| {name} {MARK} |")
+    return markdown
 
 
 def twins(files: dict[str, GgufFile]) -> tuple[tuple[str, ...], ...]:

@@ -82,7 +82,7 @@ def _tiles(rows: Rows, pick: str | None, base: str) -> list[tuple[str, str, str]
     tiles = []
     if known(row["size_bytes"]):
         ratio = row["compression_ratio"]
-        small = f"{significant(ratio)} times smaller than {base}" if known(ratio) and ratio > 1 else "the original"
+        small = f"{significant(ratio)} times smaller than {base}" if known(ratio) and ratio > 1 else "the baseline"
         tiles.append(("File", size(row["size_bytes"]), small))
     if known(row["ppl_increase_pct"]):
         spread = interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])

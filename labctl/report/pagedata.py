@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labctl.records import Generation, LabRecords
-from labctl.report.answers import first_divergence
+from labctl.report.answers import first_divergence, split_text
 from labctl.report.coursefiles import prompts
 from labctl.report.fit import COMFORTABLE, GIB, kv_bytes_at
 from labctl.report.plot import look
@@ -107,19 +107,12 @@ def _outputs(records: LabRecords) -> list[dict[str, Any]]:
 
 
 def _split(mine: Generation, base: Generation | None) -> dict[str, Any]:
-    """A text up to the first token that is not the baseline's, that token, and the rest."""
-    place = len(mine.tokens) if base is None else first_divergence(mine, base).n_same
-    differs = base is not None and place < max(len(mine.tokens), len(base.tokens))
-    parts = ["".join(mine.pieces[:place]), "".join(mine.pieces[place : place + 1]), "".join(mine.pieces[place + 1 :])]
-    # A letter of several bytes can lie across tokens: then only the whole text has it right.
-    if mine.text.startswith(parts[0] + parts[1]):
-        parts[2] = mine.text[len(parts[0] + parts[1]) :]
-    same, first, rest = (printable(part, newline="\n") for part in parts)
+    same, first, rest = split_text(mine, base)
     return {
         "text": printable(mine.text, newline="\n"),
-        "same": same,
-        "first": first if differs else None,
-        "rest": rest,
-        "n_same": None if base is None else place,
+        "same": printable(same, newline="\n"),
+        "first": None if first is None else printable(first, newline="\n"),
+        "rest": printable(rest, newline="\n"),
+        "n_same": None if base is None else first_divergence(mine, base).n_same,
         "n_tokens": len(mine.tokens if base is None else base.tokens),
     }

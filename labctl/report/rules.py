@@ -12,12 +12,12 @@ from labctl.report.fit import FIT_RULE, fit_table
 from labctl.report.scoring import (
     Candidate,
     Score,
-    dominates,
     normalised_scores,
     perplexity_stars,
     quality_stars,
     size_stars,
     speed_stars,
+    surely_dominates,
     winner,
     winner_map,
 )
@@ -29,8 +29,6 @@ TOO_LITTLE = "Not measured: size, perplexity and speed of the baseline and one m
 LOST_AT_MOST_PCT = 5.0
 BASELINE_AT_LEAST_PCT = 50.0
 CHANCE_ALPHA = 0.05
-USES = (("Chatbot", 5.0, False), ("Code generation", 2.0, False), ("Creative writing", 10.0, False))
-MATH = ("Math reasoning", 2.0, True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,38 +267,6 @@ def sweet_spot(rows: Rows) -> Answer:
     return Answer(rule=rule, text=text, pick=pick)
 
 
-def minimum_formats(records: LabRecords, rows: Rows, reasoning_pick: str | None) -> list[tuple[str, Answer]]:
-    """Q13: the smallest format within each use's allowance."""
-    base = records.formats[0]
-    found = []
-    for use, allowance, needs_sums in (*USES, MATH):
-        rule = f"whole 95 % interval of the increase at most {allowance:g} %"
-        if needs_sums:
-            rule += ", and accepted by the rule of Q7"
-        judged = {n: r for n, r in rows.items() if known(r["ppl_increase_high_pct"]) and known(r["size_bytes"])}
-        within = [name for name, row in judged.items() if row["ppl_increase_high_pct"] <= allowance]
-        if needs_sums:
-            within = [name for name in within if reasoning_pick and _has_sums(rows[name])]
-            within = [name for name in within if _keeps_sums(rows, name, base)]
-        pick = min(within, key=lambda name: float(rows[name]["size_bytes"]), default=None)
-        if not judged:
-            text = "not measured"
-        elif needs_sums and reasoning_pick is None:
-            text = "none: Q7 accepts no format, or the sums were not measured"
-        elif pick is None:
-            text = f"{base} (no quantized format is within it)"
-        else:
-            text = f"{pick}: {increase_words(rows[pick])}"
-            text += f", sums {_sums(rows[pick])}" if needs_sums else ""
-        found.append((use, Answer(rule=rule, text=text, pick=pick)))
-    return found
-
-
-def _keeps_sums(rows: Rows, name: str, base: str) -> bool:
-    mine, theirs = (100 * rows[n][f"{SUMS}_correct"] / rows[n][f"{SUMS}_n"] for n in (name, base))
-    return bool(theirs - mine <= LOST_AT_MOST_PCT) and not is_worse(rows[name])
-
-
 def matrix(rows: Rows, scores: Sequence[Score]) -> list[list[str]]:
     """Rows of the decision matrix: format, size, perplexity, speed, quality, best for."""
     base = next(iter(rows))
@@ -339,10 +305,26 @@ def best_for(rows: Rows, scores: Sequence[Score]) -> dict[str, str]:
     best = winner(scores)
     if best is not None and len(scores) > 1:
         firsts[best].append("highest normalised score (Q15)")
-    costs = {one.format: (one.size_bytes, one.ppl, -one.tg_tps) for one in candidates(rows)}
+    costs = {one.format: _costs(rows[one.format]) for one in candidates(rows)}
     named = {}
     for name, labels in firsts.items():
-        better = [other for other in costs if name in costs and dominates(costs[other], costs[name])]
+        better = [other for other in costs if name in costs and surely_dominates(costs[other], costs[name])]
         fallback = f"nothing: {better[0]} is at least as small, as good and as fast" if better else "no first place"
         named[name] = ", ".join(labels) or fallback
     return named
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    """Size, perplexity and slowness as intervals; a figure without an interval may be anything."""
+
+    def ends(low: float, high: float) -> tuple[float, float]:
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else (-math.inf, math.inf)
+
+    increase = (
+        (0.0, 0.0) if row["verdict"] == "baseline" else (row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
+    )
+    return (
+        (row["size_bytes"], row["size_bytes"]),
+        ends(*increase),
+        ends(-row["tg_high_tps"], -row["tg_low_tps"]),
+    )

@@ -169,6 +169,33 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
 
 
+Interval = tuple[float, float]
+"""Lowest and highest value that fits a measurement; twice the same for a figure that is exact."""
+
+
+def surely_dominates(one: Sequence[Interval], other: Sequence[Interval]) -> bool:
+    """Whether `one` is shown to be nowhere worse than `other` and somewhere better; lower is better.
+
+    Intervals that overlap show nothing.
+    """
+    pairs = list(zip(one, other, strict=True))
+    return all(a[1] <= b[0] for a, b in pairs) and any(a[1] < b[0] for a, b in pairs)
+
+
+def sure_pareto_front(costs: Sequence[Sequence[Interval]]) -> tuple[int, ...]:
+    """Which points no other point is shown to beat.
+
+    Args:
+        costs: one row a point, an interval a column, lower is better.
+    Returns: indexes of the points on the front, ascending.
+    """
+    return tuple(
+        index
+        for index, row in enumerate(costs)
+        if not any(surely_dominates(other, row) for place, other in enumerate(costs) if place != index)
+    )
+
+
 def size_stars(compression_ratio: float) -> int | None:
     """Stars of a file that is this many times smaller than the baseline; None if not measured."""
     return _rising(compression_ratio, (1.5, 2.0, 2.5, 3.0))

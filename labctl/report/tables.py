@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import Generation, LabRecords
-from labctl.report.answers import first_divergence, probe_names
+from labctl.report.answers import first_divergence, probe_names, split_text
 from labctl.report.drafts import tokens_same
-from labctl.report.fit import fit_table, kv_bytes_at
 from labctl.report.gaps import Gap, content_notes, twins
 from labctl.report.rules import SUMS
 from labctl.report.text import (
@@ -20,7 +19,6 @@ from labctl.report.text import (
     known,
     percent,
     quote,
-    rate,
     significant,
     size,
     table,
@@ -29,8 +27,6 @@ from labctl.report.text import (
 
 Rows = Mapping[str, Mapping[str, Any]]
 SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")
-RAM_GB = (4, 8, 16)
-CONTEXTS = (512, 2048, 4096, 8192, 32768)
 STEP_WORDS = {"files": "file", "speed": "speed", "generation": "text and probes"}
 
 
@@ -238,11 +234,24 @@ def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
         lines.append(
             [
                 name,
-                *(NOT_MEASURED if text is None else quote(text.text) for text in texts),
+                NOT_MEASURED if texts[0] is None else quote(texts[0].text),
+                NOT_MEASURED if texts[1] is None else _marked(records, name, texts[1]),
                 _leaves(records, name, texts[1]),
             ]
         )
     return table(("Format", "Sampled", "Greedy", f"First greedy token that is not {base}'s"), lines, left=range(4))
+
+
+def _marked(records: LabRecords, name: str, greedy: Generation) -> str:
+    """A greedy text with the first token that is not the baseline's in bold."""
+    base_run = records.generation.get(records.formats[0])
+    base = base_run.find(greedy.prompt_number, "greedy") if base_run and name != records.formats[0] else None
+    same, first, rest = split_text(greedy, base)
+    if first is None or not first.strip():
+        return quote(greedy.text)
+    ends = first.partition(first.strip())
+    same, first, rest = (escape(part, newline=" ⏎ ") for part in (same + ends[0], ends[1], ends[2] + rest))
+    return f'"{same}**{first}**{rest}"' if first.strip() else quote(greedy.text)
 
 
 def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
@@ -260,16 +269,20 @@ def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
     return f"token {found.n_same + 1}: {mine}; {base}: {other}"
 
 
-def same_tokens(records: LabRecords) -> str:
-    """Q6: tokens in common with the baseline from the start, per prompt."""
+def same_tokens(records: LabRecords, rows: Rows) -> str:
+    """Q6: tokens in common with the baseline from the start, per prompt and of all."""
     counts = tokens_same(records)
     numbers = sorted({number for by_prompt in counts.values() for number in by_prompt})
     if not numbers:
         return f"{NOT_MEASURED.capitalize()}."
     return table(
-        ("Format", *(f"Prompt {number}" for number in numbers)),
+        ("Format", *(f"Prompt {number}" for number in numbers), "Share of all"),
         (
-            (name, *(str(counts.get(name, {}).get(number, NOT_MEASURED)) for number in numbers))
+            (
+                name,
+                *(str(counts.get(name, {}).get(number, NOT_MEASURED)) for number in numbers),
+                cell(rows[name]["greedy_same_pct"], f"{rows[name]['greedy_same_pct']:.0f} %"),
+            )
             for name in records.formats[1:]
         ),
     )
@@ -322,97 +335,12 @@ def sums(records: LabRecords, rows: Rows, prompt_number: int = 5) -> str:
         run = records.generation.get(name)
         greedy = run.find(prompt_number, "greedy") if run else None
         begin = NOT_MEASURED if greedy is None else quote("".join(greedy.pieces[:12]))
-        lines.append([name, cell(row["size_bytes"], size(row["size_bytes"])), _score(row, SUMS), begin])
-    return table(
-        ("Format", "Size", "Small sums right (95 % interval)", "Prompt 5, greedy, first 12 tokens"), lines, left=(0, 3)
-    )
-
-
-# -- part 4 -----------------------------------------------------------------------------------------------------------
-
-
-def speeds(rows: Rows) -> str:
-    """Q8."""
-    lines = []
-    for name, row in rows.items():
-        rounds = NOT_MEASURED
-        if known(row["speedup_round_min"]):
-            rounds = f"{row['speedup_round_min']:.2f} to {row['speedup_round_max']:.2f}"
-        latencies = [row[f"token_p{percent_}_ms"] for percent_ in (50, 95, 99)]
-        lines.append(
-            [
-                name,
-                _speed(row, "tg"),
-                cell(row["speedup"], f"{row['speedup']:.2f}x"),
-                rounds if name != next(iter(rows)) else "baseline",
-                _speed(row, "pp"),
-                cell(latencies[0], " / ".join(significant(latency) for latency in latencies)),
-                cell(row["n_speed_samples"], f"{row['n_speed_samples']:.0f}"),
-            ]
-        )
-    header = ("Format", "Tokens/second (tg)", "Speed-up", "Range over rounds", "Prompt, tokens/second (pp)")
-    return table((*header, "ms per token, p50 / p95 / p99", "Repetitions"), lines)
-
-
-def _speed(row: Mapping[str, Any], test: str) -> str:
-    middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
-    if not known(middle):
-        return NOT_MEASURED
-    return f"{rate(middle)} ({rate(low)} to {rate(high)})" if known(low) else rate(middle)
-
-
-def speed_note(records: LabRecords, rule: str) -> str:
-    """What the columns of Q8 mean."""
-    run = next(iter(records.speed.values()), None)
-    if run is None:
-        return "Speed was not measured."
-    return (
-        f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once; medians."
-        f" In brackets: {rule}. Speed-up: ratio of the medians; range over rounds: lowest and highest ratio within a"
-        " round, in which all formats were timed shortly after each other. p95: 95 of 100 tokens came at least as fast."
-    )
-
-
-def memories(records: LabRecords, rows: Rows) -> str:
-    """Q9: peak memory and the verdict for each size of RAM."""
-    fits = {ram: {one.format: one for one in fit_table(records, ram)} for ram in RAM_GB}
-    return table(
-        ("Format", "Peak memory", "Peak with mmap on", "KV cache", "Context", *(f"{ram} GB" for ram in RAM_GB)),
-        (
-            (
-                name,
-                cell(row["peak_rss_bytes"], size(row["peak_rss_bytes"])),
-                cell(row["peak_rss_mmap_bytes"], size(row["peak_rss_mmap_bytes"])),
-                cell(row["kv_bytes"], size(row["kv_bytes"])),
-                cell(row["memory_n_ctx"], f"{row['memory_n_ctx']:.0f} tokens"),
-                *(fits[ram][name].verdict for ram in RAM_GB),
-            )
-            for name, row in rows.items()
-        ),
-    )
-
-
-def contexts(records: LabRecords) -> str:
-    """Q9: KV cache and 8 GB verdict at other context sizes; empty without memory records."""
-    measured = [name for name in records.formats if name in records.memory]
-    if not measured:
-        return ""
-    file = records.files.get(measured[0])
-    lines = []
-    for n_ctx in CONTEXTS:
-        kv = kv_bytes_at(records, measured[0], n_ctx)
-        beyond = file is not None and 0 < file.shape.n_ctx_train < n_ctx
-        grouped: dict[str, list[str]] = {}
-        for one in fit_table(records, 8, n_ctx):
-            grouped.setdefault(one.verdict, []).append(one.format)
-        verdict = "; ".join(
-            f"{word}: {'all' if len(grouped) == 1 else words(names)}" for word, names in grouped.items()
-        )
-        lines.append(
-            [
-                f"{n_ctx}{' (longer than trained for)' if beyond else ''}",
-                NOT_MEASURED if kv is None else size(kv),
-                verdict,
-            ]
-        )
-    return table(("Context, tokens", "KV cache", "8 GB"), lines, left=(0, 2))
+        paired = [NOT_MEASURED] * 2
+        if known(row.get(f"{SUMS}_p")):
+            changes = f"{row[f'{SUMS}_lost']:.0f} / {row[f'{SUMS}_gained']:.0f}"
+            paired = [changes, _probability(row[f"{SUMS}_p"])]
+        if name == records.formats[0]:
+            paired = ["baseline"] * 2
+        lines.append([name, cell(row["size_bytes"], size(row["size_bytes"])), _score(row, SUMS), *paired, begin])
+    header = ("Format", "Size", "Small sums right (95 % interval)", "Lost / gained", "McNemar")
+    return table((*header, "Prompt 5, greedy, first 12 tokens"), lines, left=(0, 5))

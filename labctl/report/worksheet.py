@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords, Machine
-from labctl.report import advice, tables, tradeoffs
+from labctl.report import advice, hardware, machine_tables, tables, tradeoffs
 from labctl.report.analysis import load_nll
 from labctl.report.coursefiles import prompts
 from labctl.report.drafts import (
@@ -17,13 +18,12 @@ from labctl.report.drafts import (
     surprise_draft,
     surprises,
 )
-from labctl.report.findings import chunk_words, machines, notices, versions
+from labctl.report.findings import chunk_words, machines, notices, readings, versions
 from labctl.report.gaps import STEPS, gaps, outputs_name, provenances, record_name
 from labctl.report.rules import (
     candidates,
     in_ram,
     matrix,
-    minimum_formats,
     production,
     reasoning,
     sweet_spot,
@@ -41,6 +41,7 @@ from labctl.report.scoring import (
 )
 from labctl.report.spread import MEDIAN_INTERVAL_RULE
 from labctl.report.text import escape, table
+from labctl.report.uses import minimum_formats
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,6 +60,7 @@ def context(
     charts: Sequence[str],
     answers: Mapping[int, str],
     blank: bool,
+    q13_limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything the templates print, computed once for both.
 
@@ -68,6 +70,7 @@ def context(
         charts: names of the charts that were drawn, without ending.
         answers: the student's own words by number of the question.
         blank: leave a line instead of a draft.
+        q13_limits: the student's allowances of Q13; what it leaves out has its default.
     """
     base = records.formats[0]
     found_gaps = gaps(records)
@@ -81,12 +84,14 @@ def context(
         "model": records.model.name,
         "base": base,
         "notices": notices(records),
+        "was_quantized": records.model.quantized,
         "header": header(records, rows, machine),
         "has_gaps": bool(found_gaps),
         "gap_table": tables.gap_table(found_gaps),
         "sources": {step: _sources(records, step) for step in STEPS},
         "limit": f"{100 * limit:g} %",
         "charts": list(charts),
+        "readings": readings(records, rows, limit),
         "answers": {number: answers.get(number, "") for number in range(1, N_QUESTIONS + 1)},
         "blank": blank,
         "prompts": prompts(records),
@@ -101,17 +106,21 @@ def context(
         "q4": to_drop(rows, limit),
         "q5": tables.side_by_side(records),
         "q6": quality_loss(records, rows),
-        "q6_same": tables.same_tokens(records),
+        "q6_same": tables.same_tokens(records, rows),
         "q6_kl": tables.divergences(rows),
         "q6_kl_note": tables.divergence_note(records),
         "q6_probes": tables.probes(records, rows),
         "q7": q7,
         "q7_table": tables.sums(records, rows),
-        "q8": tables.speeds(rows),
-        "q8_note": tables.speed_note(records, MEDIAN_INTERVAL_RULE),
+        "q8": machine_tables.speeds(rows),
+        "q8_note": machine_tables.speed_note(records, MEDIAN_INTERVAL_RULE),
+        "q8_bound": hardware.bound_table(records, rows),
+        "q8_bound_note": hardware.bound_note(records),
         "q9": q9,
-        "q9_table": tables.memories(records, rows),
-        "q9_kv": tables.contexts(records),
+        "q9_table": machine_tables.memories(records, rows),
+        "q9_kv": machine_tables.contexts(records),
+        "q9_parts": hardware.memory_parts(records),
+        "q9_parts_note": hardware.MEMORY_NOTE,
         "matrix": table(
             ("Format", "Size", "Perplexity", "Speed", "Quality", "Best for"), matrix(rows, scaled), left=range(6)
         ),
@@ -122,7 +131,7 @@ def context(
         "q12_table": tradeoffs.compared(rows, ("Q8_0", "Q4_K_M")),
         "q13": table(
             ("Use", "Allowance", "Least format"),
-            ((use, escape(a.rule), escape(a.text)) for use, a in minimum_formats(records, rows, q7.pick)),
+            ((use, escape(a.rule), escape(a.text)) for use, a in minimum_formats(rows, base, q13_limits or {})),
             left=range(3),
         ),
         "q14": prediction(records, rows, load_nll(records)),
@@ -161,7 +170,9 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 
 def header(records: LabRecords, rows: Rows, machine: Machine | None) -> str:
     """Model, text, machine, versions and date, as a table of two columns."""
-    lines = [("Model", f"{escape(records.model.name)} ({escape(records.model.spec)})")]
+    # A file's folder is nobody's business, and no part of the measurement.
+    spec = records.model.spec if records.model.origin in ("demo", "hub") else re.split(r"[/\\]", records.model.spec)[-1]
+    lines = [("Model", f"{escape(records.model.name)} ({escape(spec)})")]
     if records.text is not None:
         covered = chunk_words(rows, records)
         lines.append(("Text", escape(records.text.name) + (f"; {covered}" if covered else "; not measured yet")))
@@ -169,6 +180,7 @@ def header(records: LabRecords, rows: Rows, machine: Machine | None) -> str:
         cores = f"{one.n_cores_physical} cores ({one.n_cores_logical} threads)"
         ram = f"{one.ram_bytes / 1024**3:.1f} GiB RAM"
         lines.append(("Machine", escape(f"{one.cpu_model}, {cores}, {ram}, {one.os}, {one.arch}")))
+    lines += [(name, escape(found)) for name, found in hardware.conditions_lines(records)]
     known = versions(records)
     if known:
         lines.append(("Versions", escape(", ".join(f"{package} {version}" for package, version in known.items()))))

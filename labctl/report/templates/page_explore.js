@@ -252,7 +252,7 @@ function renderFit() {
         { "data-fit": row.name, "data-verdict": row.verdict, "data-need": row.need },
         el("th", { scope: "row" }, label(row.name)),
         el("td", { class: "number" }, row.need === null ? "not measured" : sizeText(row.need)),
-        el("td", { class: "number" }, row.kv === null ? "" : sizeText(row.kv)),
+        el("td", { class: "number extra" }, row.kv === null ? "" : sizeText(row.kv)),
         el("td", {}, el("span", { class: `pill ${{ fits: "good", tight: "fair" }[row.verdict] || "bad"}` }, row.verdict)),
       ),
     ),
@@ -319,7 +319,7 @@ function renderChart() {
   const py = (y) => box.bottom - ((y - bottom) / (top - bottom)) * (box.bottom - box.top);
   const parts = [];
   for (const tick of ticks(bottom, top, 5)) {
-    parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: py(tick), y2: py(tick), class: "grid" }));
+    parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: py(tick), y2: py(tick), class: "rule" }));
     parts.push(svgEl("text", { x: box.left - 8, y: py(tick) + 4, "text-anchor": "end", class: "tick" }, String(tick)));
   }
   for (const tick of ticks(left, right, width < 420 ? 3 : 6))
@@ -332,6 +332,11 @@ function renderChart() {
     parts.push(svgEl("text", { x: box.right, y: y - 5, "text-anchor": "end", class: "limit-name" }, `limit ${Number(data.limit_pct.toPrecision(6))} %`));
   }
   const taken = points.map((point) => ({ x0: px(point.x / unit[1]) - 7, x1: px(point.x / unit[1]) + 7, y0: py(point.value) - 7, y1: py(point.value) + 7 }));
+  for (const point of points)
+    if (point.low !== null && point.high !== null) {
+      const x = px(point.x / unit[1]);
+      taken.push({ x0: x - 5, x1: x + 5, y0: py(point.high), y1: py(point.low) });
+    }
   for (const point of points) {
     const [x, y] = [px(point.x / unit[1]), py(point.value)];
     const style = `color:${ink(point.format.color) === "currentColor" ? "inherit" : point.format.color}`;

@@ -1,0 +1,195 @@
+"""From raw samples to claims: what each comparison shows, and whether its target is met."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.records import OURS, THEIRS, ModelResults, Sample, Section
+from benchmarks.stats import (
+    HELP_S,
+    PERPLEXITY_PEAK,
+    PERPLEXITY_WALL,
+    SECOND_RUN_S,
+    SPEED,
+    WHOLE_LAB,
+    Ratio,
+    Target,
+    ratio,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One target and what came out.
+
+    Attributes:
+        value: what the target is about: a ratio, seconds, or a share of formats (1 is all).
+        result: the same in words and figures.
+    """
+
+    section: str
+    what: str
+    target: str
+    value: float
+    result: str
+    met: bool
+
+
+def by_round(samples: Iterable[Sample], side: str, label: str, step: str, figure: str) -> list[float]:
+    """One figure of one side's processes, in the order of the rounds."""
+    found = sorted(
+        (one.round, getattr(one, figure)) for one in samples if (one.side, one.format, one.step) == (side, label, step)
+    )
+    return [value for _, value in found]
+
+
+def process_ratio(section: Section, label: str, step: str, figure: str) -> Ratio:
+    """One figure of a step's whole processes, side against side."""
+    return ratio(
+        by_round(section.samples, OURS, label, step, figure), by_round(section.samples, THEIRS, label, step, figure)
+    )  # fmt: skip
+
+
+def total_ratio(section: Section, labels: Iterable[str], step: str, figure: str) -> Ratio:
+    """The same, summed over the formats within each round."""
+    names = list(labels)
+    sides = [
+        [
+            sum(values)
+            for values in zip(*(by_round(section.samples, side, label, step, figure) for label in names), strict=True)
+        ]
+        for side in (OURS, THEIRS)
+    ]
+    return ratio(*sides)
+
+
+def speed_ratio(section: Section, label: str, test: str) -> Ratio:
+    """Tokens per second: medians over all repetitions; the interval from each round's medians."""
+
+    def rounds(side: str) -> list[tuple[float, ...]]:
+        found = [one for one in section.speed if (one.side, one.format, one.test) == (side, label, test)]
+        return [one.tps for one in sorted(found, key=lambda one: one.round)]
+
+    ours, theirs = rounds(OURS), rounds(THEIRS)
+    within = ratio([statistics.median(one) for one in ours], [statistics.median(one) for one in theirs])
+    mine = statistics.median(value for one in ours for value in one)
+    other = statistics.median(value for one in theirs for value in one)
+    return Ratio(
+        ours=mine, theirs=other, value=mine / other, low=within.low, high=within.high, n_rounds=within.n_rounds
+    )
+
+
+def lab_rounds(section: Section) -> tuple[list[float], list[float]]:
+    """Seconds of each round of the whole lab: `labctl run`, and the sum of the loops' processes."""
+    numbers = sorted({one.round for one in section.samples})
+    sides = [
+        [sum(one.wall_s for one in section.samples if one.round == number and one.side == side) for number in numbers]
+        for side in (OURS, THEIRS)
+    ]
+    return sides[0], sides[1]
+
+
+def claims(model: ModelResults) -> tuple[Claim, ...]:
+    """Every target that the measured comparisons speak to, in the order of the comparisons."""
+    found: list[Claim] = []
+    for name, section in sorted(model.sections.items()):
+        found += _CLAIMS[name](model, section)
+    return tuple(found)
+
+
+def _parity(_model: ModelResults, section: Section) -> list[Claim]:
+    pairs = section.perplexity
+    same = sum(pair.ours == pair.theirs for pair in pairs)
+    running = sum(pair.n_equal for pair in pairs)
+    total = sum(pair.n_chunks for pair in pairs)
+    return [
+        Claim(
+            section="1", what="perplexity to 4 decimals and its standard error to 5", target="equal for every format",
+            value=same / len(pairs),
+            result=f"{same} of {len(pairs)} formats equal; {running:,} of {total:,} running values equal",
+            met=same == len(pairs) and running == total,
+        )
+    ]  # fmt: skip
+
+
+def _of_all(section: str, what: str, target: Target, ratios: dict[str, Ratio], together: Ratio | None = None) -> Claim:
+    """A claim about a ratio that must hold for each format."""
+    met = {label: target.met(one.value) for label, one in ratios.items()}
+    worst = max(
+        ratios, key=lambda label: abs(math.log(ratios[label].value)) if target is SPEED else ratios[label].value
+    )
+    head = "" if together is None else f"all formats together {together.value:.3f}; "
+    return Claim(
+        section=section, what=what, target=target.text, value=(together or ratios[worst]).value,
+        result=f"{head}{sum(met.values())} of {len(met)} formats; the furthest, {worst}, {ratios[worst].value:.3f}",
+        met=all(met.values()) and (together is None or target.met(together.value)),
+    )  # fmt: skip
+
+
+def _cost(model: ModelResults, section: Section) -> list[Claim]:
+    found = []
+    for what, figure, target in (
+        ("wall time of the perplexity step", "wall_s", PERPLEXITY_WALL),
+        ("peak memory of the perplexity step", "peak_rss_bytes", PERPLEXITY_PEAK),
+    ):
+        ratios = {label: process_ratio(section, label, "perplexity", figure) for label in model.formats}
+        together = total_ratio(section, model.formats, "perplexity", figure) if figure == "wall_s" else None
+        found.append(_of_all("2", what, target, ratios, together))
+    return found
+
+
+def _quantized(_model: ModelResults, section: Section) -> list[Claim]:
+    same = sum(pair.same for pair in section.quantized)
+    tensors = sum(pair.n_same_bytes for pair in section.quantized)
+    total = sum(pair.n_tensors for pair in section.quantized)
+    return [
+        Claim(
+            section="3", what="quantized tensors", target="byte-identical", value=tensors / total,
+            result=f"{tensors:,} of {total:,} tensors in {len(section.quantized)} files",
+            met=same == len(section.quantized),
+        )
+    ]  # fmt: skip
+
+
+def _speed(model: ModelResults, section: Section) -> list[Claim]:
+    tests = sorted({one.test for one in section.speed})
+    return [
+        _of_all(
+            "4",
+            f"{test} tokens per second",
+            SPEED,
+            {label: speed_ratio(section, label, test) for label in model.formats},
+        )
+        for test in tests
+    ]
+
+
+def _lab(_model: ModelResults, section: Section) -> list[Claim]:
+    one = ratio(*lab_rounds(section))
+    return [
+        Claim(
+            section="5", what="the whole lab, wall time", target=WHOLE_LAB.text, value=one.value,
+            result=f"{one.value:.3f} ({one.ours:.0f} s against {one.theirs:.0f} s)", met=WHOLE_LAB.met(one.value),
+        )
+    ]  # fmt: skip
+
+
+def _start_up(_model: ModelResults, section: Section) -> list[Claim]:
+    found = []
+    for what, step, target in (("labctl --help", "help", HELP_S), ("a second labctl run", "second run", SECOND_RUN_S)):
+        values = by_round(section.samples, OURS, "", step, "wall_s")
+        middle = statistics.median(values)
+        found.append(
+            Claim(
+                section="6", what=what, target=target.text, value=middle,
+                result=f"{middle:.3f} s (median of {len(values)}, {min(values):.3f} to {max(values):.3f})",
+                met=target.met(middle),
+            )
+        )  # fmt: skip
+    return found
+
+
+_CLAIMS = {"1": _parity, "2": _cost, "3": _quantized, "4": _speed, "5": _lab, "6": _start_up}

@@ -1,0 +1,174 @@
+"""Comparisons 1 to 3: perplexity digit by digit, time and memory of the perplexity step, quantized files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import logs
+from benchmarks.bench import Bench, section
+from benchmarks.records import OURS, THEIRS, PerplexityPair, QuantizedPair, Sample, Section
+from labctl import tasks
+from labctl.errors import LabError
+from labctl.quality import SHAPE
+from labctl.records import GgufFile, PerplexityRun
+from labctl.store import file_sha256
+
+
+def perplexity_parity(bench: Bench) -> Section:
+    """(1) Each format once by both sides over the same chunks."""
+    bench.runner.screen.section("1. Perplexity, digit by digit", 2 * len(bench.lab.labels))
+    pairs: list[PerplexityPair] = []
+    samples: list[Sample] = []
+    for label in bench.lab.labels:
+        pair, both = _both(bench, label, bench.settings.chunks, 1)
+        pairs.append(pair)
+        samples += both
+    return section({"chunks": bench.settings.chunks, **_shape(bench)}, samples=samples, perplexity=pairs)
+
+
+def perplexity_cost(bench: Bench) -> Section:
+    """(2) The perplexity step in rounds: whole process against whole process."""
+    count = bench.settings.rounds
+    bench.runner.screen.section("2. Perplexity step: wall time and peak memory", 2 * len(bench.lab.labels) * count)
+    pairs: dict[str, PerplexityPair] = {}
+    samples: list[Sample] = []
+    for number, label in bench.rounds(count):
+        pair, both = _both(bench, label, bench.settings.timing_chunks, number)
+        samples += both
+        if label not in pairs or not pair.same:
+            pairs[label] = pair
+    settings = {"chunks": bench.settings.timing_chunks, "rounds": count, **_shape(bench)}
+    return section(settings, samples=samples, perplexity=pairs.values())
+
+
+def _shape(bench: Bench) -> dict[str, int]:
+    return {
+        "n_ctx": 512,
+        "n_threads": bench.lab.n_threads,
+        "labctl_n_seq": SHAPE.n_seq,
+        "labctl_n_ubatch": SHAPE.n_ubatch,
+    }
+
+
+def _both(bench: Bench, label: str, chunks: int | None, number: int) -> tuple[PerplexityPair, tuple[Sample, Sample]]:
+    """One format by labctl, then by llama-perplexity.
+
+    Raises:
+        LabError: they did not score the same chunks.
+    """
+    nll_path = bench.fresh_folder("nll") / f"{label}.npy"
+    text = dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve()))
+    task = tasks.PerplexityTask(
+        model_path=str(bench.gguf(label)),
+        format=label,
+        n_threads=bench.lab.n_threads,
+        text=text,
+        n_ctx=512,
+        shape=SHAPE,
+        n_first=chunks,
+        nll_path=str(nll_path),
+        shown_nll_path=nll_path.name,
+        provenance=bench.lab.provenance("perplexity", "", {}, {}),
+    )
+    run, ours = bench.runner.run_task(
+        task, PerplexityRun, format_name=label, round_number=number, step="perplexity"
+    )  # fmt: skip
+    bench.runner.screen.step(f"{OURS} {label}, round {number}", ours.wall_s, f"{ours.peak_rss_bytes / 1e6:.0f} MB")
+    theirs = bench.runner.run(
+        perplexity_command(bench, bench.gguf(label), chunks),
+        side=THEIRS,
+        format_name=label,
+        round_number=number,
+        step="perplexity",
+        share=lambda out: logs.chunks_done(out) / run.n_chunks,
+    )
+    running = logs.running_perplexity(theirs.stdout)
+    nll = np.load(nll_path)
+    nll = nll[~np.isnan(nll[:, 0])]
+    if len(running) != len(nll):
+        raise LabError(f"{label}: labctl scored {len(nll)} chunks, llama-perplexity {len(running)}.")
+    pair = PerplexityPair(
+        format=label,
+        n_chunks=len(nll),
+        ours_running=logs.printed_running(nll),
+        theirs_running=running,
+        ours=(f"{run.ppl:.4f}", f"{run.ppl_se:.5f}"),
+        theirs=logs.final_perplexity(theirs.stdout + theirs.stderr),
+    )
+    bench.runner.screen.step(
+        f"{THEIRS} {label}, round {number}",
+        theirs.sample.wall_s,
+        f"{theirs.sample.peak_rss_bytes / 1e6:.0f} MB; {pair.n_equal} of {pair.n_chunks} running values equal; "
+        f"PPL {pair.ours[0]} against {pair.theirs[0]}",
+    )
+    return pair, (ours, theirs.sample)
+
+
+def perplexity_command(bench: Bench, path: Path, chunks: int | None) -> list[str]:
+    """llama-perplexity with its own defaults but for files, chunks and threads."""
+    limit = [] if chunks is None else ["--chunks", str(chunks)]
+    text = str(Path(bench.lab.text.path).resolve())
+    return [bench.tools.path("llama-perplexity"), "-m", str(path), "-f", text, "-t", bench.threads, *limit]
+
+
+def quantization(bench: Bench) -> Section:
+    """(3) Each format made by both sides in rounds; the files compared tensor by tensor."""
+    count = bench.settings.rounds
+    bench.runner.screen.section("3. Quantization", 2 * len(bench.quantized) * count)
+    samples: list[Sample] = []
+    pairs: list[QuantizedPair] = []
+    for number in range(1, count + 1):
+        for label in bench.quantized:
+            folder = bench.fresh_folder("quantize")
+            mine, other = folder / f"ours-{label}.gguf", folder / f"theirs-{label}.gguf"
+            task = tasks.QuantizeTask(
+                model_path=str(Path(bench.lab.model.path).resolve()),
+                format=label,
+                n_threads=bench.lab.n_threads,
+                target_path=str(mine),
+                shown_path=mine.name,
+                allow_requantize=bench.lab.config.allow_quantized_source,
+                provenance=bench.lab.provenance("quantize", "", {}, {}),
+            )
+            _, ours = bench.runner.run_task(task, GgufFile, format_name=label, round_number=number, step="quantize")
+            bench.runner.screen.step(f"{OURS} {label}, round {number}", ours.wall_s)
+            theirs = bench.runner.run(
+                bench.quantize_command(label, other), side=THEIRS, format_name=label, round_number=number,
+                step="quantize",
+            ).sample  # fmt: skip
+            note = ""
+            if number == 1:
+                pair = compare_files(label, mine, other)
+                pairs.append(pair)
+                note = f"{pair.n_same_bytes} of {pair.n_tensors} tensors byte-identical"
+            bench.runner.screen.step(f"{THEIRS} {label}, round {number}", theirs.wall_s, note)
+            samples += [ours, theirs]
+    bench.fresh_folder("quantize")
+    return section({"rounds": count, "n_threads": bench.lab.n_threads}, samples=samples, quantized=pairs)
+
+
+def compare_files(label: str, mine: Path, other: Path) -> QuantizedPair:
+    """Compare two GGUF files tensor by tensor, read by the gguf package."""
+    from gguf import GGUFReader
+
+    ours = {tensor.name: tensor for tensor in GGUFReader(mine).tensors}
+    theirs = {tensor.name: tensor for tensor in GGUFReader(other).tensors}
+    alike = [name for name, tensor in theirs.items() if name in ours and ours[name].tensor_type == tensor.tensor_type]
+    identical = [
+        name for name in alike if np.array_equal(ours[name].data.view(np.uint8), theirs[name].data.view(np.uint8))
+    ]
+    return QuantizedPair(
+        format=label,
+        ours_bytes=mine.stat().st_size,
+        theirs_bytes=other.stat().st_size,
+        ours_types=dict(Counter(tensor.tensor_type.name for tensor in ours.values())),
+        theirs_types=dict(Counter(tensor.tensor_type.name for tensor in theirs.values())),
+        n_tensors=len(theirs),
+        n_same_type=len(alike),
+        n_same_bytes=len(identical),
+        same_file=file_sha256(mine) == file_sha256(other),
+    )

@@ -1,0 +1,142 @@
+"""What the harness measures and keeps: raw samples with their units, stored in results.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RESULTS_SCHEMA = 1
+
+OURS = "labctl"
+THEIRS = "llama.cpp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One whole process, from its start to its end.
+
+    Attributes:
+        side: labctl or llama.cpp.
+        step: what it did, where a section has several steps.
+        cpu_s: processor time, user and system, of the process and of those it waited for.
+        peak_rss_bytes: ru_maxrss by wait4; `floor_bytes` is what its small parent could have passed on.
+    """
+
+    side: str
+    format: str
+    round: int
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+    floor_bytes: int
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerplexityPair:
+    """One format's perplexity by both sides, as printed: running values to 4 decimals, SE to 5.
+
+    Attributes:
+        ours_running, theirs_running: perplexity after each chunk.
+        ours, theirs: (perplexity, standard error) over all chunks.
+    """
+
+    format: str
+    n_chunks: int
+    ours_running: tuple[str, ...]
+    theirs_running: tuple[str, ...]
+    ours: tuple[str, str]
+    theirs: tuple[str, str]
+
+    @property
+    def n_equal(self) -> int:
+        """How many running values are equal digit by digit."""
+        return sum(a == b for a, b in zip(self.ours_running, self.theirs_running, strict=False))
+
+    @property
+    def same(self) -> bool:
+        return self.ours_running == self.theirs_running and self.ours == self.theirs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedPair:
+    """One format's file by both sides.
+
+    Attributes:
+        ours_types, theirs_types: ggml type -> number of tensors.
+        n_tensors, n_same_type, n_same_bytes: tensors of llama.cpp's file, and how many of them labctl's file has alike.
+    """
+
+    format: str
+    ours_bytes: int
+    theirs_bytes: int
+    ours_types: dict[str, int]
+    theirs_types: dict[str, int]
+    n_tensors: int
+    n_same_type: int
+    n_same_bytes: int
+    same_file: bool
+
+    @property
+    def same(self) -> bool:
+        return self.n_tensors == self.n_same_type == self.n_same_bytes and self.ours_types == self.theirs_types
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedSample:
+    """One visit's repetitions of one test, in tokens per second."""
+
+    side: str
+    format: str
+    round: int
+    test: str
+    tps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabStages:
+    """Where one `labctl run` spent its time, from the times its records were written.
+
+    Attributes:
+        stage_s: seconds of each stage.
+        extra_s: seconds of what the shell loops do not do, by name; each is part of a stage.
+    """
+
+    round: int
+    stage_s: dict[str, float]
+    extra_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One comparison: when and how it was taken, and its raw samples."""
+
+    taken_at: str
+    settings: dict[str, Any]
+    samples: tuple[Sample, ...] = ()
+    perplexity: tuple[PerplexityPair, ...] = ()
+    quantized: tuple[QuantizedPair, ...] = ()
+    speed: tuple[SpeedSample, ...] = ()
+    stages: tuple[LabStages, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelResults:
+    """Everything about one model on one machine with one build of each side."""
+
+    name: str
+    model: dict[str, Any]
+    text: dict[str, Any]
+    formats: tuple[str, ...]
+    n_threads: int
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    sections: dict[str, Section] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """results.json."""
+
+    schema: int = RESULTS_SCHEMA
+    models: dict[str, ModelResults] = field(default_factory=dict)

@@ -1,0 +1,234 @@
+"""results.json and RESULTS.md: the second is made from the first, and from nothing else."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.claims import by_round, claims, lab_rounds, process_ratio, speed_ratio, total_ratio
+from benchmarks.records import OURS, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
+from benchmarks.stats import PERPLEXITY_PEAK, PERPLEXITY_WALL, SPEED, WHOLE_LAB, Ratio, Target, ratio, verdict
+from labctl.errors import LabError
+from labctl.store import write_bytes, write_text
+
+JSON_NAME, PAGE_NAME = "results.json", "RESULTS.md"
+
+_HOW = """\
+## How it was taken
+
+- One process at a time, labctl and llama.cpp in turn (A B A B ...), on the same files with the same number of threads.
+  All files are read once beforehand, so the disk plays no part.
+- Times run from the start of a process to its end: loading, tokenizing, work and writing included. labctl's side is
+  the child process that `labctl` gives the same task to, Python's start included; in comparison 5 it is `labctl run`.
+- Peak memory is ru_maxrss as wait4 reports it. On Linux a process inherits that figure from the one that started it, so
+  each is started from a parent of its own of about 10 MB, which is the smallest peak that could be read.
+- A ratio is labctl's median over llama.cpp's. Its interval is the 95 % t interval of the mean log ratio within rounds;
+  with two rounds, the smaller and the larger of the two; with one round there is none. Targets are judged on the ratio.
+- llama.cpp's tools run with their own defaults but for files, threads, chunks, and the course's sampling settings.
+- Raw samples of everything are in results.json; this page is made from it by `python -m benchmarks --render`.
+
+To repeat: `make bench`, or for another model `.venv/bin/python -m benchmarks --model FILE.gguf --chunks 64`.
+"""
+
+
+def read(folder: Path) -> Results:
+    """results.json, or empty results where there is none.
+
+    Raises:
+        LabError: it is damaged or of another schema.
+    """
+    path = folder / JSON_NAME
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=Results)
+    except FileNotFoundError:
+        return Results()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LabError(f"{path} cannot be read: {error}.", "Move it away; the next run makes a new one.") from error
+    if results.schema != RESULTS_SCHEMA:
+        raise LabError(f"{path} has schema {results.schema}, not {RESULTS_SCHEMA}.", "Move it away and run again.")
+    return results
+
+
+def write(folder: Path, results: Results) -> None:
+    """Write results.json, and RESULTS.md from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = msgspec.to_builtins(results)
+    document["claims"] = {name: msgspec.to_builtins(claims(model)) for name, model in results.models.items()}
+    write_bytes(folder / JSON_NAME, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+    write_text(folder / PAGE_NAME, page(results))
+
+
+def page(results: Results) -> str:
+    """RESULTS.md."""
+    parts = ["# labctl side by side with llama.cpp's own tools\n"]
+    for model in results.models.values():
+        parts.append(_summary(model))
+    parts.append(_HOW)
+    for model in results.models.values():
+        parts += [_facts(model), *(_SECTIONS[name](model, part) for name, part in sorted(model.sections.items()))]
+    return "\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is left-aligned, the others right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def interval(one: Ratio) -> str:
+    return "-" if math.isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}"
+
+
+def _summary(model: ModelResults) -> str:
+    rows = [
+        (f"({one.section}) {one.what}", one.target, one.result, verdict(one.met)) for one in claims(model)
+    ]  # fmt: skip
+    return f"## {model.name}: targets\n\n" + table(("comparison", "target", "result", "target is"), rows)
+
+
+def _facts(model: ModelResults) -> str:
+    machine = model.machine
+    cores = f"{machine['n_cores_physical']} cores, {machine['n_cores_logical']} threads"
+    system = f"{machine['ram_bytes'] / 1e9:.1f} GB RAM, {machine['os']}, {machine['arch']}"
+    rows = [
+        ("model", f"{model.name}, {model.model['size_bytes']:,} bytes, sha256 {model.model['sha256'][:16]}..."),
+        ("text", f"{model.text['name']}, {model.text['size_bytes']:,} bytes, sha256 {model.text['sha256'][:16]}..."),
+        ("formats", ", ".join(model.formats)),
+        ("machine", f"{machine['cpu_model']}, {cores}, {system}"),
+        ("threads used", str(model.n_threads)),
+        *model.versions.items(),
+        *((f"comparison {name}", _when(part)) for name, part in sorted(model.sections.items())),
+    ]
+    return f"## {model.name}: details\n\n" + table(("what", "value"), rows).replace("---:", "---")
+
+
+def _when(part: Section) -> str:
+    return "; ".join([part.taken_at, *(f"{key} {_setting(value)}" for key, value in part.settings.items())])
+
+
+def _setting(value: object) -> str:
+    return "all" if value is None else str(value)
+
+
+def _ratio_table(rows: Iterable[tuple[str, Ratio]], unit: str, scale: float, digits: int, target: Target | None) -> str:
+    head = ["format", f"labctl, {unit}", f"llama.cpp, {unit}", "ratio", "interval"]
+    body = [
+        [
+            name,
+            f"{one.ours / scale:,.{digits}f}",
+            f"{one.theirs / scale:,.{digits}f}",
+            f"{one.value:.3f}",
+            interval(one),
+        ]
+        + ([] if target is None else [verdict(target.met(one.value))])
+        for name, one in rows
+    ]
+    return table(head if target is None else [*head, f"target: {target.text}"], body)
+
+
+def _perplexity(_model: ModelResults, part: Section) -> str:
+    rows = [
+        (pair.format, f"{pair.n_chunks}", f"{pair.ours[0]} ± {pair.ours[1]}", f"{pair.theirs[0]} ± {pair.theirs[1]}",
+         f"{pair.n_equal} of {pair.n_chunks}", "yes" if pair.same else "**no**")
+        for pair in part.perplexity
+    ]  # fmt: skip
+    head = ("format", "chunks", "labctl", "llama-perplexity", "running values equal", "all digits equal")
+    return "### 1. Perplexity, digit by digit\n\n" + table(head, rows)
+
+
+def _cost(model: ModelResults, part: Section) -> str:
+    def rows(figure: str) -> list[tuple[str, Ratio]]:
+        return [(label, process_ratio(part, label, "perplexity", figure)) for label in model.formats]
+
+    together = total_ratio(part, model.formats, "perplexity", "wall_s")
+    differing = [pair.format for pair in part.perplexity if not pair.same]
+    note = (
+        f"\nDigits differed in: {', '.join(differing)}.\n" if differing else "\nAll digits were equal in every round.\n"
+    )
+    return (
+        "### 2. Perplexity step: wall time and peak memory\n\nWall time, median of a whole process:\n\n"
+        + _ratio_table([*rows("wall_s"), ("all together", together)], "s", 1, 2, PERPLEXITY_WALL)
+        + "\nPeak memory:\n\n"
+        + _ratio_table(rows("peak_rss_bytes"), "MB", 1e6, 1, PERPLEXITY_PEAK)
+        + note
+    )
+
+
+def _quantized(_model: ModelResults, part: Section) -> str:
+    rows = []
+    for pair in part.quantized:
+        types = ", ".join(
+            f"{count} {name}" for name, count in sorted(pair.theirs_types.items(), key=lambda one: -one[1])
+        )
+        time = process_ratio(part, pair.format, "quantize", "wall_s")
+        if pair.ours_types != pair.theirs_types:
+            types = f"**different**: labctl {pair.ours_types}, llama-quantize {pair.theirs_types}"
+        rows.append(
+            (pair.format, types, f"{pair.n_same_bytes} of {pair.n_tensors}", f"{pair.ours_bytes:,}",
+             "yes" if pair.same_file else "no", f"{time.ours:.2f}", f"{time.theirs:.2f}", f"{time.value:.3f}",
+             interval(time))
+        )  # fmt: skip
+    head = ("format", "tensors by type, both sides", "byte-identical tensors", "file bytes", "whole file identical",
+            "labctl, s", "llama-quantize, s", "ratio", "interval")  # fmt: skip
+    return (
+        "### 3. Quantization\n\n" + table(head, rows)
+        + "\nlabctl's time includes a dry run first, the check of the result, its sha256, and the sync to disk.\n"
+    )  # fmt: skip
+
+
+def _speed(model: ModelResults, part: Section) -> str:
+    text = "### 4. Speed against llama-bench\n"
+    for test in sorted({one.test for one in part.speed}):
+        rows = [(label, speed_ratio(part, label, test)) for label in model.formats]
+        text += f"\n{test}:\n\n" + _ratio_table(rows, "t/s", 1, 1, SPEED)
+    return text
+
+
+def _lab(_model: ModelResults, part: Section) -> str:
+    ours, theirs = lab_rounds(part)
+    whole = ratio(ours, theirs)
+    loops: dict[str, list[float]] = {}
+    for name in ("quantize", "perplexity", "generate", "bench"):
+        loops[name] = [
+            sum(one.wall_s for one in part.samples if (one.side, one.step, one.round) == (THEIRS, name, number))
+            for number in sorted({one.round for one in part.samples})
+        ]
+    stages = {name: [one.stage_s[name] for one in part.stages] for name in part.stages[0].stage_s}
+    extras = {name: [one.extra_s[name] for one in part.stages] for name in part.stages[0].extra_s}
+
+    def middle(values: Sequence[float] | None) -> str:
+        return "-" if not values else f"{statistics.median(values):.1f}"
+
+    stage_rows = [(name, middle(seconds), middle(loops.get(name))) for name, seconds in stages.items()]
+    extra_s = statistics.median(sum(one.extra_s.values()) for one in part.stages)
+    share = statistics.median(
+        sum(one.extra_s.values()) / sum(one.stage_s.values()) for one in part.stages
+    )  # fmt: skip
+    rest = [max(a - sum(one.extra_s.values()), 1e-9) / b for a, one, b in zip(ours, part.stages, theirs, strict=True)]
+    return (
+        "### 5. The whole lab: `labctl run` against the shell loops\n\n"
+        + _ratio_table([("whole lab", whole)], "s", 1, 1, WHOLE_LAB)
+        + "\nThe loops' time is the sum of their processes, without the shell's own. Where the seconds went:\n\n"
+        + table(("stage", "labctl run, s", "loops, s"), stage_rows)
+        + f"\nlabctl does more in its time: {extra_s:.1f} s ({100 * share:.0f} % of its run) went into what the loops"
+        " do not do (its further rounds of the speed step not counted). Without that it would be "
+        + f"{statistics.median(rest):.3f} of the loops' time.\n\n"
+        + table(("only in labctl", "s"), [(name, middle(seconds)) for name, seconds in extras.items()])
+    )
+
+
+def _start_up(_model: ModelResults, part: Section) -> str:
+    rows = []
+    for name, step in (("labctl --help", "help"), ("labctl run, second time", "second run")):
+        values = by_round(part.samples, OURS, "", step, "wall_s")
+        rows.append(
+            (name, f"{statistics.median(values):.3f}", f"{min(values):.3f}", f"{max(values):.3f}", f"{len(values)}")
+        )  # fmt: skip
+    return "### 6. Start-up\n\n" + table(("command", "median, s", "least, s", "most, s", "repetitions"), rows)
+
+
+_SECTIONS = {"1": _perplexity, "2": _cost, "3": _quantized, "4": _speed, "5": _lab, "6": _start_up}

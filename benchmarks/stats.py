@@ -1,0 +1,77 @@
+"""Medians, ratios and their intervals, and whether a target is met: pure functions."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """labctl's median over llama.cpp's, over rounds taken in turn.
+
+    Attributes:
+        low, high: 95 % t interval of the mean log ratio within rounds; with two rounds, the smaller and the larger
+            ratio; NaN with one.
+        n_rounds: how many rounds both sides have.
+    """
+
+    ours: float
+    theirs: float
+    value: float
+    low: float
+    high: float
+    n_rounds: int
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Compare two sides measured in turn; element i of both belongs to round i.
+
+    Args:
+        ours, theirs: (n_rounds,) positive figures of the same kind.
+    Raises:
+        ValueError: different lengths, no rounds, or a figure that is not positive.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"{len(ours)} and {len(theirs)} rounds cannot be compared")
+    if min(*ours, *theirs) <= 0:
+        raise ValueError("only positive figures have a ratio")
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    logs = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
+    low, high = math.nan, math.nan
+    if len(logs) == 2:
+        low, high = math.exp(min(logs)), math.exp(max(logs))
+    elif len(logs) > 2:
+        from scipy.stats import t
+
+        mean = statistics.fmean(logs)
+        half = float(t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+        low, high = math.exp(mean - half), math.exp(mean + half)
+    return Ratio(ours=mine, theirs=other, value=mine / other, low=low, high=high, n_rounds=len(logs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a figure has to be: at least `low` and at most `high`."""
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def met(self, value: float) -> bool:
+        """A figure that is not there (NaN) meets nothing."""
+        return self.low <= value <= self.high
+
+
+PERPLEXITY_WALL = Target(text="at most 0.95", high=0.95)
+PERPLEXITY_PEAK = Target(text="at most 0.80", high=0.8)
+SPEED = Target(text="0.95 to 1.05", low=0.95, high=1.05)
+WHOLE_LAB = Target(text="at most 0.90", high=0.9)
+HELP_S = Target(text="under 0.3 s", high=0.3)
+SECOND_RUN_S = Target(text="under 2 s", high=2.0)
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "**not met**"

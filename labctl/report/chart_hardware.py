@@ -1,0 +1,102 @@
+"""Charts against what the machine can do: speed by bits per weight with its bound, lines of RAM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from labctl.records import LabRecords
+from labctl.report.findings import caption_lines, notices
+from labctl.report.fit import GIB, reserve_bytes
+from labctl.report.hardware import bits_finding, bounds
+from labctl.report.plot import ALARM, GREY, Point, legend_above, look, new_figure, place_labels
+from labctl.report.text import words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Mapping[str, Mapping[str, Any]]
+RAM_GB = (4, 8, 16)
+
+
+def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
+    """Bits per weight against generation speed, with the speed that the memory bandwidth allows."""
+    timed = [name for name, row in rows.items() if row["bpw"] > 0 and row["tg_tps"] > 0]
+    if not timed:
+        return None
+    limits = {name: value for name, value in bounds(records).items() if name in timed}
+    captions = ["Bars: 95 % interval of the median."]
+    if limits:
+        captions[0] += " Bound: measured memory bandwidth / bytes read for each token (weights and cache)."
+    figure, (axes,) = new_figure(
+        bits_finding(records, rows), [*captions, *caption_lines(records, "speed")], notices(records), plot_in=4.1,
+        legend=True,
+    )  # fmt: skip
+    if limits:
+        ordered = sorted(limits, key=lambda name: float(rows[name]["bpw"]))
+        axes.plot(
+            [rows[name]["bpw"] for name in ordered],
+            [limits[name] for name in ordered],
+            color=GREY,
+            marker="_",
+            markersize=12,
+            linestyle="--",
+            linewidth=1.3,
+            zorder=1,
+            label="bound by memory bandwidth",
+        )
+    marks = []
+    for name in timed:
+        row, style = rows[name], look(records.formats.index(name))
+        x, y, low, high = (float(row[column]) for column in ("bpw", "tg_tps", "tg_low_tps", "tg_high_tps"))
+        known = math.isfinite(low) and math.isfinite(high)
+        axes.errorbar(
+            x,
+            y,
+            yerr=[[max(0.0, y - low)], [max(0.0, high - y)]] if known else None,
+            fmt=style.marker,
+            color=style.color,
+            markersize=8.5,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            elinewidth=1.6,
+            zorder=3,
+        )
+        marks.append(Point(label=name, x=x, y=y, color=style.color, low=low, high=high))
+    axes.set_xlabel("Bits per weight (fewer is smaller)")
+    axes.set_ylabel("Generation speed, tokens/second")
+    axes.margins(x=0.12, y=0.16)
+    axes.set_ylim(bottom=0)
+    if limits:
+        legend_above(axes)
+    line = sorted((float(rows[name]["bpw"]), value) for name, value in limits.items())
+    place_labels(axes, marks, line)
+    return figure
+
+
+def ram_lines(axes: Axes, most_bytes: float, factor: float) -> str:
+    """Lines at what computers of 4, 8 and 16 GB leave free, where they are near the bars; widens the axis for them.
+
+    Returns: a sentence for the caption about the lines that are too far away to draw.
+    """
+    free = {ram: ram * GIB - reserve_bytes(ram) for ram in RAM_GB}
+    near = [ram for ram in RAM_GB if free[ram] <= 2 * most_bytes]
+    for ram in near:
+        axes.axvline(free[ram] / factor, color=ALARM, linewidth=1.3, linestyle="--", zorder=0)
+        axes.annotate(
+            f"{ram} GB", (free[ram] / factor, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+            textcoords="offset points", va="top", fontsize=9, color=ALARM,
+        )  # fmt: skip
+    if near:
+        axes.set_xlim(0, max(1.16 * most_bytes, 1.08 * max(free[ram] for ram in near)) / factor)
+    return ram_sentence(most_bytes)
+
+
+def ram_sentence(most_bytes: float) -> str:
+    """What the lines of RAM are, and which are too far right to be drawn."""
+    free = {ram: ram * GIB - reserve_bytes(ram) for ram in RAM_GB}
+    far = [f"{ram} GB ({free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
+    text = "Dashed: what the system leaves free on a computer with so much RAM."
+    return f"{text} Beyond the right edge: {words(far)}." if far else text

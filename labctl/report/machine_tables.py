@@ -1,0 +1,102 @@
+"""The worksheet's tables of speed and memory (Q8, Q9), as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labctl.records import LabRecords
+from labctl.report.fit import fit_table, kv_bytes_at
+from labctl.report.tables import cell
+from labctl.report.text import NOT_MEASURED, known, rate, significant, size, table, words
+
+Rows = Mapping[str, Mapping[str, Any]]
+RAM_GB = (4, 8, 16)
+CONTEXTS = (512, 2048, 4096, 8192, 32768)
+
+
+def speeds(rows: Rows) -> str:
+    """Q8."""
+    lines = []
+    for name, row in rows.items():
+        rounds = NOT_MEASURED
+        if known(row["speedup_round_min"]):
+            rounds = f"{row['speedup_round_min']:.2f} to {row['speedup_round_max']:.2f}"
+        latencies = [row[f"token_p{percent_}_ms"] for percent_ in (50, 95, 99)]
+        lines.append(
+            [
+                name,
+                _speed(row, "tg"),
+                cell(row["speedup"], f"{row['speedup']:.2f}x"),
+                rounds if name != next(iter(rows)) else "baseline",
+                _speed(row, "pp"),
+                cell(latencies[0], " / ".join(significant(latency) for latency in latencies)),
+                cell(row["n_speed_samples"], f"{row['n_speed_samples']:.0f}"),
+            ]
+        )
+    header = ("Format", "Tokens/second (tg)", "Speed-up", "Range over rounds", "Prompt, tokens/second (pp)")
+    return table((*header, "ms per token, p50 / p95 / p99", "Repetitions"), lines)
+
+
+def _speed(row: Mapping[str, Any], test: str) -> str:
+    middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
+    if not known(middle):
+        return NOT_MEASURED
+    return f"{rate(middle)} ({rate(low)} to {rate(high)})" if known(low) else rate(middle)
+
+
+def speed_note(records: LabRecords, rule: str) -> str:
+    """What the columns of Q8 mean."""
+    run = next(iter(records.speed.values()), None)
+    if run is None:
+        return "Speed was not measured."
+    return (
+        f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once; medians."
+        f" In brackets: {rule}. Speed-up: ratio of the medians; range over rounds: lowest and highest ratio within a"
+        " round, in which all formats were timed shortly after each other. p95: 95 of 100 tokens came at least as fast."
+    )
+
+
+def memories(records: LabRecords, rows: Rows) -> str:
+    """Q9: peak memory and the verdict for each size of RAM."""
+    fits = {ram: {one.format: one for one in fit_table(records, ram)} for ram in RAM_GB}
+    return table(
+        ("Format", "Peak memory", "Peak with mmap on", "KV cache", "Context", *(f"{ram} GB" for ram in RAM_GB)),
+        (
+            (
+                name,
+                cell(row["peak_rss_bytes"], size(row["peak_rss_bytes"])),
+                cell(row["peak_rss_mmap_bytes"], size(row["peak_rss_mmap_bytes"])),
+                cell(row["kv_bytes"], size(row["kv_bytes"])),
+                cell(row["memory_n_ctx"], f"{row['memory_n_ctx']:.0f} tokens"),
+                *(fits[ram][name].verdict for ram in RAM_GB),
+            )
+            for name, row in rows.items()
+        ),
+    )
+
+
+def contexts(records: LabRecords) -> str:
+    """Q9: KV cache and 8 GB verdict at other context sizes; empty without memory records."""
+    measured = [name for name in records.formats if name in records.memory]
+    if not measured:
+        return ""
+    file = records.files.get(measured[0])
+    lines = []
+    for n_ctx in CONTEXTS:
+        kv = kv_bytes_at(records, measured[0], n_ctx)
+        beyond = file is not None and 0 < file.shape.n_ctx_train < n_ctx
+        grouped: dict[str, list[str]] = {}
+        for one in fit_table(records, 8, n_ctx):
+            grouped.setdefault(one.verdict, []).append(one.format)
+        verdict = "; ".join(
+            f"{word}: {'all' if len(grouped) == 1 else words(names)}" for word, names in grouped.items()
+        )
+        lines.append(
+            [
+                f"{n_ctx}{' (longer than trained for)' if beyond else ''}",
+                NOT_MEASURED if kv is None else size(kv),
+                verdict,
+            ]
+        )
+    return table(("Context, tokens", "KV cache", "8 GB"), lines, left=(0, 2))

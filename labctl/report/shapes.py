@@ -1,0 +1,113 @@
+"""Shapes of well-known models, for the memory of a model that is not at hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from labctl.errors import LabError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownShape:
+    """Sizes of one model, from its config.json on the Hugging Face Hub.
+
+    Attributes:
+        n_ff: width of the feed-forward layers.
+        tied: the table of token embeddings also serves as the output matrix.
+        qkv_bias: the attention's projections carry biases.
+    """
+
+    name: str
+    source: str
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    d_head: int
+    n_vocab: int
+    n_ctx_train: int
+    tied: bool = False
+    qkv_bias: bool = False
+
+    @property
+    def n_params(self) -> int:
+        """Weights, counted from the shape: embeddings, attention, gated feed-forward, norms."""
+        q, kv = self.n_head * self.d_head, self.n_head_kv * self.d_head
+        attention = self.n_embd * (2 * q + 2 * kv) + (q + 2 * kv if self.qkv_bias else 0)
+        layer = attention + 3 * self.n_embd * self.n_ff + 2 * self.n_embd
+        tables = self.n_vocab * self.n_embd * (1 if self.tied else 2)
+        return tables + self.n_layer * layer + self.n_embd
+
+    def kv_bytes(self, n_ctx: int, bytes_per_value: int = 2) -> int:
+        """Size of the key and value cache for n_ctx tokens (f16 unless told)."""
+        return 2 * self.n_layer * n_ctx * self.n_head_kv * self.d_head * bytes_per_value
+
+    def work_bytes(self, n_ubatch: int = 512) -> int:
+        """Work buffers of one batch, at most: float32 logits, a hidden state and the feed-forward's two for each token.
+
+        llama.cpp reports 70.5 MiB for Llama-2-7B, whose logits and hidden state alone make 70.5 MiB.
+        """
+        return 4 * n_ubatch * (self.n_vocab + self.n_embd + 2 * self.n_ff)
+
+
+def _shape(name: str, source: str, sizes: tuple[int, ...], *, tied: bool = False, qkv_bias: bool = False) -> KnownShape:
+    n_layer, n_embd, n_ff, n_head, n_head_kv, d_head, n_vocab, n_ctx_train = sizes
+    return KnownShape(
+        name=name, source=source, n_layer=n_layer, n_embd=n_embd, n_ff=n_ff, n_head=n_head, n_head_kv=n_head_kv,
+        d_head=d_head, n_vocab=n_vocab, n_ctx_train=n_ctx_train, tied=tied, qkv_bias=qkv_bias,
+    )  # fmt: skip
+
+
+# Sizes: layers, embedding, feed-forward, heads, key-value heads, head size, vocabulary, context trained for.
+SHAPES = (
+    _shape("SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M", (30, 576, 1536, 9, 3, 64, 49152, 8192), tied=True),
+    _shape("Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", (24, 896, 4864, 14, 2, 64, 151936, 32768), tied=True, qkv_bias=True),
+    _shape("TinyLlama-1.1B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", (22, 2048, 5632, 32, 4, 64, 32000, 2048)),
+    _shape("Llama-3.2-1B", "meta-llama/Llama-3.2-1B", (16, 2048, 8192, 32, 8, 64, 128256, 131072), tied=True),
+    _shape("Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B", (28, 1536, 8960, 12, 2, 128, 151936, 131072), tied=True, qkv_bias=True),
+    _shape("Llama-3.2-3B", "meta-llama/Llama-3.2-3B", (28, 3072, 8192, 24, 8, 128, 128256, 131072), tied=True),
+    _shape("Llama-2-7B", "meta-llama/Llama-2-7b-hf", (32, 4096, 11008, 32, 32, 128, 32000, 4096)),
+    _shape("Mistral-7B", "mistralai/Mistral-7B-v0.1", (32, 4096, 14336, 32, 8, 128, 32000, 32768)),
+    _shape("Qwen2.5-7B", "Qwen/Qwen2.5-7B", (28, 3584, 18944, 28, 4, 128, 152064, 131072), qkv_bias=True),
+    _shape("Llama-3.1-8B", "meta-llama/Llama-3.1-8B", (32, 4096, 14336, 32, 8, 128, 128256, 131072)),
+    _shape("Llama-2-13B", "meta-llama/Llama-2-13b-hf", (40, 5120, 13824, 40, 40, 128, 32000, 4096)),
+    _shape("Qwen2.5-14B", "Qwen/Qwen2.5-14B", (48, 5120, 13824, 40, 8, 128, 152064, 131072), qkv_bias=True),
+    _shape("Qwen2.5-32B", "Qwen/Qwen2.5-32B", (64, 5120, 27648, 40, 8, 128, 152064, 131072), qkv_bias=True),
+    _shape("Llama-2-70B", "meta-llama/Llama-2-70b-hf", (80, 8192, 28672, 64, 8, 128, 32000, 4096)),
+)
+
+_CLOSE = 1.2
+
+
+def find_shape(text: str) -> tuple[KnownShape, int]:
+    """The shape for a number of weights or a name, and the number of weights to count with.
+
+    A number takes the shape closest in weights; of those whose own name says that number ("7B"), the one with the
+    largest cache, so that the answer errs towards too much memory.
+
+    Args:
+        text: "7B", "1.5b", "360M", or a name of SHAPES.
+    Raises:
+        LabError: neither, or no shape within 20 % of that number.
+    """
+    wanted = text.strip().lower()
+    for shape in SHAPES:
+        if wanted == shape.name.lower():
+            return shape, shape.n_params
+    known = ", ".join(shape.name for shape in SHAPES)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bm])", wanted)
+    if match is None:
+        raise LabError(
+            f"--params {text}: neither a number of weights nor a known model.", f"Write 7B, or one of {known}."
+        )
+    named = [shape for shape in SHAPES if shape.name.lower().endswith(f"-{match[1]}{match[2]}")]
+    if named:
+        shape = max(named, key=lambda one: one.kv_bytes(1))
+        return shape, shape.n_params
+    n_params = round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]])
+    close = [one for one in SHAPES if n_params / _CLOSE <= one.n_params <= n_params * _CLOSE]
+    if not close:
+        raise LabError(f"No known shape has about {text} weights.", f"Known: {known}.")
+    return min(close, key=lambda one: abs(one.n_params - n_params)), n_params

@@ -1,0 +1,383 @@
+"""The benchmark harness's pure parts: reading the tools' output, ratios and targets, the page; and its launcher."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import claims, logs, records, report, stats, tools
+from benchmarks.process import task_share
+from benchmarks.quality import compare_files
+from labctl.errors import LabError
+from labctl.measure.perplexity import perplexity
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "lab_data" / "demo" / "labllama-f16.gguf"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the harness runs on Linux and macOS")
+
+PERPLEXITY_LOG = """
+0.00.452.396 I perplexity: calculating perplexity over 4 chunks, n_ctx=512, batch_size=2048, n_seq=4
+0.00.998.300 I perplexity: 0.55 seconds per pass - ETA 0.01.022.631 I Final estimate: PPL = 18.6771 +/- 1.66885
+0.00 minutes
+[1]14.0688,[2]14.6422,[3]16.1951,[4]18.6771,
+"""
+
+
+# -- what the tools print ---------------------------------------------------------------------------------------------
+
+
+def test_llama_perplexity_log() -> None:
+    assert logs.running_perplexity(PERPLEXITY_LOG) == ("14.0688", "14.6422", "16.1951", "18.6771")
+    assert logs.final_perplexity(PERPLEXITY_LOG) == ("18.6771", "1.66885")
+    assert logs.chunks_done(PERPLEXITY_LOG) == 4
+    assert logs.chunks_done("perplexity: tokenizing the input ..") == 0
+
+
+def test_a_log_without_result_is_refused() -> None:
+    with pytest.raises(ValueError, match="no final estimate"):
+        logs.final_perplexity("[1]14.0688,")
+    with pytest.raises(ValueError, match="not in order"):
+        logs.running_perplexity("[1]14.0688,[3]16.1951,")
+    with pytest.raises(ValueError, match="no results"):
+        logs.bench_speeds("error: failed to load model")
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_running_values_come_back_as_printed(values: list[float]) -> None:
+    printed = "".join(f"[{number}]{value:.4f}," for number, value in enumerate(values, 1))
+    assert logs.running_perplexity(printed) == tuple(f"{value:.4f}" for value in values)
+    assert logs.chunks_done(printed) == len(values)
+
+
+@given(st.lists(st.lists(st.floats(0, 20), min_size=3, max_size=3), min_size=1, max_size=12))
+def test_running_perplexity_of_nll(rows: list[list[float]]) -> None:
+    nll = np.array(rows)
+    printed = logs.printed_running(nll)
+    for count, text in enumerate(printed, 1):
+        expected = perplexity(nll[:count])[0]
+        assert float(text) == pytest.approx(expected, rel=1e-9, abs=6e-5)
+    assert logs.printed_running(np.full((2, 5), math.log(50.0))) == ("50.0000", "50.0000")
+
+
+def test_llama_bench_json() -> None:
+    rows = [
+        {"n_prompt": 512, "n_gen": 0, "samples_ns": [100_000_000, 128_000_000]},
+        {"n_prompt": 0, "n_gen": 128, "samples_ns": [128_000_000]},
+    ]
+    speeds = logs.bench_speeds(json.dumps(rows))
+    assert speeds == {"pp512": (5120.0, 4000.0), "tg128": (1000.0,)}
+    with pytest.raises(ValueError, match="mixes"):
+        logs.bench_speeds(json.dumps([{"n_prompt": 512, "n_gen": 128, "samples_ns": [1]}]))
+
+
+def test_version_and_features() -> None:
+    text = "version: 0.5.0-dev (build 0, commit unknown)\nbuilt with GNU 12.2.0 for Linux x86_64\n"
+    assert logs.tool_version(text) == "0.5.0-dev"
+    assert logs.tool_version("usage: llama-perplexity") == ""
+    line = (
+        "0.0 I x\n0.1 I system_info: n_threads = 2 (n_threads_batch = 2) / 2 | CPU : SSE3 = 1 | AVX2 = 1 | REPACK = 1 |"
+    )
+    assert logs.system_features(line) == {"SSE3": "1", "AVX2": "1", "REPACK": "1"}
+    assert logs.system_features("CPU : SSE3 = 1 | AVX2 = 1 | REPACK = 1") == logs.system_features(line)
+
+
+def test_build_log() -> None:
+    assert logs.build_progress("[12/345] Building CXX object x.o") == (12, 345)
+    assert logs.build_progress("[  7%] Building CXX object x.o") == (7, 100)
+    assert logs.build_progress("-- Configuring done") is None
+    assert logs.last_error(["ok", "x.cpp:1:2: error: no such thing", "ninja: build stopped"]).startswith("x.cpp:1:2")
+    assert logs.last_error(["one", "two"]) == "two"
+    assert logs.last_error([]) == "it printed nothing"
+
+
+def test_share_of_a_task() -> None:
+    event = '{"event":"progress","done":3,"total":4,"note":"9 t/s"}\n'
+    assert task_share(event) == 0.75
+    assert task_share(event + '{"event":"prog') == 0.75
+    assert task_share("") is None
+
+
+# -- ratios and targets -----------------------------------------------------------------------------------------------
+
+figures = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=3, max_size=12)
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(figures)
+def test_ratio_is_of_medians_and_turns_around(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    one, other = stats.ratio(ours, theirs), stats.ratio(theirs, ours)
+    assert one.value == pytest.approx(statistics.median(ours) / statistics.median(theirs))
+    assert one.value * other.value == pytest.approx(1)
+    assert one.low == pytest.approx(1 / other.high) and one.high == pytest.approx(1 / other.low)
+
+
+def test_interval_of_a_known_case() -> None:
+    # Log ratios -0.1, 0 and 0.1: mean 0, standard deviation 0.1, t(0.975, 2) = 4.302653.
+    one = stats.ratio([math.exp(-0.1), 1, math.exp(0.1)], [1, 1, 1])
+    half = 4.302652729911275 * 0.1 / math.sqrt(3)
+    assert (one.low, one.high) == pytest.approx((math.exp(-half), math.exp(half)))
+
+
+def test_few_rounds() -> None:
+    two = stats.ratio([1.0, 3.0], [2.0, 2.0])
+    assert (two.value, two.low, two.high) == pytest.approx((1.0, 0.5, 1.5))
+    one = stats.ratio([1.0], [2.0])
+    assert one.value == 0.5 and math.isnan(one.low) and math.isnan(one.high)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        stats.ratio([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="positive"):
+        stats.ratio([0.0], [1.0])
+
+
+def test_targets() -> None:
+    assert stats.PERPLEXITY_WALL.met(0.95) and not stats.PERPLEXITY_WALL.met(0.9501)
+    assert stats.SPEED.met(0.95) and stats.SPEED.met(1.05) and not stats.SPEED.met(1.051) and not stats.SPEED.met(0.949)
+    assert not stats.WHOLE_LAB.met(math.nan)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def _sample(side: str, step: str, wall_s: float, number: int = 1, label: str = "F16", peak: int = 80) -> records.Sample:
+    return records.Sample(
+        side=side, format=label, round=number, step=step, wall_s=wall_s, cpu_s=wall_s, peak_rss_bytes=peak,
+        floor_bytes=9,
+    )  # fmt: skip
+
+
+def _both(step: str, ours: float, theirs: float, label: str = "F16") -> tuple[records.Sample, ...]:
+    return tuple(
+        _sample(side, step, wall_s, number, label, peak)
+        for number in (1, 2, 3)
+        for side, wall_s, peak in ((records.OURS, ours, 80), (records.THEIRS, theirs, 100))
+    )
+
+
+def _section(**parts: object) -> records.Section:
+    return records.Section(taken_at="2026-01-01T00:00:00+00:00", settings={"chunks": None}, **parts)  # type: ignore[arg-type]
+
+
+PAIR = records.PerplexityPair(
+    format="F16", n_chunks=2, ours_running=("9.0000", "8.0000"), theirs_running=("9.0000", "8.0000"),
+    ours=("8.0000", "0.10000"), theirs=("8.0000", "0.10000"),
+)  # fmt: skip
+FILES = records.QuantizedPair(
+    format="Q8_0", ours_bytes=10, theirs_bytes=10, ours_types={"Q8_0": 3}, theirs_types={"Q8_0": 3}, n_tensors=3,
+    n_same_type=3, n_same_bytes=3, same_file=True,
+)  # fmt: skip
+
+
+def _speeds(side: str, test: str, tps: float) -> tuple[records.SpeedSample, ...]:
+    return tuple(
+        records.SpeedSample(side=side, format="F16", round=number, test=test, tps=(tps, tps)) for number in (1, 2, 3)
+    )
+
+
+@pytest.fixture
+def results() -> records.Results:
+    lab = (
+        dataclasses.replace(_sample(records.OURS, "lab", 80.0), format=""),
+        *(_sample(records.THEIRS, step, 25.0) for step in ("quantize", "perplexity", "generate", "bench")),
+    )
+    stages = records.LabStages(
+        round=1,
+        stage_s={"quantize": 10.0, "perplexity": 40.0, "generate": 10.0, "memory": 5.0, "bench": 10.0, "start": 5.0},
+        extra_s={"memory": 5.0, "start": 5.0},
+    )
+    starts = tuple(
+        dataclasses.replace(_sample(records.OURS, step, wall_s, number), format="")
+        for step, wall_s in (("help", 0.2), ("second run", 2.5))
+        for number in (1, 2, 3)
+    )
+    speeds = (
+        *_speeds(records.OURS, "pp512", 100.0), *_speeds(records.THEIRS, "pp512", 102.0),
+        *_speeds(records.OURS, "tg128", 9.0), *_speeds(records.THEIRS, "tg128", 10.0),
+    )  # fmt: skip
+    model = records.ModelResults(
+        name="toy",
+        model={"size_bytes": 1000, "sha256": "ab" * 32, "baseline": "F16", "origin": "gguf"},
+        text={"name": "a|b", "kind": "custom", "size_bytes": 10, "sha256": "cd" * 32},
+        formats=("F16",),
+        n_threads=2,
+        machine={"cpu_model": "CPU", "n_cores_physical": 2, "n_cores_logical": 4, "ram_bytes": 8_000_000_000,
+                 "os": "Linux", "arch": "x86_64"},
+        versions={"labctl": "0.1.0"},
+        sections={
+            "1": _section(perplexity=(PAIR,)),
+            "2": _section(samples=_both("perplexity", 9.0, 10.0), perplexity=(PAIR,)),
+            "3": _section(samples=_both("quantize", 3.0, 2.0, "Q8_0"), quantized=(FILES,)),
+            "4": _section(speed=speeds),
+            "5": _section(samples=lab, stages=(stages,)),
+            "6": _section(samples=starts),
+        },
+    )  # fmt: skip
+    return records.Results(models={"toy": model})
+
+
+def test_claims_follow_from_the_samples(results: records.Results) -> None:
+    found = {claim.what: claim for claim in claims.claims(results.models["toy"])}
+    assert {what: claim.met for what, claim in found.items()} == {
+        "perplexity to 4 decimals and its standard error to 5": True,
+        "wall time of the perplexity step": True,
+        "peak memory of the perplexity step": True,
+        "quantized tensors": True,
+        "pp512 tokens per second": True,
+        "tg128 tokens per second": False,
+        "the whole lab, wall time": True,
+        "labctl --help": True,
+        "a second labctl run": False,
+    }
+    assert found["wall time of the perplexity step"].value == pytest.approx(0.9)
+    assert found["peak memory of the perplexity step"].value == pytest.approx(0.8)
+    assert found["the whole lab, wall time"].value == pytest.approx(0.8)
+
+
+def _replace(results: records.Results, name: str, section: records.Section) -> records.Results:
+    model = results.models["toy"]
+    return records.Results(models={"toy": dataclasses.replace(model, sections={**model.sections, name: section})})
+
+
+def test_one_wrong_digit_is_not_parity(results: records.Results) -> None:
+    wrong = dataclasses.replace(PAIR, ours_running=("9.0001", "8.0000"))
+    assert not wrong.same and wrong.n_equal == 1
+    claim = claims.claims(_replace(results, "1", _section(perplexity=(wrong,))).models["toy"])[0]
+    assert not claim.met and "1 of 2 running values" in claim.result
+
+
+def test_one_wrong_tensor_is_not_identity(results: records.Results) -> None:
+    wrong = dataclasses.replace(FILES, n_same_bytes=2)
+    changed = _replace(results, "3", dataclasses.replace(results.models["toy"].sections["3"], quantized=(wrong,)))
+    claim = next(one for one in claims.claims(changed.models["toy"]) if one.section == "3")
+    assert not claim.met and claim.result.startswith("2 of 3 tensors")
+
+
+def test_one_slow_format_is_not_hidden_by_the_sum(results: records.Results) -> None:
+    model = dataclasses.replace(results.models["toy"], formats=("F16", "Q8_0"))
+    samples = (*_both("perplexity", 90.0, 100.0), *_both("perplexity", 1.2, 1.0, "Q8_0"))
+    model = dataclasses.replace(model, sections={"2": _section(samples=samples, perplexity=(PAIR,))})
+    wall = claims.claims(model)[0]
+    assert wall.value < 0.95 and not wall.met and "Q8_0, 1.200" in wall.result
+
+
+def test_page_and_file_round_trip(results: records.Results, tmp_path: Path) -> None:
+    report.write(tmp_path, results)
+    assert report.read(tmp_path) == results
+    page = (tmp_path / "RESULTS.md").read_text("utf-8")
+    assert page.count("**not met**") >= 2 and "a\\|b" in page
+    assert "| F16 | 9.00 | 10.00 | 0.900 | 0.900 to 0.900 | met |" in page
+    assert "12 % of its run" in page and "0.700 of the loops' time" in page
+    stored = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert len(stored["claims"]["toy"]) == 9
+    for line in page.splitlines():
+        if line.startswith("|"):
+            assert line.replace("\\|", "").count("|") >= 3
+
+
+def test_rows_of_a_table_have_its_columns(results: records.Results) -> None:
+    widths: list[int] = []
+    for line in report.page(results).splitlines():
+        if line.startswith("|"):
+            widths.append(line.replace("\\|", "").count("|"))
+            assert widths[-1] == widths[0], line
+        else:
+            widths = []
+
+
+def test_results_of_another_kind_are_refused(tmp_path: Path) -> None:
+    assert report.read(tmp_path) == records.Results()
+    (tmp_path / "results.json").write_text('{"schema": 99}')
+    with pytest.raises(LabError, match="schema 99"):
+        report.read(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(LabError, match="cannot be read"):
+        report.read(tmp_path)
+
+
+# -- files, processes, tools ------------------------------------------------------------------------------------------
+
+
+def test_files_are_compared_by_their_bytes(tmp_path: Path) -> None:
+    same = compare_files("F16", DEMO, DEMO)
+    assert same.same and same.same_file and same.n_same_bytes == same.n_tensors == 56
+    changed = tmp_path / "changed.gguf"
+    data = bytearray(DEMO.read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    other = compare_files("F16", changed, DEMO)
+    assert (other.n_same_type, other.n_same_bytes, other.same_file) == (56, 55, False)
+
+
+@posix
+@pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(3)", 3)])
+def test_launcher_measures_the_child_not_its_parent(tmp_path: Path, code: str, status: int) -> None:
+    ballast = np.ones(25_000_000)  # 200 MB in this process must not show in the child
+    job = {
+        "argv": [sys.executable, "-I", "-S", "-c", f"import sys; print(sys.stdin.readline().strip()); {code}"],
+        "stdin": "hello\n", "stdout": str(tmp_path / "out"), "stderr": str(tmp_path / "err"), "env": {},
+        "cwd": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    launcher = ROOT / "benchmarks" / "launch.py"
+    command = [sys.executable, "-I", "-S", str(launcher), str(tmp_path / "job.json"), str(tmp_path / "figures.json")]
+    subprocess.run(command, check=True, timeout=60)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["status"] == status
+    assert (tmp_path / "out").read_text() == "hello\n"
+    assert 1e6 < figures["peak_rss_bytes"] < 60e6 < ballast.nbytes
+    assert figures["floor_bytes"] <= 20e6
+    assert 0 < figures["wall_s"] < 60
+
+
+def test_tools_that_are_not_there(tmp_path: Path) -> None:
+    from benchmarks.screen import Screen
+
+    with pytest.raises(LabError, match="has no llama-quantize"):
+        tools.find_tools(tmp_path, Screen(), "1", ready=tmp_path)
+    with pytest.raises(LabError, match="not a llama"):
+        tools.find_tools(tmp_path, Screen(), "1", source=tmp_path)
+
+
+@posix
+def test_tools_of_another_version_are_refused(tmp_path: Path) -> None:
+    from benchmarks.screen import Screen
+
+    for name in tools.TOOLS:
+        (tmp_path / name).write_text("#!/bin/sh\necho 'version: 1.2.3 (build 0)' >&2\n")
+        (tmp_path / name).chmod(0o755)
+    assert tools.find_tools(tmp_path, Screen(), "1.2.3", ready=tmp_path).version == "1.2.3"
+    with pytest.raises(LabError, match=r"llama.cpp 1.2.3, labctl's binding is 0.5"):
+        tools.find_tools(tmp_path, Screen(), "0.5", ready=tmp_path)
+
+
+@posix
+def test_no_cmake_and_a_failed_build_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.screen import Screen
+
+    source, programs = tmp_path / "source", tmp_path / "bin"
+    (source / "tools").mkdir(parents=True)
+    (source / "CMakeLists.txt").touch()
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(LabError, match="CMake is not installed"):
+        tools.find_tools(tmp_path / "cache", Screen(), "1", source=source)
+    for name, text in (("cmake", "echo 'CMake Error: broken'; exit 1"), ("g++", "exit 0")):
+        if name == "g++":
+            with pytest.raises(LabError, match=r"no C\+\+ compiler"):
+                tools.find_tools(tmp_path / "cache", Screen(), "1", source=source)
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    with pytest.raises(LabError, match="CMake Error: broken") as caught:
+        tools.find_tools(tmp_path / "cache", Screen(), "1", source=source)
+    assert "build.log" in caught.value.hint

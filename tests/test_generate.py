@@ -1,0 +1,181 @@
+"""Sampling does what its settings say, and answers are scored as whole words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab_factory import provenance
+
+from labctl import tasks
+from labctl.errors import LabError
+from labctl.measure.generate import ProbeQuestion, evenly, is_correct, read_probe
+from labctl.records import GenerationRun
+from labctl.steps import PROMPTS
+
+Generate = Callable[..., GenerationRun]
+
+
+@pytest.fixture(scope="module")
+def generate(child: Callable[..., Any], quantized: Any) -> Generate:
+    def run(label: str = "F16", **options: Any) -> GenerationRun:
+        settings = {
+            "n_ctx": 512, "prompts": PROMPTS[:2], "n_tokens": 12, "temperature": 0.7, "top_p": 0.9, "seed": 42,
+            "probes": {}, "probe_items": None, **options,
+        }  # fmt: skip
+        record: GenerationRun = child(
+            tasks.GenerateTask(
+                model_path=str(quantized.paths[label]), format=label, n_threads=1,
+                provenance=provenance("generate"), **settings,
+            ),
+            GenerationRun,
+        )  # fmt: skip
+        return record
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(generate: Generate) -> GenerationRun:
+    return generate()
+
+
+def tokens(run: GenerationRun, decoding: str) -> list[tuple[int, ...]]:
+    return [one.tokens for one in run.generations if one.decoding == decoding]
+
+
+_GREEDY = """
+import json, sys
+import numpy as np
+from llama_cpp import Llama
+llama = Llama(sys.argv[1], n_ctx=512, n_threads=1, logits_all=True, flash_attn=True, verbose=False)
+found = []
+for prompt in sys.argv[2:]:
+    llama.reset()
+    llama.eval(llama.tokenize(prompt.encode(), add_bos=True, special=False))
+    ids = []
+    for _ in range(12):
+        ids.append(int(np.argmax(llama.scores[llama.n_tokens - 1])))
+        llama.eval(ids[-1:])
+    found.append(ids)
+print(json.dumps(found))
+"""
+
+
+def test_greedy_decoding_takes_the_most_likely_token_each_time(first: GenerationRun, demo_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _GREEDY, str(demo_model), *PROMPTS[:2]],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert [list(one) for one in tokens(first, "greedy")] == json.loads(done.stdout)
+
+
+def test_the_same_seed_gives_the_same_text_and_another_does_not(first: GenerationRun, generate: Generate) -> None:
+    again, other = generate(), generate(seed=43)
+    assert tokens(again, "sampled") == tokens(first, "sampled")
+    assert tokens(other, "sampled") != tokens(first, "sampled")
+    assert tokens(other, "greedy") == tokens(first, "greedy")
+
+
+def test_a_tiny_top_p_leaves_the_most_likely_token_only(first: GenerationRun, generate: Generate) -> None:
+    assert tokens(generate(top_p=1e-6, temperature=5.0), "sampled") == tokens(first, "greedy")
+
+
+def test_temperature_takes_part(first: GenerationRun, generate: Generate) -> None:
+    assert tokens(generate(temperature=3.0, top_p=1.0), "sampled") != tokens(first, "sampled")
+
+
+def test_every_prompt_is_continued_both_ways_and_the_parts_agree(first: GenerationRun) -> None:
+    assert [(one.prompt_number, one.decoding) for one in first.generations] == [
+        (1, "sampled"), (1, "greedy"), (2, "sampled"), (2, "greedy"),
+    ]  # fmt: skip
+    for one in first.generations:
+        assert one.prompt == PROMPTS[one.prompt_number - 1]
+        assert len(one.tokens) == len(one.pieces) <= 12
+        assert "".join(one.pieces) == one.text
+        assert one.n_prompt_tokens > 0
+        assert one.prompt_s > 0
+        assert one.generation_s > 0
+
+
+def test_the_demo_model_answers_the_labs_sum(generate: Generate) -> None:
+    run = generate(prompts=PROMPTS[4:], n_tokens=8)
+    text = next(one for one in run.generations if one.decoding == "greedy").text
+    assert text.strip().startswith(("8", "5 + 3 = 8"))
+
+
+def test_probes_are_asked_and_scored(generate: Generate, root: Path) -> None:
+    folder = root / "lab_data/demo/probes"
+    run = generate(prompts=(), probes={"capitals": str(folder / "capitals.csv")}, probe_items=12)
+    (capitals,) = run.probes
+    assert (capitals.name, len(capitals.answers), capitals.n_correct) == ("capitals", 12, 12)  # F16 knows all 194
+    assert all(one.output.strip().startswith(one.expected) for one in capitals.answers)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(generate: Generate) -> None:
+    with pytest.raises(LabError, match="do not fit in 512 tokens"):
+        generate(n_tokens=600)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "correct"),
+    [
+        (" 8.", "8", True), (" 8", "8", True), ("8, and", "8", True), (" 80", "8", False), ("8.5", "8", False),
+        ("8,000", "8", False), (" Paris, the", "Paris", True), (" Parisian", "Paris", False),
+        (" in Paris", "Paris", False),
+        ("", "8", False), ("\n8\n", "8", True), ("paris", "Paris", False), ("-8", "8", False),
+    ],
+)  # fmt: skip
+def test_answers_are_whole_words(output: str, expected: str, correct: bool) -> None:
+    assert is_correct(output, expected) is correct
+
+
+@given(st.integers(0, 60), st.none() | st.integers(1, 80))
+def test_a_limited_probe_is_spread_evenly(count: int, limit: int | None) -> None:
+    questions = [ProbeQuestion(str(number), "x") for number in range(count)]
+    chosen = [int(one.prompt) for one in evenly(questions, limit)]
+    assert len(chosen) == min(count, limit if limit is not None else count)
+    assert chosen == sorted(set(chosen))
+    if chosen and len(chosen) < count:
+        gaps = [b - a for a, b in zip(chosen, [*chosen[1:], count], strict=True)]
+        assert max(gaps) - min(gaps) <= 1
+        assert chosen[0] == 0
+
+
+def test_the_demo_probes_are_whole(root: Path) -> None:
+    folder = root / "lab_data/demo/probes"
+    assert len(read_probe(folder / "capitals.csv")) == 194
+    assert len(read_probe(folder / "sums.csv")) == 88
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"prompt,answer\n",
+        b"a,b\n1,2\n",
+        b"prompt,answer\nx,\n",
+        b"prompt,answer\n,x\n",
+        b"\xff\xfe",
+        b"prompt\nx\n",
+    ],
+)
+def test_a_wrong_probe_is_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "probe.csv"
+    path.write_bytes(data)
+    with pytest.raises(LabError, match=r"probe\.csv") as caught:
+        read_probe(path)
+    assert caught.value.hint
+
+
+def test_a_probe_with_a_byte_order_mark_and_crlf(tmp_path: Path) -> None:
+    (tmp_path / "probe.csv").write_bytes(b'\xef\xbb\xbfprompt,answer\r\n"2 + 2 =","4"\r\n')
+    (question,) = read_probe(tmp_path / "probe.csv")
+    assert (question.prompt, question.expected) == ("2 + 2 =", "4")

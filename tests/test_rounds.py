@@ -1,0 +1,236 @@
+"""The order of visits, what a killed bench keeps, when it ends; the visits themselves are invented here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl import pipeline, rounds
+from labctl.console import Display
+from labctl.errors import LabError
+from labctl.records import Bandwidth, Conditions, SpeedVisit
+from labctl.steps import Lab
+from labctl.sweeps import ThreadsRow, advice, sweep_rows, sweep_threads, thread_counts
+
+QUIET = Conditions(taken_at="2025-03-01T10:00:00+00:00", busy_cores=0.1, busiest_share=0.1)
+SPEEDS = {"F16": 1.0, "Q8_0": 0.5, "Q4_K_M": 0.25}
+
+
+class Machine:
+    """Plays the timed processes: notes every visit, and does what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.visits: list[tuple[int, str]] = []
+        self.slept: list[float] = []
+        self.clock = 0.0
+        self.before_visit: Callable[[int, str], None] = lambda number, label: None
+        self.noise = itertools.cycle([1.0])
+        self.state = QUIET
+        monkeypatch.setattr(rounds, "_visit", self.visit)
+        monkeypatch.setattr(rounds, "_bandwidth", lambda *_: self.bandwidth)
+        monkeypatch.setattr(rounds, "conditions", lambda **_: self.state)
+        monkeypatch.setattr(rounds.time, "sleep", self.slept.append)
+        monkeypatch.setattr(rounds.time, "monotonic", lambda: self.clock)
+        self.bandwidth = (
+            Bandwidth(buffer_bytes=1 << 28, n_threads=2, read_bytes_per_s=(1e10,), copy_bytes_per_s=(9e9,)),
+        )
+
+    def visit(self, lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
+        self.before_visit(round_number, label)
+        self.visits.append((round_number, label))
+        self.clock += 1.0
+        seconds = SPEEDS[label] * next(self.noise)
+        return SpeedVisit(
+            round=round_number, order=order, load_s=0.1, pp_s=(seconds,), tg_s=(seconds,), token_s=((seconds,),)
+        )  # fmt: skip
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rounds")
+
+
+@pytest.fixture
+def lab(files: Path, open_lab: Callable[..., Lab]) -> Lab:
+    """A lab of three formats whose files are there and whose speed is not measured."""
+    made = open_lab(files, formats=("Q8_0", "Q4_K_M"), text="demo", threads=1)
+    pipeline.run(made, Display(quiet=True), names=("quantize",), report=False)
+    for path in made.folder.records.glob("*.json"):
+        if path.stem.startswith(("bench-", "conditions", "threads-", "failures")):
+            path.unlink()
+    return made
+
+
+def bench(lab: Lab, force: bool = False) -> list[str]:
+    """Run the rounds; returns what was shown as a warning."""
+    shown: list[str] = []
+    display = Display(quiet=True)
+    display.warn = shown.append  # type: ignore[method-assign]
+
+    def attempt(name: str, label: str, cost: float, work: Callable[[Any], object]) -> bool:
+        try:
+            work(lambda event: None)
+        except LabError:
+            return False
+        return True
+
+    rounds.run_rounds(lab, display, attempt, force=force)
+    return shown
+
+
+def with_config(lab: Lab, **changes: Any) -> Lab:
+    import dataclasses
+
+    return dataclasses.replace(lab, config=dataclasses.replace(lab.config, **changes))
+
+
+def test_order_turns_every_round_and_the_baseline_is_in_each(lab: Lab, machine: Machine) -> None:
+    assert bench(lab) == []
+    there = ["F16", "Q8_0", "Q4_K_M"]
+    wanted = [(number, label) for number in range(4) for label in (there if number % 2 == 0 else there[::-1])]
+    assert machine.visits == wanted  # four rounds at least, and these are perfectly steady
+    assert rounds.complete(lab)
+    state = rounds.load_conditions(lab)
+    assert state is not None
+    assert (state.n_rounds, state.ended, state.spent_s, state.bandwidth) == (4, "precise", 12.0, machine.bandwidth)
+    orders = sorted(visit.order for run in rounds.load_speed(lab).values() for visit in run.visits)
+    assert orders == list(range(12))
+
+
+def test_a_second_bench_measures_nothing(lab: Lab, machine: Machine) -> None:
+    bench(lab)
+    machine.visits.clear()
+    bench(lab)
+    assert machine.visits == []
+    bench(lab, force=True)
+    assert len(machine.visits) == 12
+
+
+def test_noise_goes_on_until_the_most_rounds_or_the_time(lab: Lab, machine: Machine) -> None:
+    machine.noise = itertools.cycle([1.0, 1.3, 1.0, 1.0, 1.1, 1.2, 1.05])
+    drifted, wide = bench(with_config(lab, bench_max_rounds=6))
+    assert len(machine.visits) == 18 and "20 % slower" in drifted and "± 2 %" in wide
+    state = rounds.load_conditions(lab)
+    assert state is not None and state.ended == "rounds"
+    longer = with_config(lab, bench_max_rounds=8, bench_budget_s=22.0)
+    assert not rounds.complete(longer)  # more rounds are allowed now
+    bench(longer)
+    state = rounds.load_conditions(lab)
+    assert state is not None and (state.n_rounds, state.ended) == (7, "budget")
+
+
+def test_a_killed_bench_repeats_one_round_at_most(lab: Lab, machine: Machine) -> None:
+    def kill(number: int, label: str) -> None:
+        if (number, label) == (2, "Q4_K_M"):
+            raise KeyboardInterrupt
+
+    machine.before_visit = kill
+    with pytest.raises(KeyboardInterrupt):
+        bench(lab)
+    assert machine.visits[-1] == (2, "Q8_0")
+    assert {label: len(run.visits) for label, run in rounds.load_speed(lab).items()} == dict.fromkeys(SPEEDS, 2)
+    assert not rounds.complete(lab)
+    machine.before_visit = lambda number, label: None
+    machine.visits.clear()
+    bench(lab)
+    assert [number for number, _ in machine.visits] == [2, 2, 2, 3, 3, 3]
+    for run in rounds.load_speed(lab).values():
+        assert [visit.round for visit in run.visits] == [0, 1, 2, 3]
+
+
+def test_a_failing_format_does_not_hold_the_others_up(lab: Lab, machine: Machine) -> None:
+    def fail(number: int, label: str) -> None:
+        if label == "Q8_0":
+            raise LabError("no", "")
+
+    machine.before_visit = fail
+    bench(lab)
+    assert set(rounds.load_speed(lab)) == {"F16", "Q4_K_M"}
+    assert not rounds.complete(lab)
+    machine.before_visit = lambda number, label: None
+    machine.visits.clear()
+    bench(lab)  # Q8_0 needs four rounds of its own, with the baseline in each
+    assert [label for number, label in machine.visits].count("Q8_0") == 4
+    assert rounds.complete(lab)
+    assert len(rounds.load_speed(lab)["Q8_0"].visits) == 4
+
+
+def test_cooldown_is_slept_between_visits(lab: Lab, machine: Machine) -> None:
+    bench(with_config(lab, cooldown_s=7.0))
+    assert machine.slept == [7.0] * 12
+
+
+def test_a_busy_machine_on_battery_is_warned_of_on_screen_and_in_the_record(lab: Lab, machine: Machine) -> None:
+    machine.state = Conditions(
+        taken_at="", power="battery", governor="powersave (acpi-cpufreq)", busy_cores=0.9, busiest_share=0.9
+    )
+    shown = bench(lab)
+    assert ["on battery" in shown[0], "powersave" in shown[1], "busiest one to 90 %" in shown[2]] == [True] * 3
+    records = pipeline.load_records(lab)
+    assert records.conditions is not None
+    assert records.warnings == records.conditions.notices == tuple(shown)
+
+
+def test_another_file_makes_the_speeds_stale(lab: Lab, machine: Machine) -> None:
+    bench(lab)
+    more = with_config(lab, formats=("Q8_0",))
+    assert rounds.load_speed(more) == {} and not rounds.complete(more)
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_threads_to_try() -> None:
+    assert thread_counts(2, 2, 2) == (1, 2)
+    assert thread_counts(4, 4, 8) == (1, 2, 3, 4, 5, 6, 7, 8)
+    assert thread_counts(14, 14, 20) == (1, 2, 3, 4, 5, 6, 7, 8, 14, 16, 20)
+
+
+def row(n_threads: int, tg: tuple[float, float, float], pp: tuple[float, float, float]) -> ThreadsRow:
+    return ThreadsRow(
+        n_threads=n_threads, tg_low_tps=tg[0], tg_tps=tg[1], tg_high_tps=tg[2], pp_low_tps=pp[0], pp_tps=pp[1],
+        pp_high_tps=pp[2],
+    )  # fmt: skip
+
+
+def test_advice_names_the_fastest_and_those_that_are_as_fast() -> None:
+    rows = [
+        row(1, (9, 10, 11), (99, 100, 101)),
+        row(2, (17, 18, 19.5), (190, 200, 210)),
+        row(4, (19, 20, 21), (380, 390, 400)),
+    ]
+    assert advice(rows, 2) == (
+        "Fastest number of threads for generating text (tg): 4 (2 within its range over the rounds); for reading "
+        "prompts (pp): 4. labctl uses 2 unless told otherwise by --threads."
+    )
+
+
+def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    tried: list[int] = []
+
+    def play(self: Lab, task: Any, kind: object, step: str, label: str, on_progress: object) -> SpeedVisit:
+        tried.append(task.n_threads)
+        seconds = 1.0 / task.n_threads
+        return SpeedVisit(
+            round=task.round, order=task.order, load_s=0.1, pp_s=(seconds,), tg_s=(seconds,), token_s=()
+        )  # fmt: skip
+
+    monkeypatch.setattr(Lab, "run", play)
+    two = dataclasses.replace(lab.machine, n_cores_physical=2, n_cores_logical=3)
+    sweep = sweep_threads(dataclasses.replace(lab, machine=two), Display(quiet=True))
+    assert sweep.format == "Q4_K_M"
+    assert tried == [1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2, 1]
+    assert [(one.n_threads, one.tg_tps, one.pp_tps) for one in sweep_rows(sweep)] == [
+        (count, pytest.approx(128 * count), pytest.approx(512 * count)) for count in (1, 2, 3)
+    ]
