@@ -268,7 +268,9 @@ def _checked(config: LabConfig) -> LabConfig:
     )
     require(0 < config.limit < 10, f"limit {config.limit} is out of range.", "0.02 stands for 2 %.")
     require(
-        set(config.weights) <= {"size", "quality", "speed"} and all(value >= 0 for value in config.weights.values()),
+        set(config.weights) <= {"size", "quality", "speed"}
+        and all(0 <= value < float("inf") for value in config.weights.values())
+        and sum(config.weights.values()) > 0,
         f"weights {config.weights} are not size, quality and speed.",
         "Write, for example: weights = { size = 0.3, quality = 0.4, speed = 0.3 }",
     )
@@ -278,6 +280,14 @@ def _checked(config: LabConfig) -> LabConfig:
             f"q13_limits: {name} = {bar:g} is not an allowance.",
             f"For example: chatbot_ppl_increase_pct = 5.0. Names: {', '.join(sorted(_Q13_NAMES))}.",
         )
+    require(config.hang_s > 0, f"hang_s {config.hang_s} gives up at once.", "The lab uses 3600 seconds.")
+    require(0 <= config.temperature <= 100, f"temperature {config.temperature} cannot be.", "The lab uses 0.7.")
+    require(0 < config.top_p <= 1, f"top_p {config.top_p} cannot be.", "The lab uses 0.9; 1 leaves it out.")
+    require(
+        0 <= config.seed < 1 << 32, f"seed {config.seed} is out of range.", "Give a whole number from 0 to 2^32 - 1."
+    )
+    require(bool(config.outputs and config.reports), "outputs or reports names no folder.", "For example: outputs")
+    require(config.probe_items is None or config.probe_items >= 0, "probe_items is negative.", "0 asks no questions.")
     require(config.new_tokens >= 1, "new_tokens must be at least 1.", "The lab uses 100.")
     require(config.bench_rounds >= 1, "bench_rounds must be at least 1.", "The lab uses 4.")
     require(config.bench_max_rounds >= 1, "bench_max_rounds must be at least 1.", "The lab uses 12.")

@@ -6,13 +6,13 @@ dropped at the next opening. `finish` folds the journal into the .npy file that 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class NllStore:
     def __init__(self, path: Path, n_chunks: int, n_scored: int) -> None:
         self.path = path
         self._journal_path = path.with_name(f".journal-{path.stem}")
-        self._journal: BinaryIO | None = None
+        self._journal: io.RawIOBase | None = None
         self._rows_since_sync = 0
         self.values: NllArray = np.full((n_chunks, n_scored), np.nan)
         if (finished := load_nll(path)) is not None and finished.shape == self.values.shape:
@@ -82,9 +82,11 @@ class NllStore:
         with writing(self._journal_path):
             if self._journal is None:
                 self._journal_path.parent.mkdir(parents=True, exist_ok=True)
-                self._journal = self._journal_path.open("ab")
-            self._journal.write(_ROW.pack(chunk, len(nll), _checksum(chunk, payload)) + payload)
-            self._journal.flush()
+                # Unbuffered: a row that a full disk refused must not be tried again by close().
+                self._journal = self._journal_path.open("ab", buffering=0)
+            row = _ROW.pack(chunk, len(nll), _checksum(chunk, payload)) + payload
+            if self._journal.write(row) != len(row):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._rows_since_sync += 1
             if self._rows_since_sync >= _SYNC_EVERY:
                 os.fsync(self._journal.fileno())

@@ -189,8 +189,13 @@ def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
 
 
 def _failures(lab: Lab) -> tuple[StepFailure, ...]:
+    """What failed and is still to be done for the formats of this lab."""
     stored = read_record(lab.folder.record_path("failures"), Failures)
-    return () if stored is None else stored.failures
+    return tuple(
+        one
+        for one in (() if stored is None else stored.failures)
+        if one.format in lab.labels and not (one.step in _STEP and _is_fresh(lab, _STEP[one.step](one.format)))
+    )
 
 
 # -- what is to do ----------------------------------------------------------------------------------------------------
@@ -198,13 +203,8 @@ def _failures(lab: Lab) -> tuple[StepFailure, ...]:
 
 def _stale(lab: Lab, names: Iterable[str], force: Sequence[str]) -> list[steps.Step]:
     """Steps whose record is missing or no longer true, bench left aside."""
-    return [
-        step
-        for name in STEPS
-        if name in names and name in _STEP
-        for label in lab.labels
-        if name in force or not _is_fresh(lab, step := _STEP[name](label))
-    ]
+    every = [_STEP[name](label) for name in STEPS if name in names and name in _STEP for label in lab.labels]
+    return [step for step in every if step.name in force or not _is_fresh(lab, step)]
 
 
 def _is_fresh(lab: Lab, step: steps.Step) -> bool:
@@ -278,8 +278,8 @@ class _Run:
         self.lab = lab
         self.display = display
         self.made = 0
-        self.touched: set[tuple[str, str]] = set()
         self.failures = {(one.step, one.format): one for one in _failures(lab)}
+        self.touched: set[tuple[str, str]] = set()
         self._cost_done = 0.0
         display.begin(cost)
 
@@ -295,10 +295,10 @@ class _Run:
 
         try:
             work(on_progress)
-        except ChildError as error:
-            self._fail(name, label, error, str(error.log_path or ""), error.log_tail)
         except LabError as error:
-            self._fail(name, label, error, "", ())
+            if error.for_all:
+                raise
+            self._fail(name, label, error)
         else:
             self.made += 1
             if self.failures.pop((name, label), None) is not None:
@@ -308,9 +308,15 @@ class _Run:
             self._cost_done = base + cost
         return False
 
-    def _fail(self, name: str, label: str, error: LabError, log_path: str, tail: tuple[str, ...]) -> None:
+    def _fail(self, name: str, label: str, error: LabError) -> None:
+        log_path, tail = (error.log_path, error.log_tail) if isinstance(error, ChildError) else (None, ())
         self.failures[name, label] = StepFailure(
-            step=name, format=label, message=error.message, hint=error.hint, log_path=log_path, log_tail=tail
+            step=name,
+            format=label,
+            message=error.message,
+            hint=error.hint,
+            log_path=str(log_path or ""),
+            log_tail=tail,
         )
         self.display.error(error.message, error.hint)
         if tail:
@@ -318,7 +324,8 @@ class _Run:
         self._keep_failures()
 
     def _keep_failures(self) -> None:
-        write_record(self.lab.folder.record_path("failures"), Failures(failures=tuple(self.failures.values())))
+        with contextlib.suppress(LabError):  # on a full disk; the failure itself was shown
+            write_record(self.lab.folder.record_path("failures"), Failures(failures=tuple(self.failures.values())))
 
 
 def run(
@@ -336,8 +343,8 @@ def run(
     with lock(lab.folder.root, wait=wait):
         _sweep(lab)
         if "perplexity" in force:
-            for old in (*lab.folder.nll.glob("*.npy"), *lab.folder.nll.glob(".journal-*")):
-                old.unlink(missing_ok=True)
+            for label in lab.labels:
+                quality.forget(lab, label)
         write_record(lab.folder.record_path("source"), lab.model)
         write_record(lab.folder.record_path("text"), lab.text)
         running = _Run(lab, display, _total_cost(lab, names, force))
@@ -353,7 +360,7 @@ def run(
         return Outcome(
             made=running.made,
             fresh=total - len(running.touched),
-            failures=tuple(running.failures.values()),
+            failures=tuple(one for key, one in running.failures.items() if key in running.touched),
             reports=reports,
             records=records,
         )

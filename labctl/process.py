@@ -22,6 +22,11 @@ from labctl.store import writing
 RecordT = TypeVar("RecordT")
 OnProgress = Callable[[tasks.Progress], None]
 
+# Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
+_CHILD = (
+    "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); "
+    "from labctl.worker import main; sys.exit(main())"
+)
 _TAIL_LINES = 12
 _SIGNALS = {
     "SIGABRT": "llama.cpp stopped itself (a failed assertion)",
@@ -42,8 +47,10 @@ _HINTS = {
 class ChildError(LabError):
     """A task that failed in its child, with the last lines of its log."""
 
-    def __init__(self, message: str, hint: str, log_path: Path | None, log_tail: tuple[str, ...]) -> None:
-        super().__init__(message, hint)
+    def __init__(
+        self, message: str, hint: str, log_path: Path | None, log_tail: tuple[str, ...], *, for_all: bool = False
+    ) -> None:  # fmt: skip
+        super().__init__(message, hint, for_all=for_all)
         self.log_path = log_path
         self.log_tail = log_tail
 
@@ -83,7 +90,10 @@ def run_task(
                     log_path,
                     log_tail(log_path),
                 )
-            event = msgspec.json.decode(line, type=tasks.AnyEvent)
+            try:
+                event = msgspec.json.decode(line, type=tasks.AnyEvent)
+            except msgspec.MsgspecError:  # torn by the child's death, which its exit status tells
+                break
             match event:
                 case tasks.Progress():
                     if on_progress is not None:
@@ -94,7 +104,8 @@ def run_task(
                     failure = event
         status = child.wait()
     if failure is not None:
-        raise ChildError(f"{place}: {failure.message}", failure.hint, log_path, log_tail(log_path))
+        message = failure.message if failure.for_all else f"{place}: {failure.message}"
+        raise ChildError(message, failure.hint, log_path, log_tail(log_path), for_all=failure.for_all)
     if status != 0 or result is None:
         message, hint = _death(status)
         raise ChildError(f"{place}: {message}.", hint, log_path, log_tail(log_path))
@@ -106,7 +117,7 @@ def _started(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C reaches labctl only; killed if labctl leaves early."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-m", "labctl.worker"],
+        [sys.executable, "-c", _CHILD, str(Path(__file__).resolve().parent.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -32,6 +32,7 @@ PROTOCOL = 1
 COMMON_CHUNKS = 32
 ORDER_SEED = 2024
 ALPHA = 0.05
+_NPY_HEADER_BYTES = 128
 _GROWTH = 1.5
 _FIRST_BLOCKS = (8, 16, COMMON_CHUNKS)  # under a time budget: whatever it allows, all formats get alike
 
@@ -65,7 +66,22 @@ def _perplexity_key(lab: Lab, label: str) -> str:
 
 def fresh_perplexity(lab: Lab, label: str) -> PerplexityRun | None:
     record = stored(lab, "perplexity", label, PerplexityRun, _perplexity_key(lab, label))
-    return record if record is not None and (lab.folder.root / record.nll_path).is_file() else None
+    if record is None:
+        return None
+    # The size tells a whole .npy file from a torn one without loading numpy.
+    expected = _NPY_HEADER_BYTES + 8 * record.n_chunks_text * record.n_scored_per_chunk
+    try:
+        return record if (lab.folder.root / record.nll_path).stat().st_size == expected else None
+    except OSError:
+        return None
+
+
+def forget(lab: Lab, label: str) -> None:
+    """Drop a format's measured chunks, so that they are measured again."""
+    with contextlib.suppress(LabError):  # without the file there is nothing to drop
+        for path in (nll_path(lab, label), _kl_path(lab, label)):
+            path.unlink(missing_ok=True)
+            path.with_name(f".journal-{path.stem}").unlink(missing_ok=True)
 
 
 def _measure(

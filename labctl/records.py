@@ -70,7 +70,7 @@ class SourceModel:
         name: folder name under outputs/ and reports/; letters, digits, dot, dash, underscore.
         spec: what the user typed for --model.
         path: the GGUF file (the first part of a split one).
-        origin: "demo", "gguf", "checkpoint" or "hub".
+        origin: "demo", "gguf", "checkpoint", "hub", or "package" (out of a Python package).
         baseline: the label of the unquantized file: F16, BF16 or F32 (or its own type for a quantized source).
         quantized: the source was already quantized; every table then carries a warning.
     """

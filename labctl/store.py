@@ -81,10 +81,12 @@ def writing(path: Path) -> Iterator[None]:
     Raises:
         LabError: no permission, read-only, disk full, over quota, no such folder.
     """
+    place = path.parent
     try:
         yield
     except OSError as error:
-        place = path if path.is_dir() else path.parent
+        with contextlib.suppress(OSError):  # the name itself may be what the system refuses
+            place = path if path.is_dir() else path.parent
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LabError(
                 f"The disk is full: cannot write {path.name} in {place}.",
@@ -96,7 +98,8 @@ def writing(path: Path) -> Iterator[None]:
                 "Choose another folder with --outputs and --reports, or change its permissions.",
             ) from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO):
-            raise LabError(f"Cannot write {path}: {os.strerror(error.errno).lower()}.", "Check the folder.") from error
+            shown = f"{str(path)[:80]}..." if len(str(path)) > 200 else str(path)
+            raise LabError(f"Cannot write {shown}: {os.strerror(error.errno).lower()}.", "Check the folder.") from error
         raise
 
 
@@ -191,7 +194,7 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT | None:
         return msgspec.json.decode(envelope.record, type=kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -159,6 +159,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
 
     message: str
     hint: str = ""
+    for_all: bool = False
 
 
 AnyEvent = Progress | Result | Failure

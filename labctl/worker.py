@@ -52,7 +52,7 @@ def main() -> int:
         record = _run(task, channel)
         channel.send(tasks.Result(record=msgspec.Raw(msgspec.json.encode(record))))
     except LabError as error:
-        channel.send(tasks.Failure(message=error.message, hint=error.hint))
+        channel.send(tasks.Failure(message=error.message, hint=error.hint, for_all=error.for_all))
         return 1
     except MemoryError:
         channel.send(tasks.Failure(message="Out of memory.", hint="Close other programs, or use a smaller --ctx."))

@@ -215,7 +215,6 @@ def test_a_text_shorter_than_two_chunks_is_one_line(cli: Any, lab_copy: Path, da
     assert "short.txt is too short" in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="each format fails by itself, and a summary follows: several error lines")
 def test_a_text_shorter_than_two_chunks_is_said_once(cli: Any, lab_copy: Path, damaged: dict[str, Path]) -> None:
     done = cli("perplexity", "--text", str(damaged["short.txt"]), "--formats", "Q8_0", cwd=lab_copy)
     assert_one_line(done, "short.txt is too short")
@@ -291,8 +290,11 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 
 @posix
-def test_two_runs_at_once_and_then_ctrl_c(cli: Any, new_lab: Path) -> None:
-    first = cli.start("perplexity", "--chunks", "all", "--formats", "Q8_0", cwd=new_lab, start_new_session=True)
+def test_two_runs_at_once_and_then_ctrl_c(cli: Any, new_lab: Path, demo_text: Any) -> None:
+    words = Path(demo_text.path).read_text("utf-8")
+    (new_lab / "long.txt").write_text(words * 12, "utf-8")  # minutes of work, so that all this happens during it
+    arguments = ("perplexity", "--chunks", "all", "--text", "long.txt", "--formats", "Q8_0")
+    first = cli.start(*arguments, cwd=new_lab, start_new_session=True)
     try:
         nll = new_lab / "outputs/labllama-15m/nll"
         wait_for(lambda: any(path.stat().st_size for path in nll.glob(".journal-*")))

@@ -113,7 +113,6 @@ _UNCHECKED = (
 
 
 @pytest.mark.parametrize("toml", _UNCHECKED)
-@pytest.mark.xfail(strict=True, reason="config._checked lets these impossible values through")
 def test_impossible_values_are_refused(tmp_path: Path, toml: str) -> None:
     with pytest.raises(LabError):
         from_toml(tmp_path, toml)

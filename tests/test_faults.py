@@ -190,7 +190,6 @@ def test_a_full_disk_is_said_and_earlier_results_stay(cli: Any, lab_copy: Path, 
     assert_nothing_half_written(disk / "outputs")
 
 
-@pytest.mark.xfail(strict=True, reason="NllStore.close hides the reason; failures.json cannot be written either")
 def test_a_disk_that_fills_up_under_perplexity_names_the_reason_and_goes_on_later(
     cli: Any, lab_copy: Path, small_disk: Any
 ) -> None:
@@ -241,7 +240,6 @@ def test_a_long_path_works(cli: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "/".join(["y" * 200] * 30)], ids=["a name", "a path"])
-@pytest.mark.xfail(strict=True, reason="store.writing asks path.is_dir() of a name that is too long")
 def test_a_path_that_is_too_long_is_one_line(cli: Any, tmp_path: Path, name: str) -> None:
     done = cli("prepare", "--text", "demo", "--outputs", name, cwd=tmp_path)
     assert done.returncode == 1

@@ -107,7 +107,6 @@ def test_a_frozen_real_child_is_given_up(tmp_path: Path, demo_model: Path) -> No
 
 
 @pytest.mark.parametrize("torn", ['{"event":"result","record":{"a":', "not json at all", '{"event":"unknown"}', "[1]"])
-@pytest.mark.xfail(strict=True, reason="run_task lets msgspec.DecodeError of a torn line through")
 def test_a_line_torn_by_a_kill_is_a_crash_like_any_other(play: Callable[..., Any], torn: str) -> None:
     with pytest.raises(ChildError, match="SIGKILL"):
         play(f"printf '%s' '{torn}'; kill -KILL $$")
@@ -166,11 +165,8 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, demo_model: Path
 
 
 def test_a_folder_with_modules_of_the_same_names_does_not_reach_the_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request.applymarker(
-        pytest.mark.xfail(strict=True, reason="`python -m labctl.worker` puts the current folder first on sys.path")
-    )
     (tmp_path / "numpy.py").write_text("raise SystemExit('a stranger was run')", "utf-8")
     monkeypatch.chdir(tmp_path)
     assert run_task(ENGINE, dict[str, str], log_path=tmp_path / "x.log", hang_s=120)

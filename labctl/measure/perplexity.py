@@ -100,6 +100,7 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
                 raise LabError(
                     "This vocabulary ends every text with EOS, for which perplexity by chunks is not defined.",
                     "Use a decoder-only language model.",
+                    for_all=True,
                 )
             tokens = model.tokenize(read_text(path))
         if kept_path:
@@ -110,6 +111,7 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
         raise LabError(
             f"{path.name} is too short: {len(tokens)} tokens, and perplexity needs at least two chunks of {n_ctx}.",
             "Use a longer text with --text, or a smaller --ctx.",
+            for_all=True,
         )
     return tokens
 

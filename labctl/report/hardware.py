@@ -31,10 +31,10 @@ def bits_finding(records: LabRecords, rows: Rows) -> str:
         return "Generation speed by bits per weight"
     least, most = (pick(shares, key=lambda name: shares[name]) for pick in (min, max))
     if least == most:
-        return f"{least} reaches {100 * shares[least]:.0f} % of the speed that memory allows"
+        return f"{least} generates at {100 * shares[least]:.0f} % of what memory allows"
     return (
-        f"Generation reaches {100 * shares[least]:.0f} % ({least}) to {100 * shares[most]:.0f} % ({most}) of the speed"
-        " that memory allows"
+        f"Generation at {100 * shares[least]:.0f} % ({least}) to {100 * shares[most]:.0f} % ({most}) of what memory"
+        " allows"
     )
 
 
