@@ -23,7 +23,7 @@ from labctl import __version__
 from labctl.config import LabConfig, load_config
 from labctl.console import Display
 from labctl.errors import LabError
-from labctl.pipeline import open_lab
+from labctl.opening import open_lab
 from labctl.steps import Lab
 
 HERE = Path(__file__).resolve().parent

@@ -8,7 +8,7 @@ from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, Sample, Section, SpeedSample
 from labctl import steps, tasks
-from labctl.records import SpeedVisit
+from labctl.records_hardware import SpeedVisit
 from labctl.rounds import EFFORT
 
 REPETITIONS = 5  # llama-bench's default

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from labctl.cpu import performance_cores
 from labctl.machine import conditions, fingerprint
-from labctl.records import Conditions, Machine
+from labctl.records_base import Machine
+from labctl.records_hardware import Conditions
 
 PROBE_TIMEOUT_S = 3.0
 BUSY_CORE = 0.6

@@ -33,7 +33,7 @@ def _measure(
     wait: bool, report: bool = False, forced: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Open the lab and make the named steps, or say what would be made."""
-    from labctl import pipeline
+    from labctl import pipeline, plan
 
     display = display_for(quiet, as_json)
     lab = open_lab(settings, display)
@@ -41,7 +41,7 @@ def _measure(
     if not lab.is_demo:
         _preflight(lab, names, force_names, display, dry_run=dry_run)
     if dry_run:
-        _show_plan(pipeline.plan(lab, names, force=force_names), as_json)
+        _show_plan(plan.plan(lab, names, force=force_names), as_json)
         return
     outcome = pipeline.run(lab, display, names=names, force=force_names, wait=wait, report=report)
     _show_outcome(lab, outcome, display, as_json)
@@ -51,15 +51,15 @@ def _measure(
 
 def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Display, *, dry_run: bool) -> None:
     """Say what the run will write, need and take; ask before it writes much."""
-    from labctl import pipeline, preflight
+    from labctl import plan, preflight
 
-    planned = pipeline.plan(lab, names, force=force)
+    planned = plan.plan(lab, names, force=force)
     if not planned:
         return
     if any(one.step != "quantize" for one in planned) and preflight.stored_probe(lab) is None:
         display.note("Timing one chunk of text ...")
         if preflight.ensure_probe(lab) is not None:
-            planned = pipeline.plan(lab, names, force=force)
+            planned = plan.plan(lab, names, force=force)
     found = preflight.preflight(lab, planned)
     if not dry_run:
         preflight.check(lab, found, display)
@@ -169,7 +169,7 @@ def run(as_json: bool, quiet: bool, dry_run: bool, force: bool, wait: bool, **se
 
     Example: labctl run --model ./my-model-f16.gguf --chunks 64
     """
-    from labctl.pipeline import STEPS
+    from labctl.plan import STEPS
 
     _measure(STEPS, settings, as_json=as_json, quiet=quiet, dry_run=dry_run, force=force, wait=wait, report=True)
 

@@ -24,7 +24,7 @@ def submit(incomplete: bool, as_json: bool, quiet: bool, **settings: Any) -> Non
 
     from labctl.console import print_json, print_line
     from labctl.handin import submit as pack
-    from labctl.pipeline import build_report, load_records
+    from labctl.results import build_report, load_records
     from labctl.store import lock
 
     display = display_for(quiet, as_json)

@@ -130,10 +130,10 @@ def report_options(command: CommandT) -> CommandT:
 
 def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
     """The lab that these settings describe."""
-    from labctl import pipeline
+    from labctl import opening
     from labctl.config import load_config
 
-    return pipeline.open_lab(load_config(settings), display, notices=notices)
+    return opening.open_lab(load_config(settings), display, notices=notices)
 
 
 def display_for(quiet: bool, as_json: bool) -> Display:

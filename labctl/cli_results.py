@@ -19,7 +19,7 @@ def report(as_json: bool, quiet: bool, **settings: Any) -> None:
     Example: labctl report
     """
     from labctl.console import print_json, print_line
-    from labctl.pipeline import build_report, load_records
+    from labctl.results import build_report, load_records
     from labctl.store import lock
 
     lab = open_lab(settings, display_for(quiet, as_json))
@@ -45,10 +45,10 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     """
     from labctl.config import parse_weights
     from labctl.console import print_json, print_table
-    from labctl.pipeline import load_records
     from labctl.report.analysis import frame, rows_of
     from labctl.report.rules import candidates
     from labctl.report.scoring import literal_scores, normalised_scores
+    from labctl.results import load_records
 
     lab = open_lab({**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json))
     shares = lab.config.weights
@@ -87,10 +87,10 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
     import msgspec
 
     from labctl.console import print_json, print_table
-    from labctl.pipeline import load_records
     from labctl.report.fit import fit_table
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
     from labctl.report.shapes import find_shape
+    from labctl.results import load_records
 
     n_ctx = settings.pop("ctx")
     lab = open_lab(settings, display_for(quiet, as_json), notices=False)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.errors import LabError
 from labctl.formats import FORMATS
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.submission import load_folder, read_manifest, read_zip, unpack
 
 if TYPE_CHECKING:

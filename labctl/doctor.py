@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labctl import pipeline
+from labctl import opening, plan
 from labctl.checks import Check, doctor
 from labctl.config import load_config
 from labctl.console import Display
@@ -24,10 +24,10 @@ def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> t
     ram_need = disk_need = None
     system_info = None
     try:
-        lab = pipeline.open_lab(config, display)
+        lab = opening.open_lab(config, display)
         system_info = lab.engine["system_info"]
         ram_need = int(lab.model.size_bytes * 1.1) + (300 << 20)  # the largest file, its cache and buffers, Python
-        disk_need = sum(one.write_bytes for one in pipeline.plan(lab))
+        disk_need = sum(one.write_bytes for one in plan.plan(lab))
         ask_engine(lab.model.path if lab.is_demo else str(_demo(config.lab_data_folder())), lab.n_threads)
         extra.append(Check(name="llama.cpp computes", status="ok", detail="quantized and read a few tokens"))
     except LabError as error:

@@ -10,8 +10,8 @@ from typing import Any
 
 from labctl import __version__
 from labctl.errors import LabError
-from labctl.pipeline import report_folder
 from labctl.records import LabRecords
+from labctl.results import report_folder
 from labctl.steps import Lab, prompt_path
 from labctl.submission import KIND, FileEntry, Manifest, without_paths, write_zip
 

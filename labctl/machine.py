@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from labctl.cpu import PROC, SYS, cache_bytes, core_kinds, cpu_features, cpu_model, read_text
-from labctl.records import Conditions, Machine
+from labctl.records_base import Machine
+from labctl.records_hardware import Conditions
 
 
 def fingerprint() -> Machine:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from labctl import tasks
 from labctl.console import Display, size_text, time_text
 from labctl.errors import LabError
-from labctl.records import PerplexityRun, Provenance
+from labctl.records import PerplexityRun
+from labctl.records_base import Provenance
 from labctl.steps import Lab, key_of
 from labctl.store import read_record, write_record
 

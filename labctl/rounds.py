@@ -14,7 +14,7 @@ from labctl.console import Display
 from labctl.errors import LabError
 from labctl.machine import conditions
 from labctl.process import OnProgress
-from labctl.records import Bandwidth, BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
+from labctl.records_hardware import Bandwidth, BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
 from labctl.steps import N_GEN, N_PROMPT, Lab, fresh_file, key_of, need_file, stored
 from labctl.store import read_record, write_record
 

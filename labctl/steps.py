@@ -14,18 +14,9 @@ from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.process import OnProgress, run_task
-from labctl.records import (
-    SCHEMA_VERSION,
-    BatchShape,
-    GenerationRun,
-    GgufFile,
-    Machine,
-    MemoryLoad,
-    MemoryRun,
-    Provenance,
-    SourceModel,
-    TextSource,
-)
+from labctl.records import BatchShape, GenerationRun, GgufFile, SourceModel, TextSource
+from labctl.records_base import SCHEMA_VERSION, Machine, Provenance
+from labctl.records_hardware import MemoryLoad, MemoryRun
 from labctl.store import DigestCache, RunFolder, digest, read_record, safe_name, write_record, write_text
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from labctl.errors import LabError
-from labctl.records import SCHEMA_VERSION
+from labctl.records_base import SCHEMA_VERSION
 
 RecordT = TypeVar("RecordT")
 PARTIAL = ".partial-"

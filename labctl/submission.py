@@ -16,20 +16,10 @@ import msgspec
 
 from labctl.errors import LabError
 from labctl.formats import FORMATS
-from labctl.pipeline import Failures
-from labctl.records import (
-    BenchConditions,
-    DivergenceRun,
-    GenerationRun,
-    GgufFile,
-    LabRecords,
-    Machine,
-    MemoryRun,
-    PerplexityRun,
-    SourceModel,
-    SpeedRun,
-    TextSource,
-)
+from labctl.records import DivergenceRun, GenerationRun, GgufFile, LabRecords, PerplexityRun, SourceModel, TextSource
+from labctl.records_base import Machine
+from labctl.records_hardware import BenchConditions, MemoryRun, SpeedRun
+from labctl.results import Failures
 from labctl.store import RunFolder, read_record, write_bytes
 
 MANIFEST = "manifest.json"

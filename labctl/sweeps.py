@@ -10,7 +10,7 @@ from labctl import tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.measure.ratios import Test
-from labctl.records import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
+from labctl.records_hardware import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
 from labctl.rounds import labels_with_file
 from labctl.steps import N_GEN, N_PROMPT, Lab, need_file
 from labctl.store import digest, write_record

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from labctl.records import BatchShape, BenchEffort, Provenance, TextSource
+from labctl.records import BatchShape, TextSource
+from labctl.records_base import Provenance
+from labctl.records_hardware import BenchEffort
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, tag_field="task"):

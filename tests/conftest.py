@@ -223,11 +223,11 @@ def new_lab(small_lab: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def open_lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lab]]:
     """Open the lab of a working folder in this process: open_lab(folder, chunks=8)."""
-    from labctl import pipeline
+    from labctl import opening
 
     def opened(folder: Path, **flags: Any) -> Lab:
         monkeypatch.chdir(folder)
         config = load_config({"lab_data": str(ROOT / "lab_data"), **flags}, environ={})
-        return pipeline.open_lab(config, Display(quiet=True))
+        return opening.open_lab(config, Display(quiet=True))
 
     yield opened

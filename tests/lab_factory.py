@@ -14,20 +14,16 @@ from labctl.records import (
     GenerationRun,
     GgufFile,
     LabRecords,
-    Machine,
-    MemoryLoad,
-    MemoryRun,
     ModelShape,
     PerplexityRun,
     ProbeAnswer,
     ProbeResult,
-    Provenance,
     SourceModel,
-    SpeedRun,
-    SpeedVisit,
     TensorTypeShare,
     TextSource,
 )
+from labctl.records_base import Machine, Provenance
+from labctl.records_hardware import MemoryLoad, MemoryRun, SpeedRun, SpeedVisit
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M")
 PPL_BASE = 18.0648

@@ -19,7 +19,7 @@ from labctl.measure.bandwidth import (
     work_of,
 )
 from labctl.prepare.header import model_shape, read_model
-from labctl.records import Bandwidth, Work
+from labctl.records_hardware import Bandwidth, Work
 
 
 @dataclass

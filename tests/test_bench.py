@@ -9,7 +9,7 @@ import pytest
 
 from labctl import tasks
 from labctl.measure.bench import _repeat
-from labctl.records import BenchEffort, SpeedVisit
+from labctl.records_hardware import BenchEffort, SpeedVisit
 
 
 @pytest.fixture(scope="module")

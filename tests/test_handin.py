@@ -23,9 +23,10 @@ from labctl.compare import Run, as_rows, compare, files_of, opened
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.handin import Submission, submit
-from labctl.pipeline import build_report, load_records
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.report.analysis import frame, rows_of
+from labctl.results import build_report, load_records
 from labctl.steps import Lab
 from labctl.store import write_record
 from labctl.submission import load_folder, read_manifest, read_zip, without_paths
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def packed(small_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Submission]]:
     """A small lab and its submission."""
-    from labctl import pipeline
+    from labctl import opening
     from labctl.config import load_config
     from labctl.console import Display
 
@@ -45,7 +46,7 @@ def packed(small_lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.copytree(small_lab, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        lab = pipeline.open_lab(load_config({"lab_data": str(ROOT / "lab_data")}, environ={}), Display(quiet=True))
+        lab = opening.open_lab(load_config({"lab_data": str(ROOT / "lab_data")}, environ={}), Display(quiet=True))
         records = load_records(lab)
         build_report(lab, records)
         yield lab, submit(lab, records)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from lab_factory import make_lab
 
-from labctl.records import Bandwidth, BenchConditions, Conditions, LabRecords, Work
+from labctl.records import LabRecords
+from labctl.records_hardware import Bandwidth, BenchConditions, Conditions, Work
 from labctl.report.analysis import frame, rows_of
 from labctl.report.chart_hardware import ram_sentence, speed_vs_bits
 from labctl.report.fit import GIB

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from labctl import checks, cpu
 from labctl import machine as m
-from labctl.records import Machine
+from labctl.records_base import Machine
 
 INTEL = """\
 processor	: 0

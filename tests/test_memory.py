@@ -12,7 +12,7 @@ import pytest
 
 from labctl import tasks
 from labctl.measure.memory import current_rss_bytes, peak_rss_bytes, status_bytes
-from labctl.records import MemoryLoad
+from labctl.records_hardware import MemoryLoad
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -15,7 +15,7 @@ import pytest
 from labctl import tasks
 from labctl.errors import LabError
 from labctl.measure import memory
-from labctl.records import MemoryLoad
+from labctl.records_hardware import MemoryLoad
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

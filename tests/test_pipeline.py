@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from labctl import pipeline, process, rounds, steps, tasks
+from labctl import pipeline, plan, process, results, rounds, steps, tasks
 from labctl.console import Display
 from labctl.journal import load_nll
-from labctl.records import BenchEffort
+from labctl.records_hardware import BenchEffort
 from labctl.store import read_record
 
 Open = Callable[..., steps.Lab]
@@ -55,7 +55,7 @@ def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
 def stale(
     lab: steps.Lab, names: tuple[str, ...] = ("quantize", "perplexity", "generate", "memory")
 ) -> set[tuple[str, str]]:
-    return {(one.step, one.label) for one in pipeline.plan(lab, names)}
+    return {(one.step, one.label) for one in plan.plan(lab, names)}
 
 
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_finished_lab_is_whole(small_lab: Path, monkeypatch: pytest.MonkeyPatch, open_lab: Open) -> None:
     monkeypatch.setattr(rounds, "EFFORT", BenchEffort())
     lab = open_lab(small_lab)
-    records = pipeline.load_records(lab)
+    records = results.load_records(lab)
     assert records.formats == ("F16", "Q8_0", "Q4_K_M")
     for group in (records.files, records.perplexity, records.speed, records.memory, records.generation):
         assert list(group) == ["F16", "Q8_0", "Q4_K_M"]
@@ -151,12 +151,12 @@ def test_a_lost_or_damaged_file_is_made_again_and_nothing_else(lab_copy: Path, o
 
 def test_more_chunks_measure_only_the_new_ones(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy, chunks=6)
-    first = pipeline.load_records(open_lab(lab_copy)).perplexity["Q8_0"]
+    first = results.load_records(open_lab(lab_copy)).perplexity["Q8_0"]
     old = load_nll(lab.folder.root / first.nll_path)
     assert old is not None
     old = old.copy()
     pipeline.run(lab, Watched(), names=("perplexity",), report=False)
-    run = pipeline.load_records(lab).perplexity["Q8_0"]
+    run = results.load_records(lab).perplexity["Q8_0"]
     new = load_nll(lab.folder.root / run.nll_path)
     assert new is not None
     assert (run.n_chunks, run.n_tokens_evaluated, run.nll_path) == (6, 2 * 512, first.nll_path)
@@ -164,15 +164,13 @@ def test_more_chunks_measure_only_the_new_ones(lab_copy: Path, open_lab: Open) -
     assert run.ppl == float(np.exp(new[:6].mean()))
     fewer = open_lab(lab_copy, chunks=3)
     pipeline.run(fewer, Watched(), names=("perplexity",), report=False)
-    again = pipeline.load_records(fewer).perplexity["Q8_0"]
+    again = results.load_records(fewer).perplexity["Q8_0"]
     assert (again.n_chunks, again.n_tokens_evaluated, again.ppl) == (3, 0, float(np.exp(new[:3].mean())))
 
 
 def test_one_format_more_means_timing_all(lab_copy: Path, open_lab: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "EFFORT", BenchEffort())
-    assert {
-        (one.step, one.label) for one in pipeline.plan(open_lab(lab_copy, formats=("Q8_0", "Q4_K_M", "Q3_K_M")))
-    } == {
+    assert {(one.step, one.label) for one in plan.plan(open_lab(lab_copy, formats=("Q8_0", "Q4_K_M", "Q3_K_M")))} == {
         *((name, "Q3_K_M") for name in ("quantize", "perplexity", "generate", "memory")),
         *(("bench", label) for label in ("F16", "Q8_0", "Q4_K_M", "Q3_K_M")),
     }
@@ -286,7 +284,7 @@ def _failed(lab: steps.Lab, step: str, label: str) -> None:
     from labctl.store import write_record
 
     failure = StepFailure(step=step, format=label, message="It failed.", hint="Try again.")
-    write_record(lab.folder.record_path("failures"), pipeline.Failures(failures=(failure,)))
+    write_record(lab.folder.record_path("failures"), results.Failures(failures=(failure,)))
 
 
 @pytest.mark.parametrize("label", ["Q2_K", "Q8_0"], ids=["a format left out now", "a step that is done by now"])
@@ -298,7 +296,7 @@ def test_an_old_failure_does_not_stick(lab_copy: Path, open_lab: Open, label: st
 
 def test_a_damaged_nll_file_is_measured_again(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
-    run = pipeline.load_records(lab).perplexity["Q8_0"]
+    run = results.load_records(lab).perplexity["Q8_0"]
     path = lab.folder.root / run.nll_path
     path.write_bytes(path.read_bytes()[:500])
     assert stale(lab) == {("perplexity", "Q8_0")}
@@ -317,7 +315,7 @@ def test_a_lost_prompt_file_is_written_again(lab_copy: Path, open_lab: Open) -> 
 
 def test_records_name_their_inputs_settings_and_versions(small_lab: Path, open_lab: Open) -> None:
     lab = open_lab(small_lab)
-    records = pipeline.load_records(lab)
+    records = results.load_records(lab)
     run = records.perplexity["Q8_0"]
     assert run.provenance.inputs == {"model": records.files["Q8_0"].sha256, "text": lab.text.sha256}
     assert run.provenance.versions["llama_cpp"]
@@ -338,7 +336,7 @@ def test_what_another_run_left_half_written_is_swept(lab_copy: Path, open_lab: O
 
 
 def test_the_plan_is_exact_about_bytes(new_lab: Path, open_lab: Open, quantized: Any) -> None:
-    planned = pipeline.plan(open_lab(new_lab), ("quantize",))
+    planned = plan.plan(open_lab(new_lab), ("quantize",))
     assert {one.label: one.write_bytes for one in planned if one.write_bytes} == {
         label: quantized.records[label].tensor_bytes for label in ("Q8_0", "Q4_K_M")
     }
@@ -348,10 +346,10 @@ def test_the_plan_is_exact_about_bytes(new_lab: Path, open_lab: Open, quantized:
 def test_failures_survive_as_a_record(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
     _failed(lab, "bench", "Q8_0")
-    stored = read_record(lab.folder.record_path("failures"), pipeline.Failures)
+    stored = read_record(lab.folder.record_path("failures"), results.Failures)
     assert stored is not None
     assert json.loads(lab.folder.record_path("failures").read_text("utf-8"))["kind"] == "Failures"
-    assert pipeline.load_records(lab).failures == stored.failures
+    assert results.load_records(lab).failures == stored.failures
 
 
 def test_tasks_and_events_survive_the_pipe(quantized: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Cli
 from lab_factory import make_lab
 
-from labctl import pipeline, preflight
+from labctl import pipeline, plan, preflight
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.preflight import Preflight
@@ -75,7 +75,7 @@ def test_the_probe_measures_once_and_replaces_the_guess(lab: Lab) -> None:
 
 
 def test_bytes_come_from_the_dry_run(lab: Lab) -> None:
-    planned = pipeline.plan(lab, ("quantize",))
+    planned = plan.plan(lab, ("quantize",))
     found = preflight.preflight(lab, planned)
     made = pipeline.run(lab, Display(quiet=True), names=("quantize",), report=False).records.files
     exact = sum(made[label].tensor_bytes for label in ("Q8_0", "Q4_K_M"))

@@ -22,7 +22,7 @@ from labctl.measure.ratios import (
     round_seconds,
     speed_warnings,
 )
-from labctl.records import SpeedRun, SpeedVisit
+from labctl.records_hardware import SpeedRun, SpeedVisit
 
 
 def run(name: str, tg_s: list[float], pp_s: list[float] | None = None) -> SpeedRun:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lab_factory import SHAPE, gguf_file, make_lab, memory_run, speed_run
 
 from labctl import records, store
-from labctl.records import SpeedRun, SpeedVisit
+from labctl.records_hardware import SpeedRun, SpeedVisit
 
 
 def test_bits_per_weight_counts_all_tensors() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from labctl import pipeline, rounds
+from labctl import pipeline, results, rounds
 from labctl.console import Display
 from labctl.errors import LabError
-from labctl.records import Bandwidth, Conditions, SpeedVisit
+from labctl.records_hardware import Bandwidth, Conditions, SpeedVisit
 from labctl.steps import Lab
 from labctl.sweeps import ThreadsRow, advice, sweep_rows, sweep_threads, thread_counts
 
@@ -175,7 +175,7 @@ def test_a_busy_machine_on_battery_is_warned_of_on_screen_and_in_the_record(lab:
     )
     shown = bench(lab)
     assert ["on battery" in shown[0], "powersave" in shown[1], "busiest one to 90 %" in shown[2]] == [True] * 3
-    records = pipeline.load_records(lab)
+    records = results.load_records(lab)
     assert records.conditions is not None
     assert records.warnings == records.conditions.notices == tuple(shown)
 

@@ -18,7 +18,8 @@ from lab_factory import MACHINE, gguf_file
 
 from labctl import store
 from labctl.errors import LabError
-from labctl.records import SCHEMA_VERSION, GgufFile, Machine
+from labctl.records import GgufFile
+from labctl.records_base import SCHEMA_VERSION, Machine
 
 # -- atomic writes ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.records import Bandwidth, ModelShape, Work
+from labctl.records import ModelShape
+from labctl.records_hardware import Bandwidth, Work
 
 PASSES = 4
 Words = NDArray[np.int64]

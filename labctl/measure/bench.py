@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from labctl.measure.llama import Context, IntArray, Llama, Model
-from labctl.records import BatchPoint, BatchRun, BenchEffort, SpeedVisit
+from labctl.records_hardware import BatchPoint, BatchRun, BenchEffort, SpeedVisit
 
 N_PROMPT = 512
 N_GEN = 128

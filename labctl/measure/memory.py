@@ -12,7 +12,7 @@ import numpy as np
 from labctl.errors import LabError
 from labctl.measure.bench import N_GEN, N_PROMPT
 from labctl.measure.llama import Context, Llama, Model, buffer_sizes
-from labctl.records import MemoryLoad
+from labctl.records_hardware import MemoryLoad
 
 
 def peak_rss_bytes() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.records import SpeedRun
+from labctl.records_hardware import SpeedRun
 
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""

@@ -11,7 +11,8 @@ from labctl.errors import LabError
 from labctl.formats import Format
 from labctl.prepare.gguf_reader import tensor_types
 from labctl.prepare.header import GgufHeader, model_shape, read_model, type_shares
-from labctl.records import GgufFile, Provenance, TensorFallback, TensorTypeShare
+from labctl.records import GgufFile, TensorFallback, TensorTypeShare
+from labctl.records_base import Provenance
 from labctl.store import file_sha256, partial_path, publish, writing
 
 Quantizer = Callable[[Path, Path, Format, bool], Sequence[str]]

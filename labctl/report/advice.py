@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.report.drafts import tokens_same
 from labctl.report.findings import chunk_words, fastest, machines, versions
 from labctl.report.gaps import Gap, provenances

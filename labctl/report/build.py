@@ -11,7 +11,8 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.measure.verdict import DEFAULT_LIMIT
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.report.gaps import mark_names
 from labctl.report.scoring import Weights
 from labctl.report.text import printable

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.report.gaps import mislabelled_notice, provenances
 from labctl.report.hardware import bits_finding
 from labctl.report.rules import candidates

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.records import LabRecords, MemoryLoad, MemoryRun
+from labctl.records import LabRecords
+from labctl.records_hardware import MemoryLoad, MemoryRun
 
 GIB = 1024**3
 COMFORTABLE = 0.9

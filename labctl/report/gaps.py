@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from labctl.formats import FORMATS, UNQUANTIZED_TYPES
-from labctl.records import GgufFile, LabRecords, Provenance
+from labctl.records import GgufFile, LabRecords
+from labctl.records_base import Provenance
 from labctl.report.analysis import load_nll
 
 STEPS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from labctl.measure.bandwidth import bandwidth_for, bound_tps
 from labctl.measure.ratios import PRECISE, RATIO_RULE, round_ratio
-from labctl.records import BenchConditions, Conditions, LabRecords, MemoryLoad
+from labctl.records import LabRecords
+from labctl.records_hardware import BenchConditions, Conditions, MemoryLoad
 from labctl.report.text import NOT_MEASURED, rate, significant, size, table
 
 Rows = Mapping[str, Mapping[str, Any]]

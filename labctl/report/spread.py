@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from labctl.records import SpeedRun
+from labctl.records_hardware import SpeedRun
 
 MEDIAN_INTERVAL_RULE = (
     "95 % interval of the median by order statistics (no assumption about the shape of the spread); with fewer than six"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labctl.records import LabRecords, Machine
+from labctl.records import LabRecords
+from labctl.records_base import Machine
 from labctl.report import advice, hardware, machine_tables, tables, tradeoffs
 from labctl.report.analysis import load_nll
 from labctl.report.coursefiles import prompts

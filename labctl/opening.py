@@ -1,0 +1,87 @@
+"""Opening a lab: the model, the text and this machine's llama.cpp that settings name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+from labctl.config import LabConfig
+from labctl.console import Display
+from labctl.engine import engine_info
+from labctl.records import TextSource
+from labctl.steps import Lab
+from labctl.store import DigestCache, RunFolder, write_text
+
+_HUB_PAUSE_S = 3600.0
+
+
+def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> Lab:
+    """Find the model, the text and this machine's llama.cpp.
+
+    Args:
+        notices: show what every reader must know about the model and the text.
+    Raises:
+        LabError: no such model or text, or llama-cpp-python is missing.
+    """
+    from labctl import cpu, machine
+    from labctl.prepare.sources import resolve_model
+
+    outputs = Path(config.outputs)
+    digests = DigestCache(outputs / ".digests.json")
+    lab_data = config.lab_data_folder()
+    model = resolve_model(
+        config.model,
+        lab_data,
+        digests,
+        allow_quantized=config.allow_quantized_source,
+        llama_cpp=config.llama_cpp,
+        dialogue=display.dialogue(config.yes),
+    )
+    text = _find_text(config, lab_data, outputs)
+    imatrix = None
+    if config.imatrix is not None:
+        from labctl.prepare.imatrix import find_imatrix
+
+        imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
+    if imatrix is not None:
+        model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
+    if notices:
+        for notice in (*model.notices, text.notice):
+            if notice:
+                display.notice(notice)
+    n_threads = config.threads or cpu.performance_cores()
+    return Lab(
+        config=config,
+        folder=RunFolder(outputs / model.name).make(),
+        model=model,
+        text=text,
+        machine=machine.fingerprint(),
+        n_threads=n_threads,
+        engine=engine_info(outputs, n_threads),
+        digests=digests,
+        probes=_probes(lab_data),
+        imatrix=imatrix,
+    )
+
+
+def _find_text(config: LabConfig, lab_data: Path, outputs: Path) -> TextSource:
+    """The text to measure on; a Hub that could not be reached is not asked again for an hour."""
+    from labctl.prepare.texts import resolve_text
+
+    mark = outputs / ".hub-unreachable"
+    recent = config.text is None and mark.exists() and 0 <= time.time() - mark.stat().st_mtime < _HUB_PAUSE_S
+    text = resolve_text(config.text, lab_data, offline=recent)
+    if config.text is None and text.kind == "demo":
+        if recent:
+            return dataclasses.replace(text, notice=mark.read_text("utf-8").strip())
+        write_text(mark, text.notice + "\n")
+        os.utime(mark)
+    return text
+
+
+def _probes(lab_data: Path) -> dict[str, Path]:
+    """The questions with known answers: the CSV files in lab_data/demo/probes/, and a student's in lab_data/probes/."""
+    places = (lab_data / "demo" / "probes", lab_data / "probes")
+    return {path.stem: path for place in places for path in sorted(place.glob("*.csv"))}

@@ -1,0 +1,101 @@
+"""What a run would do: the steps whose record is missing or no longer true, with bytes and a rough time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl import preflight, quality, rounds, steps, tasks
+from labctl.errors import LabError
+from labctl.steps import Lab
+
+STEPS = ("quantize", "perplexity", "divergence", "generate", "memory", "bench")
+"""Every step in the order it runs; speed last, when nothing else is due any more."""
+
+STEP: dict[str, Callable[[str], steps.Step]] = {
+    "quantize": steps.quantize_step,
+    "perplexity": quality.perplexity_step,
+    "generate": steps.generate_step,
+    "memory": steps.memory_step,
+}
+"""Steps that stand alone for each format; divergence and bench take all formats together."""
+
+_COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 6_000}  # in prompt tokens, roughly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A step that a run would make anew."""
+
+    step: str
+    label: str
+    write_bytes: int
+    estimate_s: float
+
+
+def stale(lab: Lab, names: Iterable[str], force: Sequence[str]) -> list[steps.Step]:
+    """Steps whose record is missing or no longer true, bench left aside."""
+    every = [STEP[name](label) for name in STEPS if name in names and name in STEP for label in lab.labels]
+    return [step for step in every if step.name in force or not is_fresh(lab, step)]
+
+
+def is_fresh(lab: Lab, step: steps.Step) -> bool:
+    try:
+        return step.fresh(lab) is not None
+    except LabError:  # the file that the step measures is not there yet
+        return False
+
+
+def cost(lab: Lab, name: str) -> float:
+    """A step's size in prompt tokens, for the progress display and the time estimate."""
+    if name not in ("perplexity", "divergence"):
+        return _COSTS[name]
+    n_text = lab.text.size_bytes / 4 / lab.config.ctx
+    if name == "divergence":
+        return lab.config.ctx * min(n_text, lab.config.kl_chunks or 64)
+    n_first = 2 * quality.COMMON_CHUNKS if lab.config.is_auto else lab.config.n_chunks
+    return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
+
+
+def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -> list[Planned]:
+    """What a run would do, with the bytes it would write (from llama.cpp's dry run) and a rough time."""
+    from labctl.prepare.header import read_model
+
+    header, _ = read_model(Path(lab.model.path))
+    n_params = sum(tensor.n_params for tensor in header.tensors)
+    tokens_per_s = preflight.tokens_per_s(lab, n_params)
+    planned = []
+    for step in stale(lab, names, force):
+        n_bytes = 0
+        if step.name == "quantize" and step.label != lab.model.baseline:
+            n_bytes = _dry_run(lab, step.label)
+        elif step.name == "perplexity":
+            n_bytes = lab.text.size_bytes  # about 8 bytes for every second token of four letters
+        planned.append(
+            Planned(
+                step=step.name,
+                label=step.label,
+                write_bytes=n_bytes,
+                estimate_s=0.5 + cost(lab, step.name) / tokens_per_s,
+            )
+        )
+    if "bench" in names and ("bench" in force or not rounds.complete(lab)):
+        seconds = rounds.estimate_s(lab, tokens_per_s)
+        planned += [Planned(step="bench", label=label, write_bytes=0, estimate_s=seconds) for label in lab.labels]
+    return planned
+
+
+def _dry_run(lab: Lab, label: str) -> int:
+    path = lab.gguf_path(label)
+    task = tasks.QuantizeTask(
+        model_path=lab.model.path,
+        format=label,
+        n_threads=lab.n_threads,
+        target_path=str(path),
+        shown_path=path.name,
+        allow_requantize=lab.model.quantized,
+        dry_run=True,
+        provenance=lab.provenance("quantize", "", {}, {}),
+    )
+    return lab.run(task, int, "dry-run", label, None)

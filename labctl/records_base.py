@@ -1,0 +1,53 @@
+"""What every record carries: schema version, machine and provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+Scalar = str | int | float | bool | None
+Setting = Scalar | list[Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The computer a figure was measured on. Only `machine_id` takes part in freshness.
+
+    Attributes:
+        n_cores_performance, n_cores_efficiency: physical cores of either kind; all count as performance cores where
+            there is one kind only, and both are 0 where the system does not tell.
+        cache_bytes: the last level of cache that a core reaches; 0 if not known.
+    """
+
+    machine_id: str
+    os: str
+    arch: str
+    cpu_model: str
+    n_cores_physical: int
+    n_cores_logical: int
+    ram_bytes: int
+    cpu_features: tuple[str, ...] = ()
+    n_cores_performance: int = 0
+    n_cores_efficiency: int = 0
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How a record came to be: enough to decide whether it is still fresh, and to repeat it.
+
+    Attributes:
+        key: digest of everything the record's figures depend on.
+        inputs: name -> sha256 of each file read.
+        settings: what the step was asked to do.
+        versions: package or library -> version.
+    """
+
+    step: str
+    key: str
+    created_at: str
+    inputs: dict[str, str]
+    settings: dict[str, Setting]
+    versions: dict[str, str]
+    machine: Machine

@@ -1,0 +1,138 @@
+"""What is measured and what failed, and the report made from it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl import __version__, quality, rounds
+from labctl.errors import LabError
+from labctl.plan import STEP, is_fresh
+from labctl.records import DivergenceRun, LabRecords, StepFailure
+from labctl.steps import Lab
+from labctl.store import digest, read_record, write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """What went wrong in the last run of each step; kept beside the records."""
+
+    failures: tuple[StepFailure, ...] = ()
+
+
+def load_records(lab: Lab) -> LabRecords:
+    """All fresh records of the lab, and what failed."""
+
+    def fresh(name: str) -> dict[str, object]:
+        found = {}
+        for label in lab.labels:
+            try:
+                record = STEP[name](label).fresh(lab)
+            except LabError:  # the file that the step measures is not there
+                record = None
+            if record is not None:
+                found[label] = record
+        return found
+
+    speed, conditions = rounds.load_speed(lab), rounds.load_conditions(lab)
+    return LabRecords(
+        folder=str(lab.folder.root),
+        model=lab.model,
+        text=lab.text,
+        formats=lab.labels,
+        files=fresh("quantize"),  # type: ignore[arg-type]
+        perplexity=fresh("perplexity"),  # type: ignore[arg-type]
+        divergence=_divergence(lab),
+        speed=speed,
+        memory=fresh("memory"),  # type: ignore[arg-type]
+        generation=fresh("generate"),  # type: ignore[arg-type]
+        failures=failures_of(lab),
+        warnings=rounds.warnings(lab, speed, conditions),
+        conditions=conditions,
+    )
+
+
+def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
+    found = {}
+    for label in lab.labels:
+        with contextlib.suppress(LabError):  # the file that was compared is not there
+            if label != lab.model.baseline and (run := quality.fresh_divergence(lab, label)) is not None:
+                found[label] = run
+    return found
+
+
+def failures_of(lab: Lab) -> tuple[StepFailure, ...]:
+    """What failed and is still to be done for the formats of this lab."""
+    stored = read_record(lab.folder.record_path("failures"), Failures)
+    return tuple(
+        one
+        for one in (() if stored is None else stored.failures)
+        if one.format in lab.labels and not (one.step in STEP and is_fresh(lab, STEP[one.step](one.format)))
+    )
+
+
+def report_folder(lab: Lab) -> Path:
+    return Path(lab.config.reports) / lab.model.name
+
+
+def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple[Path, ...]:
+    """Render worksheet, charts and course files, unless they are there and made from the same records.
+
+    Raises:
+        LabError: the reports folder cannot be written.
+    """
+    folder = report_folder(lab)
+    key = _report_key(lab, records)
+    stamp = folder / ".report.json"
+    if not force:
+        try:
+            stored = json.loads(stamp.read_text("utf-8"))
+            paths = tuple(folder / name for name in stored["files"])
+            if stored["key"] == key and paths and all(path.is_file() for path in paths):
+                return paths
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    from labctl.report.build import ReportOptions, build
+
+    weights = lab.config.weights
+    options = ReportOptions(
+        weights=(weights.get("size", 0.0), weights.get("quality", 0.0), weights.get("speed", 0.0)),
+        limit=lab.config.limit,
+        machine=lab.machine,
+        blank=lab.config.blank,
+        q13_limits=lab.config.q13_limits,
+    )
+    paths = build(records, folder, options)
+    key = _report_key(lab, records)  # the first rendering makes answers.toml
+    write_text(stamp, json.dumps({"key": key, "files": [path.name for path in paths]}, indent=1) + "\n")
+    return paths
+
+
+def _report_key(lab: Lab, records: LabRecords) -> str:
+    """Digest of everything the report shows; a record's visits or chunks change its key or its time of making."""
+    answers = report_folder(lab) / "answers.toml"
+    groups = (records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation)
+    stamps = [
+        [label, record.provenance.key, record.provenance.created_at]
+        for group in groups
+        for label, record in group.items()
+    ]
+    return digest(
+        {
+            "version": __version__,
+            "records": stamps,
+            "failures": [dataclasses.asdict(one) for one in records.failures],
+            "warnings": list(records.warnings),
+            "model": dataclasses.asdict(lab.model),
+            "text": dataclasses.asdict(lab.text),
+            "formats": list(lab.labels),
+            "weights": lab.config.weights,
+            "limit": lab.config.limit,
+            "blank": lab.config.blank,
+            "q13_limits": lab.config.q13_limits,
+            "answers": lab.digests.sha256(answers) if answers.is_file() else "",
+        }
+    )
