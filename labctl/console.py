@@ -64,7 +64,7 @@ class Display:
         self._current: TaskID | None = None
         self._stage = ""
         self._stage_begun = 0.0
-        self._stage_count = 0
+        self._stage_labels: set[str] = set()
 
     # -- progress --
 
@@ -90,8 +90,9 @@ class Display:
         """A step begins."""
         if self._stage != name:
             self._end_stage()
-            self._stage, self._stage_begun, self._stage_count = name, time.monotonic(), 0
-        self._stage_count += 1
+            self._stage, self._stage_begun = name, time.monotonic()
+            self._stage_labels.clear()
+        self._stage_labels.add(label)
         if self._progress is not None:
             if self._current is not None:
                 self._progress.remove_task(self._current)
@@ -107,10 +108,12 @@ class Display:
         self._progress.update(self._overall, completed=cost_done)
 
     def _end_stage(self) -> None:
-        if self._stage and self._stage_count and not self.quiet and not self.err.is_terminal:
-            formats = f"{self._stage_count} format{'s' if self._stage_count > 1 else ''}"
+        count = len(self._stage_labels)
+        if self._stage and count and not self.quiet and not self.err.is_terminal:
+            formats = f"{count} format{'s' if count > 1 else ''}"
             self.err.print(f"{self._stage}: {formats} in {time_text(time.monotonic() - self._stage_begun)}")
-        self._stage, self._stage_count = "", 0
+        self._stage = ""
+        self._stage_labels.clear()
 
     def end(self) -> None:
         """Close the display; safe to call twice."""
@@ -181,7 +184,8 @@ class Display:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
     """A table on stdout; in colour on a terminal, unless NO_COLOR is set."""
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    table = Table()
     for number, column in enumerate(columns):
         cells = [str(row[number]) for row in rows]
         is_figure = all(cell[:1].isdigit() or cell[:1] in ("+", "-", "") for cell in cells)
@@ -189,6 +193,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         table.add_row(*(printable(cell) for cell in row))
     out.print(table)
+    if caption:
+        out.print(escape(caption), soft_wrap=True)
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:

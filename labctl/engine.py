@@ -47,7 +47,7 @@ def engine_info(outputs: Path, n_threads: int) -> dict[str, str]:
         }
     )
     known = outputs / ".engine.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         stored = json.loads(known.read_text("utf-8"))
         if stored["stamp"] == stamp:
             return {"llama_cpp": str(stored["llama_cpp"]), "system_info": str(stored["system_info"])}

@@ -178,7 +178,7 @@ def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None
 
 def _sweep(lab: Lab) -> None:
     """Remove what a killed run left half-written."""
-    for folder in (lab.folder.root, lab.folder.records, lab.folder.nll, report_folder(lab)):
+    for folder in (lab.folder.root.parent, lab.folder.root, lab.folder.records, lab.folder.nll, report_folder(lab)):
         remove_partials(folder)
     for label in lab.labels:
         remove_partials(steps.prompt_path(lab, label, 1, "greedy").parent)

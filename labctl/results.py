@@ -93,7 +93,7 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
             paths = tuple(folder / name for name in stored["files"])
             if stored["key"] == key and paths and all(path.is_file() for path in paths):
                 return paths
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
     from labctl.report.build import ReportOptions, build
 

@@ -226,7 +226,7 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             loaded = json.loads(path.read_text("utf-8"))
             if isinstance(loaded, dict):
                 self._known = loaded
@@ -250,8 +250,11 @@ class DigestCache:
         return value
 
     def remember(self, path: Path, value: str) -> None:
-        """Note the digest of a file just written."""
-        status = path.stat()
+        """Note the digest of a file just written; one that is gone again is left out."""
+        try:
+            status = path.stat()
+        except OSError:
+            return
         self._known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, status.st_ino, value]
         with contextlib.suppress(LabError):  # a cache that cannot be kept costs time, not truth
             write_text(self._path, json.dumps(self._known, indent=1, sort_keys=True) + "\n")

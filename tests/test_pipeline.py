@@ -357,3 +357,11 @@ def test_tasks_and_events_survive_the_pipe(quantized: Any) -> None:
 
     for event in (tasks.Progress(done=1, total=2, note="ü"), tasks.Failure(message="a\nb", hint="")):
         assert msgspec.json.decode(msgspec.json.encode(event), type=tasks.AnyEvent) == event
+
+
+def test_an_old_failure_to_quantize_does_not_shut_a_format_out(lab_copy: Path, open_lab: Open) -> None:
+    lab = open_lab(lab_copy)
+    _failed(lab, "quantize", "Q8_0")  # as after --force on a full disk: the old file and its record are still good
+    lab.folder.record_path("memory", "Q8_0").unlink()
+    outcome = pipeline.run(lab, Watched(), names=("quantize", "memory"), report=False)
+    assert "Q8_0" in outcome.records.memory

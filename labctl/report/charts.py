@@ -116,7 +116,7 @@ def _scatter(
     corners = sorted((points[index][1] / factor, points[index][2]) for index in on_front)
     captions = caption_lines(records, kind)
     figure, (axes,) = new_figure(
-        title, [f"{bars} {captions[0]}", *captions[1:]], notices(records), plot_in=4.1, legend=True
+        title, [f"{bars} {captions[0]}", *captions[1:]], notices(records, kind), plot_in=4.1, legend=True
     )
     better_word = "lower in perplexity" if kind == "perplexity" else "faster"
     axes.plot(*zip(*corners, strict=True), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="")
@@ -165,7 +165,7 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
             f"Bars: 95 % interval of the increase over {records.formats[0]} ({interval_kind(records)}).",
             *caption_lines(records, "perplexity"),
         ],
-        notices(records),
+        notices(records, "perplexity"),
         plot_in=0.5 * len(found) + 0.5,
         n_axes=2 if close_up else 1,
         legend=True,
@@ -240,7 +240,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
             "Small dots: single repetitions. Mark and bar: median and its 95 % interval.",
             *caption_lines(records, "speed"),
         ],
-        notices(records),
+        notices(records, "speed"),
         plot_in=0.5 * len(names) + 0.5,
         n_axes=2,
     )
@@ -303,7 +303,7 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
             f" {ram_sentence(most)}",
             *caption_lines(records, "memory"),
         ],
-        notices(records),
+        notices(records, "memory"),
         plot_in=0.46 * len(loads) + 0.4,
         legend=True,
     )

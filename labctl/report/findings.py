@@ -21,10 +21,14 @@ QUANTIZED_NOTICE = (
 )
 
 
-def notices(records: LabRecords) -> tuple[str, ...]:
-    """What the worksheet and every chart must say first."""
+def notices(records: LabRecords, kind: str = "") -> tuple[str, ...]:
+    """What the worksheet and every chart must say first.
+
+    Args:
+        kind: as for caption_lines; warnings about the speeds stand on charts of speeds only. Empty for all of them.
+    """
     found = [records.text.notice] if records.text else []
-    found += [*records.model.notices, *records.warnings]
+    found += [*records.model.notices, *(records.warnings if kind in ("", "speed") else ())]
     if records.model.quantized and not any("already quantized" in notice for notice in found):
         found.append(QUANTIZED_NOTICE)
     found.append(mislabelled_notice(records))
