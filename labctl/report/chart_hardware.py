@@ -31,7 +31,10 @@ def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | Non
     if limits:
         captions[0] += " Bound: measured memory bandwidth / bytes read for each token (weights and cache)."
     figure, (axes,) = new_figure(
-        bits_finding(records, rows), [*captions, *caption_lines(records, "speed")], notices(records, "speed"), plot_in=4.1,
+        bits_finding(records, rows),
+        [*captions, *caption_lines(records, "speed")],
+        notices(records, "speed"),
+        plot_in=4.1,
         legend=True,
     )  # fmt: skip
     if limits:
