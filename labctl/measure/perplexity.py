@@ -18,15 +18,6 @@ from labctl.store import write_bytes
 
 NllArray = NDArray[np.float64]
 
-PROTOCOL = 1
-"""Raised whenever the same file and text would give another figure."""
-
-DEFAULT_SHAPE = BatchShape(n_seq=1, n_ubatch=256)
-"""One chunk a decode: as fast as llama-perplexity's four, with a quarter of its logits. The shape changes no digit of
-the result (measured: bit-identical NLL for n_seq 1 to 4, n_ubatch 64 to 512, 1 and 2 threads), as long as each chunk
-asks for as many rows of logits as llama-perplexity does: the matrix kernels work on four rows at once, and the last
-rows of a count that is not a multiple of four come out different in the fourth digit."""
-
 _BLOCK_BYTES = 1 << 20  # a block of logits that stays in the second-level cache while it is worked on
 
 
