@@ -226,7 +226,7 @@ def test_a_text_of_less_than_two_chunks_is_refused(
     with pytest.raises(LabError, match=r"short\.txt is too short") as caught:
         measure_perplexity("Q8_0", dataclasses.replace(demo_text, path=str(path)), None, tmp_path / "nll.npy")
     assert "--text" in caught.value.hint
-    assert caught.value.message.startswith("perplexity Q8_0")
+    assert caught.value.for_all  # the text is at fault, not the format: the run ends with this one line
 
 
 def test_weights_that_are_not_numbers_are_refused(
