@@ -294,7 +294,9 @@ def test_two_runs_at_once_and_then_ctrl_c(cli: Any, new_lab: Path, demo_text: An
     words = Path(demo_text.path).read_text("utf-8")
     (new_lab / "long.txt").write_text(words * 12, "utf-8")  # minutes of work, so that all this happens during it
     arguments = ("perplexity", "--chunks", "all", "--text", "long.txt", "--formats", "Q8_0")
-    first = cli.start(*arguments, cwd=new_lab, start_new_session=True)
+    # A suite in a shell's background inherits "ignore" for Ctrl-C, and so would labctl.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    first = cli.start(*arguments, cwd=new_lab, start_new_session=True, **listening)
     try:
         nll = new_lab / "outputs/labllama-15m/nll"
         wait_for(lambda: any(path.stat().st_size for path in nll.glob(".journal-*")))
