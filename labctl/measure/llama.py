@@ -150,7 +150,8 @@ class Model:
                 self._vocab, text, len(text), buffer, capacity, add_special, False
             )
             if count >= 0:
-                return np.array(buffer[:count], dtype=np.int32)
+                tokens: IntArray = np.ctypeslib.as_array(buffer)[:count].copy()
+                return tokens
             capacity = -count
         raise LabError("llama.cpp cannot tokenize this text.", "Use a plain UTF-8 text.")
 

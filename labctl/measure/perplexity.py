@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from labctl.errors import LabError
 from labctl.measure.llama import Context, FloatArray, IntArray, Llama, Model
+from labctl.measure.memory import give_back_memory
 from labctl.records import BatchShape
 from labctl.store import write_bytes
 
@@ -94,6 +95,7 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
                     for_all=True,
                 )
             tokens = model.tokenize(read_text(path))
+        give_back_memory()
         if kept_path:
             buffer = io.BytesIO()
             np.save(buffer, tokens)
