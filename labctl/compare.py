@@ -167,8 +167,9 @@ def _pooled(runs: Sequence[Run]) -> Iterator[Line]:
     """Quality of a file over all runs that measured it, with its baseline, on one text with one chunk size."""
     import numpy as np
 
+    from labctl.measure.perplexity import perplexity
     from labctl.measure.verdict import paired_increase
-    from labctl.report.analysis import load_nll, perplexity
+    from labctl.report.analysis import load_nll
 
     groups: dict[tuple[object, ...], list[tuple[Run, str]]] = {}
     values = {run.label: load_nll(run.records) for run in runs}

@@ -140,7 +140,7 @@ def _other_records(records: LabRecords, manifest: Manifest) -> list[str]:
 
 
 def _wrong_perplexities(records: LabRecords) -> Iterator[str]:
-    from labctl.report.analysis import perplexity
+    from labctl.measure.perplexity import perplexity
 
     for label, run in records.perplexity.items():
         nll = stored_nll(Path(records.folder), run)

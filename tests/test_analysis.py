@@ -24,8 +24,9 @@ from lab_factory import (
     speed_run,
 )
 
+from labctl.measure.perplexity import perplexity
 from labctl.records import StepFailure, TensorFallback
-from labctl.report.analysis import common_chunks, frame, load_nll, perplexity, rows_of
+from labctl.report.analysis import common_chunks, frame, load_nll, rows_of
 from labctl.report.answers import answer_changes, first_divergence
 from labctl.report.gaps import content_notes, gaps, record_name, twins
 from labctl.report.spread import mcnemar_exact, median_interval, round_ratios, wilson

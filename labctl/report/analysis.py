@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from labctl.measure.perplexity import perplexity
 from labctl.measure.verdict import (
     DEFAULT_LIMIT,
     Increase,
@@ -59,25 +60,6 @@ def common_chunks(nll: dict[str, Floats]) -> npt.NDArray[np.intp]:
         return np.zeros(0, dtype=np.intp)
     measured = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in nll.values()])
     return np.flatnonzero(measured)
-
-
-def perplexity(nll: Floats) -> tuple[float, float]:
-    """Perplexity and its standard error over all tokens given.
-
-    Args:
-        nll: nats, any shape, without NaN.
-    Returns: (ppl, standard error); NaN where there are too few tokens.
-    Source: llama.cpp tools/perplexity/perplexity.cpp, perplexity().
-    """
-    values = nll.ravel()
-    if values.size == 0:
-        return math.nan, math.nan
-    mean = float(values.mean())
-    ppl = math.exp(mean)
-    if values.size < 2:
-        return ppl, math.nan
-    variance = max(0.0, float((values * values).mean()) - mean * mean)
-    return ppl, ppl * math.sqrt(variance / (values.size - 1))
 
 
 def _protocol(run: PerplexityRun) -> tuple[object, ...]:
