@@ -241,13 +241,14 @@ def test_votes_are_counted_kept_exported_and_imported(
     content = json.loads(votes.read_text("utf-8"))
     assert len(content["votes"]) == 7
 
+    expect = pytest.importorskip("playwright.sync_api").expect
     other = visit(page_path)
     assert tally(other) == {name: [0, 0, 0] for name in FORMATS}
     other.set_input_files("#import", votes)
-    other.wait_for_function("document.getElementById('vote-count').textContent === '7 votes'")
+    expect(other.locator("#vote-count")).to_have_text("7 votes")
     assert tally(other) == counts
     other.set_input_files("#import", votes)
-    other.wait_for_function("document.getElementById('vote-note').textContent.startsWith('0 votes added, 7 left out')")
+    expect(other.locator("#vote-note")).to_contain_text("0 votes added, 7 left out")
     bad = {**content["votes"][0], "id": "new-1", "left": "<b>"}
     good = {**content["votes"][0], "id": "new-2"}
     for text, words in (
@@ -258,7 +259,7 @@ def test_votes_are_counted_kept_exported_and_imported(
     ):
         votes.write_text(text, "utf-8")
         other.set_input_files("#import", votes)
-        other.wait_for_function("w => document.getElementById('vote-note').textContent.includes(w)", arg=words)
+        expect(other.locator("#vote-note")).to_contain_text(words)
     assert other.text_content("#vote-count") == "8 votes"
     other.click("#undo")
     assert tally(other) == counts
