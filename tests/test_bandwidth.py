@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lab_factory import SHAPE
 
+import labctl.measure.bandwidth as measure
 from labctl import tasks
 from labctl.measure.bandwidth import (
     PASSES,
@@ -15,7 +16,7 @@ from labctl.measure.bandwidth import (
     bound_tps,
     buffer_sizes,
     experts,
-    measure_bandwidth,
+    measure_bandwidths,
     work_of,
 )
 from labctl.prepare.header import model_shape, read_model
@@ -111,12 +112,30 @@ def test_buffers_to_test() -> None:
 
 
 def test_measuring_moves_real_memory() -> None:
-    found = measure_bandwidth(8 << 20, 2, seconds=0.04)
+    (found,) = measure_bandwidths((8 << 20,), 2, seconds=0.04, warm_up_s=0.01)
     assert (found.buffer_bytes, found.n_threads) == (8 << 20, 2)
     assert len(found.read_bytes_per_s) == len(found.copy_bytes_per_s) == PASSES
     # Between a memory card and the registers of a server.
     assert all(1e8 < rate < 1e13 for rate in (*found.read_bytes_per_s, *found.copy_bytes_per_s))
     assert found.best_bytes_per_s == max(*found.read_bytes_per_s, *found.copy_bytes_per_s)
+
+
+def test_a_slow_start_and_a_short_disturbance_spoil_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def one_pass(work: object, parts: list[object], seconds: float) -> float:
+        # Both threads on one core at first, and again for a while after some passes.
+        rates.append(1.0 if len(rates) == 0 or 4 <= len(rates) < 10 else 2.0)
+        return rates[-1]
+
+    monkeypatch.setattr(measure, "_pass", one_pass)
+    found = measure_bandwidths((1 << 20, 2 << 20, 3 << 20), 2)
+    assert [one.best_bytes_per_s for one in found] == [2.0, 2.0, 2.0]
+    assert all(max(one.read_bytes_per_s) == max(one.copy_bytes_per_s) == 2.0 for one in found)
+    assert [one.buffer_bytes for one in found] == [1 << 20, 2 << 20, 3 << 20]
+    # The warm-up is in no figure: all other passes are.
+    shown = [rate for one in found for rate in (*one.read_bytes_per_s, *one.copy_bytes_per_s)]
+    assert (len(rates), shown.count(1.0)) == (1 + 3 * 2 * PASSES, 6)
 
 
 def test_it_runs_in_a_child_without_llama_cpp(child) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from labctl.records import ModelShape
 from labctl.records_hardware import Bandwidth, Work
 
 PASSES = 4
+WARM_UP_S = 0.5
 Words = NDArray[np.int64]
 
 
@@ -37,33 +38,46 @@ class Tensor(Protocol):
 # -- the machine ------------------------------------------------------------------------------------------------------
 
 
-def measure_bandwidth(buffer_bytes: int, n_threads: int, *, seconds: float = 0.3) -> Bandwidth:
-    """Read and copy a buffer again and again with all threads, each on a part of its own.
+def measure_bandwidths(
+    buffers_bytes: Sequence[int], n_threads: int, *, seconds: float = 0.3, warm_up_s: float = WARM_UP_S
+) -> list[Bandwidth]:
+    """Read and copy buffers again and again with all threads, each on a part of its own.
 
     Args:
-        buffer_bytes: size of the buffer; one that fits into a cache measures the cache.
-        seconds: time for reading; copying takes as long again.
-    Returns: PASSES figures of each kind. Reading counts each byte once; copying counts bytes read and bytes written
-        (not the extra read that some processors do before they write).
+        buffers_bytes: sizes of the buffers; one that fits into a cache measures the cache.
+        seconds: time for reading each; copying takes as long again.
+        warm_up_s: reading before that, which no figure shows: a system may begin with all threads on one core, at a
+            low clock.
+    Returns: for each size, PASSES figures of each kind. Reading counts each byte once; copying counts bytes read and
+        bytes written (not the extra read that some processors do before they write). The sizes take turns, so that a
+        short disturbance spoils one pass of several sizes and not all passes of one.
     Source: McCalpin's STREAM (the Copy kernel, the best of several passes).
     """
-    words = np.ones(max(buffer_bytes // 8, 2 * n_threads), dtype=np.int64)
-    parts = [part for part in np.array_split(words, n_threads) if part.size >= 2]
+    words = np.ones(max(*buffers_bytes, 16 * n_threads) // 8, dtype=np.int64)
+    buffers = [words[: max(size // 8, 2 * n_threads)] for size in buffers_bytes]
+    parts = [[part for part in np.array_split(buffer, n_threads) if part.size >= 2] for buffer in buffers]
+    _pass(_read, parts[0], warm_up_s)
+    rounds = [[(_pass(_read, one, seconds / PASSES), _pass(_copy, one, seconds / PASSES)) for one in parts]
+              for _ in range(PASSES)]  # fmt: skip
+    return [
+        Bandwidth(
+            buffer_bytes=int(buffer.nbytes),
+            n_threads=n_threads,
+            read_bytes_per_s=tuple(read for read, _ in passes),
+            copy_bytes_per_s=tuple(copy for _, copy in passes),
+        )
+        for buffer, passes in zip(buffers, zip(*rounds, strict=True), strict=True)
+    ]
 
-    def read(part: Words) -> object:
-        return part.sum()
 
-    def copy(part: Words) -> object:
-        half = part.size // 2
-        part[:half] = part[half : 2 * half]
-        return part
+def _read(part: Words) -> object:
+    return part.sum()
 
-    return Bandwidth(
-        buffer_bytes=int(words.nbytes),
-        n_threads=n_threads,
-        read_bytes_per_s=tuple(_pass(read, parts, seconds / PASSES) for _ in range(PASSES)),
-        copy_bytes_per_s=tuple(_pass(copy, parts, seconds / PASSES) for _ in range(PASSES)),
-    )
+
+def _copy(part: Words) -> object:
+    half = part.size // 2
+    part[:half] = part[half : 2 * half]
+    return part
 
 
 def _pass(work: Callable[[Words], object], parts: Sequence[Words], seconds: float) -> float:
