@@ -81,7 +81,7 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
 
     Example: labctl fit --ram 8 --ctx 4096
 
-    With --params it answers for a model that is not at hand, from the bits per weight of this lab's files:
+    With --params it answers for a model that is not at hand, from its shape and the types llama.cpp would store:
     labctl fit --ram 8 --ctx 4096 --params 7B
     """
     import msgspec
@@ -96,8 +96,6 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
     lab = open_lab(settings, display_for(quiet, as_json), notices=False)
     records = load_records(lab)
     if params is not None:
-        if not records.files:
-            raise LabError("Bits per weight are not measured for any format yet.", "Measure first: labctl quantize")
         shape, n_params = find_shape(params)
         n_ctx = n_ctx or lab.config.ctx
         rows = fit_params_table(records, ram, n_ctx, shape, n_params)

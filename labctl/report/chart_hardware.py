@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, notices
-from labctl.report.fit import GIB, reserve_bytes
+from labctl.report.fit import GIB, RAM_GB, free_bytes
 from labctl.report.hardware import bits_finding, bounds
 from labctl.report.plot import ALARM, GREY, Point, legend_above, look, new_figure, place_labels
 from labctl.report.text import words
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Mapping[str, Mapping[str, Any]]
-RAM_GB = (4, 8, 16)
 
 
 def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
@@ -84,7 +83,7 @@ def ram_lines(axes: Axes, most_bytes: float, factor: float) -> str:
 
     Returns: a sentence for the caption about the lines that are too far away to draw.
     """
-    free = {ram: ram * GIB - reserve_bytes(ram) for ram in RAM_GB}
+    free = {ram: free_bytes(ram) for ram in RAM_GB}
     near = [ram for ram in RAM_GB if free[ram] <= 2 * most_bytes]
     for ram in near:
         axes.axvline(free[ram] / factor, color=ALARM, linewidth=1.3, linestyle="--", zorder=0)
@@ -99,7 +98,7 @@ def ram_lines(axes: Axes, most_bytes: float, factor: float) -> str:
 
 def ram_sentence(most_bytes: float) -> str:
     """What the lines of RAM are, and which are too far right to be drawn."""
-    free = {ram: ram * GIB - reserve_bytes(ram) for ram in RAM_GB}
+    free = {ram: free_bytes(ram) for ram in RAM_GB}
     far = [f"{ram} GB ({free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
     text = "Dashed: what the system leaves free on a computer with so much RAM."
     return f"{text} Beyond the right edge: {words(far)}." if far else text

@@ -10,6 +10,7 @@ from labctl.records_hardware import MemoryLoad, MemoryRun
 
 GIB = 1024**3
 COMFORTABLE = 0.9
+RAM_GB = (4, 8, 16)
 
 FIT_RULE = (
     "RAM is counted in GiB (1,073,741,824 bytes), as it is sold: an 8 GB computer has 8 GiB. The system keeps 1 GiB and"
@@ -19,7 +20,7 @@ FIT_RULE = (
     " little with the context are not counted."
 )
 
-FitVerdict = Literal["fits", "tight", "does not fit", "not measured"]
+FitVerdict = Literal["fits", "tight", "does not fit", "not measured", "cannot be made"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class FitRow:
     """The answer for one format.
 
     Attributes:
-        need_bytes: peak resident memory expected at n_ctx; None if memory was not measured.
+        need_bytes: peak resident memory expected at n_ctx; None if it was not measured, or no such file can be made.
         free_bytes: RAM less what the system keeps.
         arithmetic: how need and free came about, as one line of text.
     """
@@ -47,13 +48,44 @@ def reserve_bytes(ram_gib: float) -> int:
     return round(GIB * (1 + ram_gib / 8))
 
 
+def free_bytes(ram_gib: float) -> int:
+    """What the system leaves on a computer with so much RAM."""
+    return max(0, round(ram_gib * GIB) - reserve_bytes(ram_gib))
+
+
+def judge(need_bytes: int, ram_gib: float) -> FitVerdict:
+    """FIT_RULE's verdict."""
+    free = free_bytes(ram_gib)
+    return "fits" if need_bytes <= COMFORTABLE * free else "tight" if need_bytes <= free else "does not fit"
+
+
+def free_words(need_bytes: int, ram_gib: float) -> str:
+    """The second half of the arithmetic: what is free, and the share of it that is needed."""
+    free = free_bytes(ram_gib)
+    return (
+        f"Free: {ram_gib:g} GiB less {gib(reserve_bytes(ram_gib))} for the system = {gib(free)}."
+        f" Needed is {_share(need_bytes, free)} of free: {judge(need_bytes, ram_gib)}."
+    )
+
+
+def context_words(n_ctx: int, n_ctx_train: int) -> str:
+    """A sentence about a context longer than the model was trained for; empty for others, or if that is not known."""
+    if 0 < n_ctx_train < n_ctx:
+        return f" The model was trained for {n_ctx_train} tokens of context at most."
+    return ""
+
+
+def gib(n_bytes: int) -> str:
+    return f"{n_bytes / GIB:.3f} GiB"
+
+
 def kv_bytes_at(records: LabRecords, name: str, n_ctx: int) -> int | None:
     """Size of a format's KV cache at a context size: from the model's shape, else scaled from the measured one."""
     file = records.files.get(name)
     if file is not None:
         return file.shape.kv_bytes(n_ctx)
     run = records.memory.get(name)
-    load = _plain_load(run)
+    load = plain_load(run)
     return None if run is None or load is None else round(load.kv_bytes * n_ctx / run.n_ctx)
 
 
@@ -70,10 +102,8 @@ def fit_table(records: LabRecords, ram_gb: float, n_ctx: int | None = None) -> l
 
 
 def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> FitRow:
-    reserve = reserve_bytes(ram_gib)
-    free = max(0, round(ram_gib * GIB) - reserve)
     run = records.memory.get(name)
-    load = _plain_load(run)
+    load = plain_load(run)
     if run is None or load is None:
         return FitRow(
             format=name,
@@ -81,7 +111,7 @@ def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> F
             n_ctx=n_ctx or 0,
             verdict="not measured",
             need_bytes=None,
-            free_bytes=free,
+            free_bytes=free_bytes(ram_gib),
             kv_bytes=None,
             arithmetic="Peak memory was not measured.",
         )
@@ -89,31 +119,25 @@ def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> F
     kv_measured = kv_bytes_at(records, name, run.n_ctx) or 0
     kv_asked = kv_bytes_at(records, name, asked) or 0
     need = load.peak_rss_bytes + kv_asked - kv_measured
-    verdict: FitVerdict = "fits" if need <= COMFORTABLE * free else "tight" if need <= free else "does not fit"
     sign = "plus" if kv_asked >= kv_measured else "less"
     change = (
         ""
         if asked == run.n_ctx
-        else f" {sign} {_gib(abs(kv_asked - kv_measured))} for the KV cache of {asked} instead of {run.n_ctx} tokens"
-        f" = {_gib(need)}"
+        else f" {sign} {gib(abs(kv_asked - kv_measured))} for the KV cache of {asked} instead of {run.n_ctx} tokens"
+        f" = {gib(need)}"
     )
     file = records.files.get(name)
-    beyond = (
-        f" The model was trained for {file.shape.n_ctx_train} tokens of context at most."
-        if file is not None and 0 < file.shape.n_ctx_train < asked
-        else ""
-    )
-    needed = f"{_gib(load.peak_rss_bytes)} peak at {run.n_ctx} tokens of context{change}"
-    left = f"{ram_gib:g} GiB less {_gib(reserve)} for the system = {_gib(free)}"
+    beyond = context_words(asked, file.shape.n_ctx_train) if file is not None else ""
+    needed = f"{gib(load.peak_rss_bytes)} peak at {run.n_ctx} tokens of context{change}"
     return FitRow(
         format=name,
         ram_gib=ram_gib,
         n_ctx=asked,
-        verdict=verdict,
+        verdict=judge(need, ram_gib),
         need_bytes=need,
-        free_bytes=free,
+        free_bytes=free_bytes(ram_gib),
         kv_bytes=kv_asked,
-        arithmetic=f"Needed: {needed}. Free: {left}. Needed is {_share(need, free)} of free: {verdict}.{beyond}",
+        arithmetic=f"Needed: {needed}. {free_words(need, ram_gib)}{beyond}",
     )
 
 
@@ -125,10 +149,6 @@ def _share(need: int, free: int) -> str:
     return f"{share:.1f} %" if round(share, 1) not in (90.0, 100.0) else f"{share:.4f} %"
 
 
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / GIB:.3f} GiB"
-
-
-def _plain_load(run: MemoryRun | None) -> MemoryLoad | None:
+def plain_load(run: MemoryRun | None) -> MemoryLoad | None:
     """The load with mmap off: a mapped file's pages count or do not, as the system likes."""
     return None if run is None else next((load for load in run.loads if not load.mmap), None)

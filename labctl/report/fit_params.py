@@ -1,21 +1,24 @@
-"""Would a model that is not at hand fit? From measured bits per weight and a stated shape, with the arithmetic."""
+"""Would a model that is not at hand fit? From a stated shape and llama.cpp's rules for types, with the arithmetic."""
 
 from __future__ import annotations
 
 import statistics
 
+from labctl.errors import LabError
+from labctl.formats import FORMATS
+from labctl.prepare.mixtures import type_bytes
 from labctl.records import LabRecords
-from labctl.report.fit import COMFORTABLE, GIB, FitRow, FitVerdict, reserve_bytes
+from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge, plain_load
 from labctl.report.shapes import SHAPES, KnownShape
 
 PROGRAM_BYTES = 35_000_000
 """Python with llama.cpp's libraries, where no lab has measured it."""
 
 PARAMS_RULE = (
-    "Needed = weights x bits per weight / 8 + KV cache of the shape at this context + work buffers of a batch of 512"
-    " tokens + the program itself. Bits per weight are those of the lab's own files. Small models keep a larger share"
-    " of their weights in the finer types that llama.cpp gives to embeddings and output, so a larger model of the same"
-    " format is mostly a little smaller than computed here: the answer errs towards too much memory."
+    "Needed = weights + KV cache of the shape at this context + work buffers of a batch of 512 tokens, at most + the"
+    " program itself. Weights are counted matrix by matrix, each in the type that llama.cpp gives it in a file of this"
+    " format: the output matrix and some layers get finer types, so bits per weight of a large model are not those of"
+    " this lab's files, where such matrices are a larger share. A file's header (below 1 %) is left out."
 )
 
 
@@ -25,60 +28,82 @@ def fit_params_table(
     """Whether each format of a model of this shape would fit, in the lab's order.
 
     Args:
-        records: of the lab whose bits per weight are taken; formats without a file are left out.
+        records: of the lab whose formats are asked about; its measured bits per weight stand beside the computed ones.
         ram_gib: RAM of the computer in question, in GiB.
         n_ctx: context size in tokens.
         n_params: weights to count with.
     """
-    starts = [load.start_rss_bytes for run in records.memory.values() for load in run.loads if not load.mmap]
-    program = round(statistics.median(starts)) if starts else PROGRAM_BYTES
-    reserve = reserve_bytes(ram_gib)
-    free = max(0, round(ram_gib * GIB) - reserve)
+    loads = [load for run in records.memory.values() if (load := plain_load(run)) is not None]
+    program = round(statistics.median(load.start_rss_bytes for load in loads)) if loads else PROGRAM_BYTES
+    return [
+        _row(records, name, ram_gib, n_ctx, shape, n_params, program)
+        for name in records.formats
+        if name in FORMATS or name in records.files
+    ]
+
+
+def _row(
+    records: LabRecords, name: str, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int, program: int
+) -> FitRow:  # fmt: skip
     kv, work = shape.kv_bytes(n_ctx), shape.work_bytes()
-    rows = []
-    for name in records.formats:
-        file = records.files.get(name)
-        if file is None:
-            continue
-        weights = round(n_params * file.bpw / 8)
-        need = weights + kv + work + program
-        verdict: FitVerdict = "fits" if need <= COMFORTABLE * free else "tight" if need <= free else "does not fit"
-        beyond = (
-            f" The model was trained for {shape.n_ctx_train} tokens of context at most."
-            if n_ctx > shape.n_ctx_train
-            else ""
+    try:
+        weights, bits = _weights(records, name, shape, n_params)
+    except LabError as error:
+        return FitRow(
+            format=name,
+            ram_gib=ram_gib,
+            n_ctx=n_ctx,
+            verdict="cannot be made",
+            need_bytes=None,
+            free_bytes=free_bytes(ram_gib),
+            kv_bytes=kv,
+            arithmetic=error.message,
         )
-        rows.append(
-            FitRow(
-                format=name,
-                ram_gib=ram_gib,
-                n_ctx=n_ctx,
-                verdict=verdict,
-                need_bytes=need,
-                free_bytes=free,
-                kv_bytes=kv,
-                arithmetic=(
-                    f"{n_params / 1e9:.3f} billion weights x {file.bpw:.3f} bits / 8 = {_gib(weights)}; + KV cache"
-                    f" 2 x {shape.n_layer} layers x {n_ctx} tokens x {shape.n_head_kv} heads x {shape.d_head} x 2 bytes"
-                    f" = {_gib(kv)}; + work buffers {_gib(work)} + program {_gib(program)} = {_gib(need)}. Free:"
-                    f" {ram_gib:g} GiB less {_gib(reserve)} for the system = {_gib(free)}: {verdict}.{beyond}"
-                ),
-            )
-        )
-    return rows
+    need = weights + kv + work + program
+    return FitRow(
+        format=name,
+        ram_gib=ram_gib,
+        n_ctx=n_ctx,
+        verdict=judge(need, ram_gib),
+        need_bytes=need,
+        free_bytes=free_bytes(ram_gib),
+        kv_bytes=kv,
+        arithmetic=(
+            f"Weights: {n_params / 1e9:.3f} billion x {bits} / 8 = {gib(weights)}; + KV cache 2 x"
+            f" {shape.n_layer} layers x {n_ctx} tokens x {shape.n_head_kv} heads x {shape.d_head} x 2 bytes ="
+            f" {gib(kv)}; + work buffers {gib(work)} + program {gib(program)} = {gib(need)}. {free_words(need, ram_gib)}"
+            f"{context_words(n_ctx, shape.n_ctx_train)}"
+        ),
+    )
+
+
+def _weights(records: LabRecords, name: str, shape: KnownShape, n_params: int) -> tuple[int, str]:
+    """Bytes of all weights, and the bits per weight they come from in words.
+
+    Raises:
+        LabError: llama.cpp refuses to make that format of such a model.
+    """
+    file = records.files.get(name)
+    if name not in FORMATS:  # a source that was quantized by other rules: its own figure is all that is known
+        assert file is not None
+        return round(n_params * file.bpw / 8), f"{file.bpw:.3f} bits (as in this lab's file)"
+    format_ = FORMATS[name]
+    has_imatrix = format_.needs_imatrix or bool(file is not None and file.imatrix)
+    by_type = shape.weights_by_type(format_, has_imatrix=has_imatrix)
+    n_bytes = sum(type_bytes(*item) for item in by_type.items())
+    shares = ", ".join(f"{kind} {100 * n / shape.n_params:.0f} %" for kind, n in by_type.items() if kind != "f32" or
+                       2 * n > shape.n_params)  # fmt: skip
+    measured = f"; this lab's file: {file.bpw:.3f}" if file is not None else ""
+    return round(n_bytes * n_params / shape.n_params), f"{8 * n_bytes / shape.n_params:.3f} bits ({shares}{measured})"
 
 
 def other_shapes(shape: KnownShape, n_ctx: int) -> str:
     """How much cache other models of about the same number of weights need; empty where there is none."""
     others = [
-        f"{one.name} {_gib(one.kv_bytes(n_ctx))}"
+        f"{one.name} {gib(one.kv_bytes(n_ctx))}"
         for one in SHAPES
         if one.name != shape.name and shape.n_params / 1.2 <= one.n_params <= shape.n_params * 1.2
     ]
     if not others:
         return ""
-    return f"KV cache of others of this size: {', '.join(others)}; {shape.name} {_gib(shape.kv_bytes(n_ctx))}."
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / GIB:.3f} GiB"
+    return f"KV cache of others of this size: {', '.join(others)}; {shape.name} {gib(shape.kv_bytes(n_ctx))}."

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from labctl.records import LabRecords
-from labctl.report.fit import fit_table, kv_bytes_at
+from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
 from labctl.report.tables import cell
 from labctl.report.text import NOT_MEASURED, known, rate, significant, size, table, words
 
 Rows = Mapping[str, Mapping[str, Any]]
-RAM_GB = (4, 8, 16)
 CONTEXTS = (512, 2048, 4096, 8192, 32768)
 
 

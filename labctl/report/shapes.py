@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from labctl.errors import LabError
+from labctl.formats import Format
+from labctl.prepare.mixtures import Frame, Matrix, Role, mixture, type_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,38 @@ class KnownShape:
         layer = attention + 3 * self.n_embd * self.n_ff + 2 * self.n_embd
         tables = self.n_vocab * self.n_embd * (1 if self.tied else 2)
         return tables + self.n_layer * layer + self.n_embd
+
+    def matrices(self) -> Iterator[Matrix]:
+        """Every matrix of the model; what is left of n_params are vectors (norms and biases)."""
+        q, kv = self.n_head * self.d_head, self.n_head_kv * self.d_head
+        yield Matrix(role="token_embd", layer=0, row_length=self.n_embd, n_rows=self.n_vocab)
+        if not self.tied:
+            yield Matrix(role="output", layer=0, row_length=self.n_embd, n_rows=self.n_vocab)
+        sizes: tuple[tuple[Role, int, int], ...] = (
+            ("attn_q", self.n_embd, q), ("attn_k", self.n_embd, kv), ("attn_v", self.n_embd, kv),
+            ("attn_output", q, self.n_embd), ("ffn_gate", self.n_embd, self.n_ff), ("ffn_up", self.n_embd, self.n_ff),
+            ("ffn_down", self.n_ff, self.n_embd),
+        )  # fmt: skip
+        for layer in range(self.n_layer):
+            for role, row_length, n_rows in sizes:
+                yield Matrix(role=role, layer=layer, row_length=row_length, n_rows=n_rows)
+
+    def weights_by_type(self, format_: Format, *, has_imatrix: bool = False) -> dict[str, int]:
+        """Number of weights that a file of this format would hold in each type, most bytes first."""
+        frame = Frame(
+            n_layer=self.n_layer,
+            n_gqa=self.n_head // self.n_head_kv,
+            tied=self.tied,
+            is_70b=self.n_layer == 80 and self.n_head != self.n_head_kv,
+        )
+        found = mixture(format_, self.matrices(), frame, has_imatrix=has_imatrix)
+        found["f32"] = found.get("f32", 0) + self.n_params - sum(found.values())
+        return dict(sorted(found.items(), key=lambda item: -type_bytes(*item)))
+
+    def tensor_bytes(self, format_: Format, *, has_imatrix: bool = False) -> int:
+        """Bytes of all tensors in a file of this format."""
+        found = self.weights_by_type(format_, has_imatrix=has_imatrix)
+        return sum(type_bytes(name, n_params) for name, n_params in found.items())
 
     def kv_bytes(self, n_ctx: int, bytes_per_value: int = 2) -> int:
         """Size of the key and value cache for n_ctx tokens (f16 unless told)."""
