@@ -61,6 +61,7 @@ def bench_command(measure: Callable[..., None]) -> click.Command:
                 _show_batches(lab, display, batch, as_json)
             if sweep_threads:
                 _show_sweep(lab, display, as_json)
+        display.note("labctl report puts it on the worksheet.")
         if made.failures:
             raise click.exceptions.Exit(1)
 
@@ -94,7 +95,8 @@ def _show_sweep(lab: Lab, display: Display, as_json: bool) -> None:
     import msgspec
 
     from labctl.console import print_json, print_line, print_table
-    from labctl.sweeps import advice, sweep_rows, sweep_threads
+    from labctl.report.sweep_tables import advice, sweep_rows
+    from labctl.sweeps import sweep_threads
 
     sweep = sweep_threads(lab, display)
     rows = sweep_rows(sweep)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from labctl.records_base import Provenance
-from labctl.records_hardware import BenchConditions, MemoryRun, SpeedRun
+from labctl.records_hardware import BatchRun, BenchConditions, MemoryRun, SpeedRun, ThreadSweep
 
 # -- sources ----------------------------------------------------------------------------------------------------------
 
@@ -314,6 +314,8 @@ class LabRecords:
     speed: dict[str, SpeedRun] = field(default_factory=dict)
     memory: dict[str, MemoryRun] = field(default_factory=dict)
     generation: dict[str, GenerationRun] = field(default_factory=dict)
+    batch: dict[str, BatchRun] = field(default_factory=dict)
+    threads: dict[str, ThreadSweep] = field(default_factory=dict)
     failures: tuple[StepFailure, ...] = ()
     warnings: tuple[str, ...] = ()
     conditions: BenchConditions | None = None

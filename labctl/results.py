@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import __version__, quality, rounds
+from labctl import __version__, quality, rounds, sweeps
 from labctl.errors import LabError
 from labctl.plan import STEP, is_fresh
 from labctl.records import DivergenceRun, LabRecords, StepFailure
@@ -49,6 +49,8 @@ def load_records(lab: Lab) -> LabRecords:
         speed=speed,
         memory=fresh("memory"),  # type: ignore[arg-type]
         generation=fresh("generate"),  # type: ignore[arg-type]
+        batch=sweeps.load_batches(lab),
+        threads=sweeps.load_threads(lab),
         failures=failures_of(lab),
         warnings=rounds.warnings(lab, speed, conditions),
         conditions=conditions,
@@ -114,11 +116,15 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
 def _report_key(lab: Lab, records: LabRecords) -> str:
     """Digest of everything the report shows; a record's visits or chunks change its key or its time of making."""
     answers = report_folder(lab) / "answers.toml"
-    groups = (records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation)
+    groups = (
+        records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation,
+        records.batch, records.threads,
+    )  # fmt: skip
     stamps = [
         [label, record.provenance.key, record.provenance.created_at]
         for group in groups
         for label, record in group.items()
+        if record.provenance is not None
     ]
     return digest(
         {

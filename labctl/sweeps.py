@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from labctl import tasks
 from labctl.console import Display
 from labctl.errors import LabError
-from labctl.measure.ratios import Test
 from labctl.records_hardware import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
 from labctl.rounds import labels_with_file
-from labctl.steps import N_GEN, N_PROMPT, Lab, need_file
-from labctl.store import digest, write_record
+from labctl.steps import N_GEN, N_PROMPT, Lab, key_of, need_file
+from labctl.store import read_record, write_record
 
 BATCH_PROMPT, BATCH_GEN, BATCH_REPS = 128, 128, 3
 _SWEEP_ROUNDS = 4
@@ -22,17 +20,40 @@ _SWEEP_FORMAT = "Q4_K_M"
 OnDone = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadsRow:
-    """Median speed of one number of threads, over the rounds, in tokens per second, with its range over them."""
+def load_batches(lab: Lab) -> dict[str, BatchRun]:
+    """What was timed side by side of the files, with the threads and on the machine of now."""
+    found = {}
+    for label in labels_with_file(lab):
+        run = read_record(lab.folder.record_path("batch", label), BatchRun)
+        key = _batch_key(lab, label, [point.n_seq for point in run.points]) if run is not None else ""
+        if run is not None and run.provenance is not None and run.provenance.key == key:
+            found[label] = run
+    return found
 
-    n_threads: int
-    tg_tps: float
-    tg_low_tps: float
-    tg_high_tps: float
-    pp_tps: float
-    pp_low_tps: float
-    pp_high_tps: float
+
+def load_threads(lab: Lab) -> dict[str, ThreadSweep]:
+    """Sweeps of threads of the files and machine of now."""
+    found = {}
+    for label in labels_with_file(lab):
+        sweep = read_record(lab.folder.record_path("threads", label), ThreadSweep)
+        key = _threads_key(lab, label, list(sweep.visits)) if sweep is not None else ""
+        if sweep is not None and sweep.provenance is not None and sweep.provenance.key == key:
+            found[label] = sweep
+    return found
+
+
+def _batch_key(lab: Lab, label: str, n_seqs: Sequence[int]) -> str:
+    return key_of(
+        "batch", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
+        n_prompt=BATCH_PROMPT, n_gen=BATCH_GEN, n_reps=BATCH_REPS, n_seqs=sorted(n_seqs),
+    )  # fmt: skip
+
+
+def _threads_key(lab: Lab, label: str, counts: Sequence[int]) -> str:
+    return key_of(
+        "threads", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_prompt=N_PROMPT,
+        n_gen=N_GEN, rounds=_SWEEP_ROUNDS, effort=dataclasses.asdict(_SWEEP_EFFORT), counts=sorted(counts),
+    )  # fmt: skip
 
 
 def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, BatchRun]:
@@ -67,10 +88,8 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
                 continue
             settings = {"n_threads": lab.n_threads, "n_seqs": list(n_seqs), "n_reps": BATCH_REPS}
             inputs = {"model": need_file(lab, label).sha256}
-            run = BatchRun(
-                format=run.format, n_threads=run.n_threads, n_prompt=run.n_prompt, n_gen=run.n_gen, points=run.points,
-                provenance=lab.provenance("batch", digest({**inputs, **settings}), inputs, settings),
-            )  # fmt: skip
+            key = _batch_key(lab, label, n_seqs)
+            run = dataclasses.replace(run, provenance=lab.provenance("batch", key, inputs, settings))
             write_record(lab.folder.record_path("batch", label), run)
             found[label] = run
     finally:
@@ -118,7 +137,7 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
         n_prompt=N_PROMPT,
         n_gen=N_GEN,
         visits=dict(sorted(visits.items())),
-        provenance=lab.provenance("threads", digest({**inputs, **settings}), inputs, settings),
+        provenance=lab.provenance("threads", _threads_key(lab, label, counts), inputs, settings),
     )
     write_record(lab.folder.record_path("threads", label), sweep)
     return sweep
@@ -129,47 +148,6 @@ def thread_counts(usual: int, n_physical: int, n_logical: int) -> tuple[int, ...
     few = range(1, min(8, n_logical) + 1)
     powers = [2**power for power in range(4, 11) if 2**power <= n_logical]
     return tuple(sorted({*few, *powers, usual, min(n_physical, n_logical), n_logical}))
-
-
-def sweep_rows(sweep: ThreadSweep) -> tuple[ThreadsRow, ...]:
-    """One row a number of threads, ascending."""
-    rows = []
-    for count, visits in sorted(sweep.visits.items()):
-        tg = sorted(sweep.n_gen / statistics.median(visit.tg_s) for visit in visits)
-        pp = sorted(sweep.n_prompt / statistics.median(visit.pp_s) for visit in visits)
-        rows.append(
-            ThreadsRow(
-                n_threads=count,
-                tg_tps=statistics.median(tg),
-                tg_low_tps=tg[0],
-                tg_high_tps=tg[-1],
-                pp_tps=statistics.median(pp),
-                pp_low_tps=pp[0],
-                pp_high_tps=pp[-1],
-            )
-        )
-    return tuple(rows)
-
-
-def advice(rows: Sequence[ThreadsRow], usual: int) -> str:
-    """Which number of threads is best for either test, in words, and whether the usual one is as good."""
-    parts = []
-    tests: tuple[tuple[Test, str], ...] = (("tg", "generating text (tg)"), ("pp", "reading prompts (pp)"))
-    for test, words in tests:
-        best = max(rows, key=lambda row: _speed(row, test)[0])
-        floor = _speed(best, test)[1]
-        equal = [row.n_threads for row in rows if row is not best and _speed(row, test)[2] >= floor]
-        also = f" ({' and '.join(map(str, equal))} within its range over the rounds)" if equal else ""
-        parts.append(f"{words}: {best.n_threads}{also}")
-    return (
-        f"Fastest number of threads for {'; for '.join(parts)}. labctl uses {usual} unless told otherwise by --threads."
-    )
-
-
-def _speed(row: ThreadsRow, test: Test) -> tuple[float, float, float]:
-    if test == "tg":
-        return row.tg_tps, row.tg_low_tps, row.tg_high_tps
-    return row.pp_tps, row.pp_low_tps, row.pp_high_tps
 
 
 def _need_labels(lab: Lab) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ import pytest
 from labctl import pipeline, results, rounds
 from labctl.console import Display
 from labctl.errors import LabError
-from labctl.records_hardware import Bandwidth, Conditions, SpeedVisit
+from labctl.records_hardware import Bandwidth, BatchPoint, BatchRun, Conditions, SpeedVisit
+from labctl.report.sweep_tables import ThreadsRow, advice, sweep_rows
 from labctl.steps import Lab
-from labctl.sweeps import ThreadsRow, advice, sweep_rows, sweep_threads, thread_counts
+from labctl.sweeps import load_batches, load_threads, run_batches, sweep_threads, thread_counts
 
 QUIET = Conditions(taken_at="2025-03-01T10:00:00+00:00", busy_cores=0.1, busiest_share=0.1)
 SPEEDS = {"F16": 1.0, "Q8_0": 0.5, "Q4_K_M": 0.25}
@@ -228,9 +229,36 @@ def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Lab, "run", play)
     two = dataclasses.replace(lab.machine, n_cores_physical=2, n_cores_logical=3)
-    sweep = sweep_threads(dataclasses.replace(lab, machine=two), Display(quiet=True))
+    lab = dataclasses.replace(lab, machine=two)
+    sweep = sweep_threads(lab, Display(quiet=True))
     assert sweep.format == "Q4_K_M"
     assert tried == [1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2, 1]
     assert [(one.n_threads, one.tg_tps, one.pp_tps) for one in sweep_rows(sweep)] == [
         (count, pytest.approx(128 * count), pytest.approx(512 * count)) for count in (1, 2, 3)
     ]
+    assert load_threads(lab) == {"Q4_K_M": sweep} == results.load_records(lab).threads
+    # Whichever number of threads the lab uses, the sweep holds; on another machine it does not.
+    assert load_threads(dataclasses.replace(lab, n_threads=3)) == {"Q4_K_M": sweep}
+    other = dataclasses.replace(two, machine_id="another")
+    assert load_threads(dataclasses.replace(lab, machine=other)) == {}
+
+
+def test_several_sequences_are_kept_and_a_format_that_fails_is_left_out(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    def play(self: Lab, task: Any, kind: object, step: str, label: str, on_progress: object) -> BatchRun:
+        if label == "F16":
+            raise LabError("no", "")
+        points = tuple(BatchPoint(n_seq=n, pp_s=(1.0,), tg_s=(2.0, 1.0, 3.0)) for n in task.n_seqs)
+        return BatchRun(
+            format=label, n_threads=task.n_threads, n_prompt=task.n_prompt, n_gen=task.n_gen, points=points
+        )  # fmt: skip
+
+    monkeypatch.setattr(Lab, "run", play)
+    found = run_batches(lab, Display(quiet=True), (1, 4))
+    assert sorted(found) == ["Q4_K_M", "Q8_0"]
+    assert found["Q8_0"].tg_tps(found["Q8_0"].points[1]) == 4 * 128 / 2
+    assert load_batches(lab) == found == results.load_records(lab).batch
+    assert load_batches(dataclasses.replace(lab, n_threads=lab.n_threads + 1)) == {}

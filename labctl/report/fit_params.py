@@ -71,8 +71,8 @@ def _row(
         arithmetic=(
             f"Weights: {n_params / 1e9:.3f} billion x {bits} / 8 = {gib(weights)}; + KV cache 2 x"
             f" {shape.n_layer} layers x {n_ctx} tokens x {shape.n_head_kv} heads x {shape.d_head} x 2 bytes ="
-            f" {gib(kv)}; + work buffers {gib(work)} + program {gib(program)} = {gib(need)}. {free_words(need, ram_gib)}"
-            f"{context_words(n_ctx, shape.n_ctx_train)}"
+            f" {gib(kv)}; + work buffers {gib(work)} + program {gib(program)} = {gib(need)}."
+            f" {free_words(need, ram_gib)}{context_words(n_ctx, shape.n_ctx_train)}"
         ),
     )
 

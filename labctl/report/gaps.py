@@ -11,6 +11,9 @@ from labctl.records import GgufFile, LabRecords
 from labctl.records_base import Provenance
 from labctl.report.analysis import load_nll
 
+SWEEPS = ("batch", "threads")
+"""Measured on request only: without them nothing is missing."""
+
 STEPS: dict[str, tuple[str, ...]] = {
     "files": ("quantize", "convert", "prepare", "source"),
     "perplexity": ("perplexity",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
 from labctl.records_base import Machine
-from labctl.report import advice, hardware, machine_tables, tables, tradeoffs
+from labctl.report import advice, hardware, machine_tables, sweep_tables, tables, tradeoffs
 from labctl.report.analysis import load_nll
 from labctl.report.coursefiles import prompts
 from labctl.report.drafts import (
@@ -20,7 +20,7 @@ from labctl.report.drafts import (
     surprises,
 )
 from labctl.report.findings import chunk_words, machines, notices, readings, versions
-from labctl.report.gaps import STEPS, gaps, outputs_name, provenances, record_name
+from labctl.report.gaps import STEPS, SWEEPS, gaps, outputs_name, provenances, record_name
 from labctl.report.rules import (
     candidates,
     in_ram,
@@ -89,7 +89,7 @@ def context(
         "header": header(records, rows, machine),
         "has_gaps": bool(found_gaps),
         "gap_table": tables.gap_table(found_gaps),
-        "sources": {step: _sources(records, step) for step in STEPS},
+        "sources": {step: _sources(records, step) for step in (*STEPS, *SWEEPS)},
         "limit": f"{100 * limit:g} %",
         "charts": list(charts),
         "readings": readings(records, rows, limit),
@@ -117,6 +117,10 @@ def context(
         "q8_note": machine_tables.speed_note(records, MEDIAN_INTERVAL_RULE),
         "q8_bound": hardware.bound_table(records, rows),
         "q8_bound_note": hardware.bound_note(records),
+        "q8_batch": sweep_tables.batch_table(records),
+        "q8_batch_note": sweep_tables.batch_note(records),
+        "q8_threads": sweep_tables.threads_table(records),
+        "q8_threads_note": sweep_tables.threads_note(records),
         "q9": q9,
         "q9_table": machine_tables.memories(records, rows),
         "q9_kv": machine_tables.contexts(records),

@@ -1,0 +1,143 @@
+"""Speed asked in other ways, as tables: several sequences at once, and different numbers of threads."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labctl.measure.ratios import Test
+from labctl.records import LabRecords
+from labctl.records_hardware import BatchRun, ThreadSweep
+from labctl.report.text import NOT_MEASURED, rate, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadsRow:
+    """Median speed of one number of threads, over the rounds, in tokens per second, with its range over them."""
+
+    n_threads: int
+    tg_tps: float
+    tg_low_tps: float
+    tg_high_tps: float
+    pp_tps: float
+    pp_low_tps: float
+    pp_high_tps: float
+
+
+def sweep_rows(sweep: ThreadSweep) -> tuple[ThreadsRow, ...]:
+    """One row a number of threads, ascending."""
+    rows = []
+    for count, visits in sorted(sweep.visits.items()):
+        tg = sorted(sweep.n_gen / statistics.median(visit.tg_s) for visit in visits)
+        pp = sorted(sweep.n_prompt / statistics.median(visit.pp_s) for visit in visits)
+        rows.append(
+            ThreadsRow(
+                n_threads=count,
+                tg_tps=statistics.median(tg),
+                tg_low_tps=tg[0],
+                tg_high_tps=tg[-1],
+                pp_tps=statistics.median(pp),
+                pp_low_tps=pp[0],
+                pp_high_tps=pp[-1],
+            )
+        )
+    return tuple(rows)
+
+
+def advice(rows: Sequence[ThreadsRow], usual: int) -> str:
+    """Which number of threads is best for either test, in words, and whether the usual one is as good."""
+    parts = []
+    tests: tuple[tuple[Test, str], ...] = (("tg", "generating text (tg)"), ("pp", "reading prompts (pp)"))
+    for test, words in tests:
+        best = max(rows, key=lambda row: _speed(row, test)[0])
+        floor = _speed(best, test)[1]
+        equal = [row.n_threads for row in rows if row is not best and _speed(row, test)[2] >= floor]
+        also = f" ({' and '.join(map(str, equal))} within its range over the rounds)" if equal else ""
+        parts.append(f"{words}: {best.n_threads}{also}")
+    return (
+        f"Fastest number of threads for {'; for '.join(parts)}. labctl uses {usual} unless told otherwise by --threads."
+    )
+
+
+def threads_table(records: LabRecords) -> str:
+    """The sweep of threads; empty if there was none."""
+    sweep = _sweep(records)
+    if sweep is None:
+        return ""
+    header = ("Threads", f"tg{sweep.n_gen}, tokens/second", f"pp{sweep.n_prompt}, tokens/second")
+    return table(
+        header,
+        (
+            (str(row.n_threads), *(f"{rate(now)} ({rate(low)} to {rate(high)})" for now, low, high in _both(row)))
+            for row in sweep_rows(sweep)
+        ),
+        left=(),
+    )
+
+
+def threads_note(records: LabRecords) -> str:
+    """What the sweep says; empty if there was none."""
+    sweep = _sweep(records)
+    if sweep is None:
+        return ""
+    usual = next((run.n_threads for run in records.speed.values()), max(sweep.visits))
+    rounds = max(len(visits) for visits in sweep.visits.values())
+    return (
+        f"{sweep.format}; medians of {rounds} rounds that went up and down in turn, in brackets the lowest and highest"
+        f" of them. {advice(sweep_rows(sweep), usual)}"
+    )
+
+
+def batch_table(records: LabRecords) -> str:
+    """Tokens per second of all sequences together, by how many there were; empty if nobody asked."""
+    runs = _batches(records)
+    if not runs:
+        return ""
+    counts = sorted({point.n_seq for run in runs.values() for point in run.points})
+    lines = []
+    for name, run in runs.items():
+        speeds = {point.n_seq: run.tg_tps(point) for point in run.points}
+        first, last = (speeds[pick(speeds)] for pick in (min, max))
+        most = max(run.points, key=lambda point: point.n_seq)
+        lines.append(
+            [
+                name,
+                *(rate(speeds[count]) if count in speeds else NOT_MEASURED for count in counts),
+                f"{last / first:.2f}x" if len(speeds) > 1 else NOT_MEASURED,
+                rate(run.pp_tps(most)),
+            ]
+        )
+    some = next(iter(runs.values()))
+    ahead = [f"tg{some.n_gen}, {count} at once" for count in counts]
+    return table(("Format", *ahead, "Most against fewest", f"pp{some.n_prompt}, most at once"), lines)
+
+
+def batch_note(records: LabRecords) -> str:
+    """What the columns mean; empty if nobody asked."""
+    some = next(iter(_batches(records).values()), None)
+    if some is None:
+        return ""
+    return (
+        "Tokens/second of all sequences together (medians), as llama-batched-bench measures it: all prompts are read,"
+        f" then one token of each sequence at a time; {some.n_threads} threads. One reading of the weights serves all"
+        " sequences, so together they are faster until arithmetic is the limit."
+    )
+
+
+def _sweep(records: LabRecords) -> ThreadSweep | None:
+    return next((sweep for sweep in records.threads.values() if sweep.visits), None)
+
+
+def _batches(records: LabRecords) -> dict[str, BatchRun]:
+    return {name: records.batch[name] for name in records.formats if name in records.batch}
+
+
+def _both(row: ThreadsRow) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    return _speed(row, "tg"), _speed(row, "pp")
+
+
+def _speed(row: ThreadsRow, test: Test) -> tuple[float, float, float]:
+    if test == "tg":
+        return row.tg_tps, row.tg_low_tps, row.tg_high_tps
+    return row.pp_tps, row.pp_low_tps, row.pp_high_tps
