@@ -18,9 +18,11 @@ from labctl.console import Display
 from labctl.errors import LabError
 from labctl.preflight import Preflight
 from labctl.records import TensorFallback
+from labctl.report.build import ReportOptions, build
 from labctl.report.findings import notices
-from labctl.report.gaps import mark_names, mislabelled, mislabelled_notice
+from labctl.report.gaps import mark_names, mislabelled, mislabelled_notice, shown_name
 from labctl.steps import Lab
+from labctl.store import write_text
 
 SMALL = Preflight(
     write_bytes=50_000_000,
@@ -133,5 +135,36 @@ def test_fallbacks_are_said_and_marked_wherever_the_name_begins_a_row(tmp_path: 
     records = dataclasses.replace(records, files={**records.files, "Q6_K": changed})
     assert mislabelled(records) == ("Q6_K",)
     assert "576" in notices(records)[-1] and "Q6_K: q6_K 100 %" in notices(records)[-1]
-    text = "x\n| Q6_K | 1 |\n| Q8_0 | Q6_K |\n| Q6_K ⚠ | 2 |\nQ6_K is\n"
-    assert mark_names(text, records) == "x\n| Q6_K ⚠ | 1 |\n| Q8_0 | Q6_K |\n| Q6_K ⚠ | 2 |\nQ6_K is\n"
+    text = "x\n| Q6_K | 1 |\n| Q8_0 | Q6_K |\n| Q6_K ⚠ | 2 |\nQ6_K is, Q6_K_L not\n"
+    assert mark_names(text, records) == (
+        "x\n| Q6_K ⚠ | 1 |\n| Q8_0 | Q6_K ⚠ |\n| Q6_K ⚠ | 2 |\nQ6_K ⚠ is, Q6_K_L not\n"
+    )
+    as_it_is = "## Q6_K?\n> Note: Q6_K holds\n⚠ Q6_K: most\n![Q6_K](x.png)\n`a-{F16,Q6_K}.json`, `Q6_K`"
+    assert mark_names(as_it_is, records) == as_it_is
+    assert (shown_name(records, "Q6_K"), shown_name(records, "Q8_0")) == ("Q6_K ⚠", "Q8_0")
+
+
+def test_a_students_words_are_not_marked(tmp_path: Path) -> None:
+    records = make_lab(tmp_path)
+    gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
+    records.files["Q6_K"] = dataclasses.replace(records.files["Q6_K"], fallbacks=(gone,))
+    folder = tmp_path / "reports"
+    write_text(folder / "answers.toml", 'Q6 = """Q6_K is mine.\n\nAnd Q6_K\nagain."""\n')
+    build(records, folder, ReportOptions())
+    sheet = (folder / "worksheet.md").read_text("utf-8")
+    assert "**In my own words:** Q6_K is mine.\n\nAnd Q6_K\nagain.\n" in sheet
+    assert "\ue000" not in sheet and "Q6_K ⚠" in sheet
+
+
+def test_a_quantized_baseline_is_said_at_every_table_and_answer(tmp_path: Path) -> None:
+    records = make_lab(tmp_path)
+    said = "The baseline F16 is not the original model."
+    build(records, tmp_path / "plain", ReportOptions())
+    assert said not in (tmp_path / "plain" / "worksheet.md").read_text("utf-8")
+    records = dataclasses.replace(records, model=dataclasses.replace(records.model, quantized=True))
+    build(records, tmp_path / "reports", ReportOptions())
+    sheet = (tmp_path / "reports" / "worksheet.md").read_text("utf-8")
+    answers = re.findall(r"^\*\*(?:Answer|Draft)[^\n]*", sheet, re.MULTILINE)
+    assert len(answers) > 12 and all(answer.endswith(said) for answer in answers)
+    sources = re.findall(r"<sub>(?:Source|From)[^\n]*", sheet)
+    assert len(sources) > 10 and all(said in source for source in sources)

@@ -64,12 +64,13 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         limit=options.limit,
         machine=options.machine,
         charts=[name for name in CHARTS if f"{name}.png" in charts],
-        answers=answers,
+        answers={number: _place_of(number) for number, text in answers.items() if text},
         blank=options.blank,
         q13_limits=options.q13_limits,
     )
     sheet, advice = (
-        mark_names(worksheet.render(f"{name}.md.j2", values), records) for name in ("worksheet", "recommendation")
+        own_words(mark_names(worksheet.render(f"{name}.md.j2", values), records), answers)
+        for name in ("worksheet", "recommendation")
     )
     texts = {
         "worksheet.md": sheet,
@@ -96,6 +97,16 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
     for name, data in files.items():
         _write(folder / name, data)
     return tuple(folder / name for name in files)
+
+
+def _place_of(number: int) -> str:
+    """Stands for a student's answer until everything else is written, between two signs for private use."""
+    return f"\ue000{number}\ue001"
+
+
+def own_words(text: str, answers: Mapping[int, str]) -> str:
+    """Put the student's own words in their places, as they were written."""
+    return re.sub("\ue000(\\d+)\ue001", lambda found: answers.get(int(found[1]), ""), text)
 
 
 def answer_gaps(worksheet: str) -> str:

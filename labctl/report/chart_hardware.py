@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, notices
 from labctl.report.fit import GIB, RAM_GB, free_bytes
+from labctl.report.gaps import shown_name
 from labctl.report.hardware import bits_finding, bounds
-from labctl.report.plot import ALARM, GREY, Point, legend_above, look, new_figure, place_labels
+from labctl.report.plot import ALARM, GREY, Point, draw_mark, legend_above, look, new_figure, place_labels
 from labctl.report.text import words
 
 if TYPE_CHECKING:
@@ -53,20 +53,8 @@ def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | Non
     for name in timed:
         row, style = rows[name], look(records.formats.index(name))
         x, y, low, high = (float(row[column]) for column in ("bpw", "tg_tps", "tg_low_tps", "tg_high_tps"))
-        known = math.isfinite(low) and math.isfinite(high)
-        axes.errorbar(
-            x,
-            y,
-            yerr=[[max(0.0, y - low)], [max(0.0, high - y)]] if known else None,
-            fmt=style.marker,
-            color=style.color,
-            markersize=8.5,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            elinewidth=1.6,
-            zorder=3,
-        )
-        marks.append(Point(label=name, x=x, y=y, color=style.color, low=low, high=high))
+        draw_mark(axes, style, x, y, low, high)
+        marks.append(Point(label=shown_name(records, name), x=x, y=y, color=style.color, low=low, high=high))
     axes.set_xlabel("Bits per weight (fewer is smaller)")
     axes.set_ylabel("Generation speed, tokens/second")
     axes.margins(x=0.12, y=0.16)

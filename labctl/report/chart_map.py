@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, map_finding, notices
+from labctl.report.gaps import shown_name
 from labctl.report.plot import GREY, INK, chart_text, look, new_figure
 from labctl.report.rules import candidates
 from labctl.report.scoring import WinnerMap, literal_scores, normalised_scores
@@ -46,7 +47,15 @@ def winner_map(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     for place, label in enumerate(records.formats):
         if label in shown:
             style = look(place)
-            panels[0].plot([], [], style.marker, color=style.color, ls="", markersize=8, label=chart_text(label))
+            panels[0].plot(
+                [],
+                [],
+                style.marker,
+                color=style.color,
+                ls="",
+                markersize=8,
+                label=chart_text(shown_name(records, label)),
+            )
     panels[0].legend(
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),

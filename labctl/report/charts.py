@@ -19,6 +19,9 @@ from labctl.report.findings import (
     speed_finding,
     verdict_finding,
 )
+from labctl.report.fit import plain_load
+from labctl.report.gaps import shown_name
+from labctl.report.hardware import repacked_bytes
 from labctl.report.plot import (
     ALARM,
     GREY,
@@ -27,6 +30,7 @@ from labctl.report.plot import (
     PALETTE,
     Point,
     chart_text,
+    draw_mark,
     legend_above,
     look,
     new_figure,
@@ -124,20 +128,10 @@ def _scatter(
     marks = []
     for name, n_bytes, value, low, high in points:
         style = look(records.formats.index(name))
-        drawn = math.isfinite(low) and math.isfinite(high)
-        axes.errorbar(
-            n_bytes / factor,
-            value,
-            yerr=[[max(0.0, value - low)], [max(0.0, high - value)]] if drawn else None,
-            fmt=style.marker,
-            color=style.color,
-            markersize=8.5,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            elinewidth=1.6,
-            zorder=3,
+        draw_mark(axes, style, n_bytes / factor, value, low, high)
+        marks.append(
+            Point(label=shown_name(records, name), x=n_bytes / factor, y=value, color=style.color, low=low, high=high)
         )
-        marks.append(Point(label=name, x=n_bytes / factor, y=value, color=style.color, low=low, high=high))
     axes.set_xlabel(f"File size, {unit} (smaller is better)")
     axes.set_ylabel(label)
     axes.margins(x=0.12, y=0.16)
@@ -171,26 +165,14 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
         legend=True,
     )
     for panel in panels:
-        _name_rows(panel, [name for name, *_ in found], shown=panel is panels[0])
+        _name_rows(panel, records, [name for name, *_ in found], shown=panel is panels[0])
         panel.axvline(bar, color=ALARM, linewidth=1.6, linestyle="--", label=f"limit: {bar:g} %")
         panel.axvline(0, color=GREY, linewidth=0.8)
         for place, (name, value, low, high) in enumerate(found):
             if close_up and panel is panels[-1] and value > _CLOSE * bar:
                 continue
             style = look(records.formats.index(name))
-            bounded = math.isfinite(low) and math.isfinite(high)
-            panel.errorbar(
-                value,
-                place,
-                xerr=[[value - low], [high - value]] if bounded else None,
-                fmt=style.marker,
-                color=style.color,
-                markersize=5.5,
-                markeredgecolor="white",
-                markeredgewidth=0.4,
-                elinewidth=1.8,
-                zorder=3,
-            )
+            draw_mark(panel, style, value, place, low, high, across=True, size=5.5, edge=0.4)
     whole, last = panels[0], panels[-1]
     left = min(0.0, *(value if math.isinf(low) or low < -90 else low for _, value, low, _ in found))
     span = max(top, 1.2 * bar) - left
@@ -251,7 +233,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         (f"Generating text (tg{run.n_gen}), tokens/second", f"Reading a prompt (pp{run.n_prompt}), tokens/second"),
         strict=True,
     ):
-        _name_rows(panel, names, shown=panel is panels[0])
+        _name_rows(panel, records, names, shown=panel is panels[0])
         most = max([0.0, *(value for name in names for value in _samples(records, name, test))])
         for place, name in enumerate(names):
             style, row = look(records.formats.index(name)), rows[name]
@@ -260,18 +242,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
                 continue
             panel.plot(samples, [place] * len(samples), ".", color=style.color, alpha=0.35, markersize=5, zorder=2)
             middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
-            panel.errorbar(
-                middle,
-                place,
-                xerr=[[middle - low], [high - middle]] if math.isfinite(low) else None,
-                fmt=style.marker,
-                color=style.color,
-                markersize=8,
-                markeredgecolor="white",
-                markeredgewidth=0.8,
-                elinewidth=1.8,
-                zorder=3,
-            )
+            draw_mark(panel, style, middle, place, low, high, across=True)
             panel.annotate(
                 rate(middle), (max(samples), place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=10
             )
@@ -283,13 +254,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
 
 def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     """Peak resident memory, split into llama.cpp's own buffers where they explain it."""
-    loads = {
-        name: load
-        for name in records.formats
-        if name in records.memory
-        for load in [next((one for one in records.memory[name].loads if not one.mmap), None)]
-        if load is not None
-    }
+    loads = {name: load for name in records.formats if (load := plain_load(records.memory.get(name))) is not None}
     if not loads:
         return None
     most = max(load.peak_rss_bytes for load in loads.values())
@@ -307,15 +272,17 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         plot_in=0.46 * len(loads) + 0.4,
         legend=True,
     )
-    _name_rows(axes, list(loads), shown=True)
-    parts = ("weights", "KV cache", "work buffers", "program and the rest", "total, not split")
-    colors = (PALETTE[4], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
+    _name_rows(axes, records, list(loads), shown=True)
+    parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program and the rest", "total, not split")
+    colors = (PALETTE[4], PALETTE[3], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
     shown: set[str] = set()
     for place, load in enumerate(loads.values()):
-        known = [sum(load.model_bytes.values()), load.kv_bytes, load.compute_bytes + load.output_bytes]
+        repacked = repacked_bytes(load)
+        stored = sum(load.model_bytes.values()) - repacked
+        known = [stored, repacked, load.kv_bytes, load.compute_bytes + load.output_bytes]
         rest = load.peak_rss_bytes - sum(known)
         # Buffers that were reserved but never touched are not resident: then no split would be true.
-        widths = [*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, load.peak_rss_bytes]
+        widths = [*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, 0, load.peak_rss_bytes]
         start = 0.0
         for part, color, width in zip(parts, colors, widths, strict=True):
             if width:
@@ -340,8 +307,9 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     return figure
 
 
-def _name_rows(axes: Axes, names: Sequence[str], *, shown: bool) -> None:
-    axes.set_yticks(range(len(names)), [chart_text(name) for name in names] if shown else [""] * len(names))
+def _name_rows(axes: Axes, records: LabRecords, names: Sequence[str], *, shown: bool) -> None:
+    words = [chart_text(shown_name(records, name)) for name in names] if shown else [""] * len(names)
+    axes.set_yticks(range(len(names)), words)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK)
     axes.grid(visible=False, axis="y")

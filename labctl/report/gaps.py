@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,27 @@ def mislabelled_notice(records: LabRecords) -> str:
     )
 
 
+def shown_name(records: LabRecords, name: str) -> str:
+    """A format's name, with the mark behind it if its file holds other types than the name says."""
+    return f"{name} {MARK}" if name in mislabelled(records) else name
+
+
 def mark_names(markdown: str, records: LabRecords) -> str:
-    """Put the mark behind such a format's name wherever it begins a table's row."""
-    for name in mislabelled(records):
-        markdown = markdown.replace(f"\n| {name} |", f"\n| {name} {MARK} |")
-    return markdown
+    """Put the mark behind such a format's name wherever it stands but in headings, in notes about it, and in code."""
+    names = mislabelled(records)
+    if not names:
+        return markdown
+    found = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-]| {MARK})")
+
+    def marked(line: str) -> str:
+        if line.startswith(("#", ">", MARK, "![")):
+            return line
+        # Every other part lies between two backquotes.
+        return "`".join(
+            part if place % 2 else found.sub(rf"\1 {MARK}", part) for place, part in enumerate(line.split("`"))
+        )
+
+    return "\n".join(map(marked, markdown.split("\n")))
 
 
 def twins(files: dict[str, GgufFile]) -> tuple[tuple[str, ...], ...]:

@@ -165,6 +165,35 @@ class Point:
     high: float = math.nan
 
 
+def draw_mark(
+    axes: Axes, style: Look, x: float, y: float, low: float, high: float, *, across: bool = False, size: float = 8.5,
+    edge: float = 0.8, bar: float = 1.7,
+) -> None:  # fmt: skip
+    """A format's marker with the bar of its interval, if it has one.
+
+    Args:
+        low, high: ends of the interval of y, or of x if `across`; NaN or infinite for none.
+        size, edge, bar: of marker, its white rim and the bar's line, in points.
+    """
+    middle = x if across else y
+    reach = (
+        [[max(0.0, middle - low)], [max(0.0, high - middle)]] if math.isfinite(low) and math.isfinite(high) else None
+    )
+    axes.errorbar(
+        x,
+        y,
+        xerr=reach if across else None,
+        yerr=None if across else reach,
+        fmt=style.marker,
+        color=style.color,
+        markersize=size,
+        markeredgecolor="white",
+        markeredgewidth=edge,
+        elinewidth=bar,
+        zorder=3,
+    )
+
+
 def place_labels(axes: Axes, points: Sequence[Point], front: Sequence[tuple[float, float]] = ()) -> list[Text]:
     """Write each point's label where it touches no other label, no marker and no error bar.
 

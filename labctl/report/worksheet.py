@@ -86,6 +86,7 @@ def context(
         "base": base,
         "notices": notices(records),
         "was_quantized": records.model.quantized,
+        "not_original": f" The baseline {base} is not the original model." if records.model.quantized else "",
         "header": header(records, rows, machine),
         "has_gaps": bool(found_gaps),
         "gap_table": tables.gap_table(found_gaps),
