@@ -273,7 +273,7 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         legend=True,
     )
     _name_rows(axes, records, list(loads), shown=True)
-    parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program and the rest", "total, not split")
+    parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program, rest", "total")
     colors = (PALETTE[4], PALETTE[3], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
     shown: set[str] = set()
     for place, load in enumerate(loads.values()):
@@ -311,7 +311,8 @@ def _name_rows(axes: Axes, records: LabRecords, names: Sequence[str], *, shown: 
     words = [chart_text(shown_name(records, name)) for name in names] if shown else [""] * len(names)
     axes.set_yticks(range(len(names)), words)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK)
+    # The room at the left is for names such as Q4_K_M ⚠.
+    axes.tick_params(axis="y", length=0, labelsize=11 if max(map(len, words)) <= 8 else 8.5, labelcolor=INK)
     axes.grid(visible=False, axis="y")
 
 

@@ -128,14 +128,15 @@ def new_figure(
 
 
 def legend_above(axes: Axes) -> None:
-    """The legend in the room that `new_figure` keeps for it."""
+    """The legend in the room that `new_figure` keeps for it: one line of up to six short names."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
-        ncols=4,
+        ncols=6,
         frameon=False,
         fontsize=9.5,
-        handlelength=2.2,
+        handlelength=1.8,
+        columnspacing=1.3,
         borderpad=0.2,
     )
 
