@@ -19,11 +19,12 @@ def report(as_json: bool, quiet: bool, **settings: Any) -> None:
     Example: labctl report
     """
     from labctl.console import print_json, print_line
-    from labctl.results import build_report, load_records
+    from labctl.results import as_measured, build_report, load_records
     from labctl.store import lock
 
     lab = open_lab(settings, display_for(quiet, as_json))
     with lock(lab.folder.root):
+        lab = lab if settings.get("chunks") else as_measured(lab)
         records = load_records(lab)
         if not records.files:
             raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")
@@ -48,9 +49,10 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     from labctl.report.analysis import frame, rows_of
     from labctl.report.rules import candidates
     from labctl.report.scoring import literal_scores, normalised_scores
-    from labctl.results import load_records
+    from labctl.results import as_measured, load_records
 
     lab = open_lab({**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json))
+    lab = lab if settings.get("chunks") else as_measured(lab)
     shares = lab.config.weights
     chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
     found = candidates(rows_of(frame(load_records(lab))))
@@ -99,7 +101,8 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
         shape, n_params = find_shape(params)
         n_ctx = n_ctx or lab.config.ctx
         rows = fit_params_table(records, ram, n_ctx, shape, n_params)
-        name, caption = shape.name, f"{PARAMS_RULE} {other_shapes(shape, n_ctx)} Shape: config.json of {shape.source}."
+        parts = (PARAMS_RULE, other_shapes(shape, n_ctx), f"Shape: config.json of {shape.source}.")
+        name, caption = shape.name, " ".join(part for part in parts if part)
     else:
         if not records.memory:
             raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")

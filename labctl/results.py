@@ -11,7 +11,7 @@ from pathlib import Path
 from labctl import __version__, quality, rounds, sweeps
 from labctl.errors import LabError
 from labctl.plan import STEP, is_fresh
-from labctl.records import DivergenceRun, LabRecords, StepFailure
+from labctl.records import DivergenceRun, LabRecords, PerplexityRun, StepFailure
 from labctl.steps import Lab
 from labctl.store import digest, read_record, write_text
 
@@ -55,6 +55,25 @@ def load_records(lab: Lab) -> LabRecords:
         warnings=rounds.warnings(lab, speed, conditions),
         conditions=conditions,
     )
+
+
+def as_measured(lab: Lab) -> Lab:
+    """The lab with the choice of chunks that its perplexities were measured by, if its settings name another one.
+
+    Who reads results asks for those that are there; only a run asks for others.
+    """
+    try:
+        if quality.fresh_perplexity(lab, lab.model.baseline) is not None:
+            return lab
+        run = read_record(lab.folder.record_path("perplexity", lab.model.baseline), PerplexityRun)
+        settings = {} if run is None else run.provenance.settings
+        chunks, budget_s = settings.get("chunks"), settings.get("budget_s")
+        if not isinstance(chunks, str | int) or not isinstance(budget_s, float | int | None):
+            return lab
+        other = dataclasses.replace(lab, config=dataclasses.replace(lab.config, chunks=chunks, budget_s=budget_s))
+        return lab if quality.fresh_perplexity(other, lab.model.baseline) is None else other
+    except LabError:  # the baseline's file is not there
+        return lab
 
 
 def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
