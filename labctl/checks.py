@@ -57,7 +57,12 @@ def doctor(
 
     machine = fingerprint()
     memory = psutil.virtual_memory()
-    checks = [check_python(sys.version_info[:3], sys.maxsize > 2**32), check_llama(), check_cores(machine)]
+    checks = [
+        Check(name="System", status="ok", detail=f"{machine.os}, {machine.arch}"),
+        check_python(sys.version_info[:3], sys.maxsize > 2**32),
+        check_llama(),
+        check_cores(machine),
+    ]
     if system_info is not None:
         checks.append(check_features(machine.cpu_features, system_info))
     checks += [check_ram(memory.total, memory.available, ram_need_bytes), check_disk(outputs, disk_need_bytes)]

@@ -22,7 +22,7 @@ def models(as_json: bool) -> None:
     """
     from labctl import cpu
     from labctl.console import print_json, print_table, size_text, time_text
-    from labctl.preflight import whole_lab_s
+    from labctl.preflight import rough_s, whole_lab_s
     from labctl.prepare.presets import PRESETS
 
     n_threads = cpu.performance_cores()
@@ -41,7 +41,7 @@ def models(as_json: bool) -> None:
                 preset.source_type,
                 preset.licence + (" (gated)" if preset.gated else ""),
                 f"about {size_text(preset.peak_ram_bytes())}",
-                f"about {time_text(seconds)}",
+                f"about {time_text(rough_s(seconds))}",
                 "yes" if preset.suits_k_quants else "fall back",
             )
             for preset, seconds in rows

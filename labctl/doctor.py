@@ -29,7 +29,8 @@ def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> t
         ram_need = int(lab.model.size_bytes * 1.1) + (300 << 20)  # the largest file, its cache and buffers, Python
         disk_need = sum(one.write_bytes for one in plan.plan(lab))
         ask_engine(lab.model.path if lab.is_demo else str(_demo(config.lab_data_folder())), lab.n_threads)
-        extra.append(Check(name="llama.cpp computes", status="ok", detail="quantized and read a few tokens"))
+        build = f"build {lab.engine['llama_cpp']} quantized and read a few tokens"
+        extra.append(Check(name="llama.cpp computes", status="ok", detail=build))
     except LabError as error:
         extra.append(Check(name="this lab", status="problem", detail=error.message, hint=error.hint))
     found = doctor(

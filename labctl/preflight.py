@@ -76,6 +76,12 @@ def whole_lab_s(n_params: int, n_threads: int) -> float:
     return 60 + _LAB_TOKENS / guessed_tokens_per_s(n_params, n_threads)
 
 
+def rough_s(seconds: float) -> float:
+    """An estimate without the digits that it does not know: whole minutes from ten on, whole hours from three on."""
+    unit = 1 if seconds < 60 else 10 if seconds < 600 else 60 if seconds < 3600 else 600 if seconds < 10_800 else 3600
+    return round(seconds / unit) * unit
+
+
 def tokens_per_s(lab: Lab, n_params: int) -> float:
     """Prompt tokens a second of this lab's baseline: as probed, if it was, else by arithmetic."""
     probe = stored_probe(lab)
@@ -174,7 +180,7 @@ def check(lab: Lab, found: Preflight, display: Display) -> None:
     text = (
         f"{lab.model.name}: writes {size_text(found.write_bytes)} ({size_text(found.free_bytes)} free), needs about"
         f" {size_text(found.peak_ram_bytes)} of memory at most ({size_text(found.ram_bytes)} in this machine) and takes"
-        f" about {time_text(found.estimate_s)}"
+        f" about {time_text(rough_s(found.estimate_s))}"
         + (", judging by one chunk." if found.probed else ", give or take a factor of 3.")
     )
     if found.write_bytes > found.free_bytes:

@@ -124,6 +124,14 @@ def test_a_run_says_it_first(cli: Cli, new_lab: Path, demo_model: Path) -> None:
     assert "writes" not in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rough"),
+    [(48.4, 48), (90, 90), (251, 250), (3590, 3600), (5_000, 4_800), (13_800, 14_400), (84_540, 82_800)],
+)
+def test_an_estimate_has_no_digits_that_nobody_knows(seconds: float, rough: float) -> None:
+    assert preflight.rough_s(seconds) == rough
+
+
 # -- formats whose files are not what their names say -----------------------------------------------------------------
 
 
