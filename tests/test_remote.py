@@ -105,3 +105,18 @@ def test_a_large_download_is_asked_first(
     resolve_model("hf:lab/Ck-135M", tmp_path / "data", digests, dialogue=Dialogue(ask=asked.append))
     resolve_model("hf:lab/Ck-135M", tmp_path / "data", digests)  # all is here now: nothing to ask
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "spec", ["hf:../x", "hf:a/..", "hf:./model.gguf", "hf:.a/b", "hf:-a/b", "hf:a/b%2f..", "hf:a\\b/c"]
+)
+def test_a_repository_whose_name_is_none_is_refused_before_anyone_is_asked(spec: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="Cannot read"):
+        resolve_model(spec, tmp_path, store.DigestCache(tmp_path / "digests.json"))
+
+
+@pytest.mark.parametrize("spec", ["./missing.gguf", "models/missing.gguf", "../folder"])
+def test_a_missing_file_is_not_taken_for_a_repository(spec: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="No such model") as caught:
+        resolve_model(spec, tmp_path, store.DigestCache(tmp_path / "digests.json"))
+    assert "For the Hub write" not in caught.value.hint

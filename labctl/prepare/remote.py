@@ -13,7 +13,9 @@ from labctl.prepare import hub
 from labctl.prepare.checkpoint import read_checkpoint, wanted_files
 from labctl.prepare.dialogue import LARGE_BYTES, Dialogue
 
-_HUB_SPEC = re.compile(r"hf:(?://)?(?P<repo>[^/@:\s]+/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<file>.+))?")
+_HUB_SPEC = re.compile(
+    r"hf:(?://)?(?P<repo>[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<file>.+))?"
+)
 _SPLIT = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
 _LABEL = re.compile(r"(?:^|[-_.])(f16|fp16|bf16|f32|fp32)(?=$|[-_.])", re.IGNORECASE)
 _LABELS = {"f16": "F16", "fp16": "F16", "bf16": "BF16", "f32": "F32", "fp32": "F32"}

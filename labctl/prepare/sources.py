@@ -172,5 +172,5 @@ def _check_path(spec: str, path: Path, lab_data: Path) -> None:
     by_name = {Path(file).stem.lower(): file for file in local} | {name: name for name in PRESETS}
     near = difflib.get_close_matches(path.stem.lower(), by_name, n=2, cutoff=0.6)
     meant = f"Did you mean {' or '.join(by_name[name] for name in near)}? " if near else ""
-    at_hub = f"For the Hub write hf:{spec}. " if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) else ""
+    at_hub = f"For the Hub write hf:{spec}. " if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(?<!\.gguf)", spec) else ""
     raise LabError(f"No such model: {spec}.", f"{meant}{at_hub}{WAYS}")
