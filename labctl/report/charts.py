@@ -275,26 +275,24 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     _name_rows(axes, records, list(loads), shown=True)
     parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program, rest", "total")
     colors = (PALETTE[4], PALETTE[3], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
-    shown: set[str] = set()
-    for place, load in enumerate(loads.values()):
+    rows_of_widths = []
+    for load in loads.values():
         repacked = repacked_bytes(load)
         stored = sum(load.model_bytes.values()) - repacked
         known = [stored, repacked, load.kv_bytes, load.compute_bytes + load.output_bytes]
         rest = load.peak_rss_bytes - sum(known)
         # Buffers that were reserved but never touched are not resident: then no split would be true.
-        widths = [*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, 0, load.peak_rss_bytes]
-        start = 0.0
-        for part, color, width in zip(parts, colors, widths, strict=True):
-            if width:
-                label = part if part not in shown else None
-                axes.barh(
-                    place, width / factor, left=start / factor, color=color, height=0.62, label=label, edgecolor="white"
-                )
-                shown.add(part)
-                start += width
+        rows_of_widths.append([*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, 0, load.peak_rss_bytes])
+    starts = [0.0] * len(loads)
+    for part, color, widths in zip(parts, colors, zip(*rows_of_widths, strict=True), strict=True):
+        if any(widths):
+            lengths = [width / factor for width in widths]
+            axes.barh(range(len(loads)), lengths, left=starts, color=color, height=0.62, label=part, edgecolor="white")
+            starts = [start + length for start, length in zip(starts, lengths, strict=True)]
+    for place, load in enumerate(loads.values()):
         axes.annotate(
             size(load.peak_rss_bytes),
-            (start / factor, place),
+            (starts[place], place),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",

@@ -59,7 +59,7 @@ class KnownShape:
                 yield Matrix(role=role, layer=layer, row_length=row_length, n_rows=n_rows)
 
     def weights_by_type(self, format_: Format, *, has_imatrix: bool = False) -> dict[str, int]:
-        """Number of weights that a file of this format would hold in each type, most bytes first."""
+        """Number of weights that a file of this format would hold in each type, most weights first."""
         frame = Frame(
             n_layer=self.n_layer,
             n_gqa=self.n_head // self.n_head_kv,
@@ -68,7 +68,7 @@ class KnownShape:
         )
         found = mixture(format_, self.matrices(), frame, has_imatrix=has_imatrix)
         found["f32"] = found.get("f32", 0) + self.n_params - sum(found.values())
-        return dict(sorted(found.items(), key=lambda item: -type_bytes(*item)))
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def tensor_bytes(self, format_: Format, *, has_imatrix: bool = False) -> int:
         """Bytes of all tensors in a file of this format."""
