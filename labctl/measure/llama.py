@@ -22,7 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labctl.errors import LabError
+from labctl.measure.threadpool import ThreadPool
 
+_ERROR = re.compile(r"error|fail|invalid|unknown|missing|unsupported", re.IGNORECASE)
+_NO_REASON = re.compile(r"failed to load model(?: from .*)?\W*$")
 LogLine = Callable[[str], None]
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -89,10 +92,10 @@ class Llama:
         return str(self.binding.llama_version().decode())
 
     def last_words(self) -> str:
-        """The newest line that sounds like an error, for a message."""
-        for line in reversed(self.lines):
-            if re.search(r"error|fail|invalid|unknown|missing|unsupported", line, re.IGNORECASE):
-                return line.strip()
+        """The newest line that sounds like an error, for a message; one with a reason, if there is any."""
+        found = [line.strip() for line in self.lines if _ERROR.search(line)]
+        if found:
+            return next((line for line in reversed(found) if not _NO_REASON.search(line)), found[-1])
         return self.lines[-1].strip() if self.lines else "llama.cpp gave no reason"
 
 
@@ -209,6 +212,8 @@ class Context:
                 f"llama.cpp cannot make a context of {n_ctx} tokens: {model.llama.last_words()}.",
                 "Close other programs to free memory, or use a smaller --ctx.",
             )
+        self._pool = ThreadPool(Path(binding.__file__).parent / "lib", n_threads)
+        self._pool.attach_to(binding._lib, self._handle)
         self._memory = binding.llama_get_memory(self._handle)
         self._batch = binding.llama_batch_init(self.n_batch, 0, 1)
         self._token = np.ctypeslib.as_array(self._batch.token, (self.n_batch,))
@@ -224,6 +229,7 @@ class Context:
             self.binding.llama_batch_free(self._batch)
             self.binding.llama_free(self._handle)
             self._handle = None
+            self._pool.close()
 
     def __enter__(self) -> Context:
         return self

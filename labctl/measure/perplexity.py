@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labctl.errors import LabError
+from labctl.journal import map_array
 from labctl.measure.llama import Context, FloatArray, IntArray, Llama, Model
 from labctl.measure.memory import give_back_memory
 from labctl.records import BatchShape
@@ -19,7 +20,7 @@ from labctl.store import write_bytes
 
 NllArray = NDArray[np.float64]
 
-_BLOCK_BYTES = 1 << 20  # a block of logits that stays in the second-level cache while it is worked on
+_BLOCK_BYTES = 1 << 18  # a block of logits that stays in the second-level cache while it is worked on
 
 
 def chunk_nll(logits: FloatArray, targets: IntArray) -> NllArray:
@@ -110,11 +111,8 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
 
 
 def _load_tokens(path: Path) -> IntArray | None:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return values if values.ndim == 1 and values.dtype == np.int32 else None
+    values = map_array(path)
+    return np.array(values) if values is not None and values.ndim == 1 and values.dtype == np.int32 else None
 
 
 def chunk_order(n_chunks: int, order_seed: int | None) -> list[int]:
