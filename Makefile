@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 ARGS ?=
+# In CI, only versions that were tested together; elsewhere the newest that pyproject.toml allows.
+LOCK := $(if $(CI),requirements-ci.txt)
 # What pip or uv get: CMAKE_ARGS as you set it, else what suits this machine.
 BUILD_ARGS = $(shell $(PYTHON) -I labctl/buildargs.py)
 DEMO := lab_data/demo/labllama-f16.gguf
@@ -16,8 +18,10 @@ else
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 REBUILD := $(INSTALL) --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python
 endif
+INSTALL += $(if $(LOCK),-c $(LOCK))
+REBUILD += $(if $(LOCK),-c $(LOCK))
 
-.PHONY: help lab test check bench doctor clean clean-venv
+.PHONY: help lab test test-faults check bench doctor clean clean-venv
 
 help: ## show this list
 	@echo "Usage: make TARGET [ARGS=\"--model FILE ...\"]"
@@ -29,11 +33,15 @@ lab: $(VENV)/.lab ## the whole lab: quantize, measure, write reports/<model>/wor
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev ## formatting, lint, types, import rules
+test-faults: $(VENV)/.dev ## the long form of the kill tests: 120 kills over every step (about 15 minutes)
+	@LABCTL_TEST_KILLS=$${LABCTL_TEST_KILLS:-120} $(BIN)/python -m pytest tests/test_faults.py $(ARGS)
+
+check: $(VENV)/.dev ## formatting, lint, types, import rules, known vulnerabilities
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/.dev ## compare with llama.cpp's own tools (builds them once)
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -61,7 +69,7 @@ endif
 
 # A pip cache can hold a llama.cpp that was built for another machine or by another compiler: it is tried out, and built
 # anew where it fails.
-$(VENV)/.lab: pyproject.toml | $(BIN)/python
+$(VENV)/.lab: pyproject.toml $(LOCK) | $(BIN)/python
 	@$(PYTHON) -I labctl/buildargs.py --check-compiler
 	@echo "Installing labctl (the first time llama.cpp is compiled: about 5 minutes on 2 cores) ..."
 	@CMAKE_ARGS="$(BUILD_ARGS)" $(INSTALL) -e .

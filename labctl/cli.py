@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results
+from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results, streams
 from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, report_options, run_options
 from labctl.errors import LabError
 
@@ -247,33 +248,65 @@ for _command in (
 
 def main() -> None:
     """Run the command line; every expected failure becomes one line and a hint."""
+    streams.make_usable()
+    streams.interrupt_once()
+    status = _run()
+    try:
+        streams.flush()
+    except OSError as error:
+        status = status or 1
+        streams.give_up_stdout()
+        if not isinstance(error, BrokenPipeError):
+            _say(_explain(error))
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Do what the command line says.
+
+    Returns: the exit status.
+    """
     try:
         status = cli.main(standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
+        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except click.exceptions.Abort:
-        _say("Stopped.", "Everything measured so far is kept. Run the same command again to go on from there.")
-        sys.exit(130)
+        return leaving.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say(LabError("Stopped.", "What is measured is kept. Run the same command again to go on from there."))
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except LabError as error:
+        return error.exit_code
+    except BrokenPipeError:
+        streams.give_up_stdout()
+        return 1
+    except (LabError, OSError, UnicodeEncodeError) as error:
         if os.environ.get("LABCTL_DEBUG"):
             raise
-        _say(error.message, error.hint)
-        sys.exit(1)
-    except BrokenPipeError:
-        from labctl.console import leave_pipe_quietly
-
-        leave_pipe_quietly()
-        sys.exit(1)
+        _say(error if isinstance(error, LabError) else _explain(error))
+        return 1
 
 
-def _say(message: str, hint: str) -> None:
+def _explain(error: OSError | UnicodeEncodeError) -> LabError:
+    """A refusal of the system that nobody foresaw, in one line."""
+    from labctl.store import refusal
+
+    if isinstance(error, UnicodeEncodeError):
+        return LabError(
+            f"A name cannot be used here: {error.object[:80]!r} has letters that {error.encoding} lacks.",
+            "Set a UTF-8 locale (LC_ALL=C.UTF-8), or use another name.",
+        )
+    named = error.filename if isinstance(error.filename, str) else ""
+    return refusal(error, Path(named or "the output")) or LabError(
+        f"The system refused: {(error.strerror or str(error)).lower()}{f' ({named})' if named else ''}.",
+        "Run the same command again: what is finished is kept. LABCTL_DEBUG=1 shows the details.",
+    )
+
+
+def _say(error: LabError) -> None:
     from labctl.console import Display
 
-    Display().error(message, hint)
+    Display().error(error.message, error.hint)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def bench_command(measure: Callable[..., None]) -> click.Command:
         from labctl.store import lock
 
         made = pipeline.run(lab, display, names=("quantize",), wait=wait, report=False)
-        with lock(lab.folder.root, wait=wait):
+        with lock(lab.folder.root, wait, display.note):
             if batch is not None:
                 _show_batches(lab, display, batch, as_json)
             if sweep_threads:

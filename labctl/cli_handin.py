@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab, report_options
+from labctl.cli_options import display_for, lab_options, open_lab, report_options, wait_option
 from labctl.errors import LabError
 
 
@@ -15,7 +15,8 @@ from labctl.errors import LabError
 @click.option("--incomplete", is_flag=True, help="Pack although something is missing; the manifest says what.")
 @lab_options
 @report_options
-def submit(incomplete: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
+@wait_option
+def submit(incomplete: bool, as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
     """Check what is to be handed in, name what is missing, and pack it into one zip.
 
     Example: labctl submit
@@ -29,7 +30,7 @@ def submit(incomplete: bool, as_json: bool, quiet: bool, **settings: Any) -> Non
 
     display = display_for(quiet, as_json)
     lab = open_lab(settings, display, notices=False)
-    with lock(lab.folder.root):
+    with lock(lab.folder.root, wait, display.note):
         records = load_records(lab)
         if not records.files:
             raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")

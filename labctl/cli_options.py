@@ -114,11 +114,15 @@ def run_options(command: CommandT) -> CommandT:
         (
             click.option("--dry-run", is_flag=True, help="Show what is stale, with bytes and time; do nothing."),
             click.option("--force", is_flag=True, help="Do it again even if nothing changed."),
-            click.option("--wait", is_flag=True, help="Queue behind another labctl at work on this model."),
         )
     ):
         command = option(command)
-    return command
+    return wait_option(command)
+
+
+def wait_option(command: CommandT) -> CommandT:
+    """For every command that takes the model's lock."""
+    return click.option("--wait", is_flag=True, help="Queue behind another labctl at work on this model.")(command)
 
 
 def report_options(command: CommandT) -> CommandT:

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab, report_options
+from labctl.cli_options import display_for, lab_options, open_lab, report_options, wait_option
 from labctl.errors import LabError
 
 
 @click.command()
 @lab_options
 @report_options
-def report(as_json: bool, quiet: bool, **settings: Any) -> None:
+@wait_option
+def report(as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
     """Write worksheet, charts and course files from what is measured; measures nothing.
 
     Example: labctl report
@@ -22,8 +23,9 @@ def report(as_json: bool, quiet: bool, **settings: Any) -> None:
     from labctl.results import as_measured, build_report, load_records
     from labctl.store import lock
 
-    lab = open_lab(settings, display_for(quiet, as_json))
-    with lock(lab.folder.root):
+    display = display_for(quiet, as_json)
+    lab = open_lab(settings, display)
+    with lock(lab.folder.root, wait, display.note):
         lab = lab if settings.get("chunks") else as_measured(lab)
         records = load_records(lab)
         if not records.files:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -199,14 +198,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
     """Data for programs, on stdout."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=plain, default=str) + "\n")
 
 
 def print_line(text: str) -> None:
     """A line of data on stdout."""
     sys.stdout.write(text + "\n")
-
-
-def leave_pipe_quietly() -> None:
-    """The reader of stdout is gone (labctl ... | head): keep Python from complaining at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

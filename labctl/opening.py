@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from labctl.config import LabConfig
 from labctl.console import Display
 from labctl.engine import engine_info
+from labctl.errors import LabError
 from labctl.records import TextSource
 from labctl.steps import Lab
 from labctl.store import DigestCache, RunFolder, write_text
@@ -71,14 +73,26 @@ def _find_text(config: LabConfig, lab_data: Path, outputs: Path) -> TextSource:
     from labctl.prepare.texts import resolve_text
 
     mark = outputs / ".hub-unreachable"
-    recent = config.text is None and mark.exists() and 0 <= time.time() - mark.stat().st_mtime < _HUB_PAUSE_S
-    text = resolve_text(config.text, lab_data, offline=recent)
+    told = "" if config.text is not None else _told_lately(mark)
+    text = resolve_text(config.text, lab_data, offline=bool(told))
     if config.text is None and text.kind == "demo":
-        if recent:
-            return dataclasses.replace(text, notice=mark.read_text("utf-8").strip())
-        write_text(mark, text.notice + "\n")
-        os.utime(mark)
+        if told:
+            return dataclasses.replace(text, notice=told)
+        with contextlib.suppress(LabError, OSError):  # what cannot be noted costs time, not truth
+            write_text(mark, text.notice + "\n")
+            os.utime(mark)
     return text
+
+
+def _told_lately(mark: Path) -> str:
+    """The notice of a Hub that could not be reached within the last hour; empty if there is none.
+
+    A clock that was set back leaves a note from the future: it does not count.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if 0 <= time.time() - mark.stat().st_mtime < _HUB_PAUSE_S:
+            return mark.read_text("utf-8").strip()
+    return ""
 
 
 def _probes(lab_data: Path) -> dict[str, Path]:

@@ -99,7 +99,7 @@ def run(
     Raises:
         LabError: another labctl holds the lock, or the report cannot be written. Failing steps do not raise.
     """
-    with lock(lab.folder.root, wait=wait):
+    with lock(lab.folder.root, wait, display.note):
         _sweep(lab)
         if "perplexity" in force:
             for label in lab.labels:
@@ -165,7 +165,7 @@ def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None
     elif name == "perplexity":
         stale = [label for label in labels if force or not is_fresh(lab, quality.perplexity_step(label))]
         if stale:
-            with _spool(lab, with_divergence and lab.model.baseline in stale) as spool:
+            with _spool(lab, with_divergence and (lab.model.baseline in stale or quality.has_spool(lab))) as spool:
                 for label in stale:
                     work = functools.partial(quality.make_perplexity, lab, label, spool=spool)
                     running.attempt(name, label, plan.cost(lab, name), work)
@@ -180,5 +180,6 @@ def _sweep(lab: Lab) -> None:
     """Remove what a killed run left half-written."""
     for folder in (lab.folder.root.parent, lab.folder.root, lab.folder.records, lab.folder.nll, report_folder(lab)):
         remove_partials(folder)
+    quality.sweep_spools(lab)
     for label in lab.labels:
         remove_partials(steps.prompt_path(lab, label, 1, "greedy").parent)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from labctl.errors import LabError
 from labctl.process import OnProgress
 from labctl.records import BatchShape, DivergenceRun, GgufFile, PerplexityRun
 from labctl.steps import Lab, Step, key_of, need_file, stored
-from labctl.store import PARTIAL, write_record
+from labctl.store import write_record
 
 Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 """Does one step: name, format, cost, work. Says whether it succeeded; a failure is reported there."""
@@ -38,6 +37,8 @@ COMMON_CHUNKS = 32
 ORDER_SEED = 2024
 ALPHA = 0.05
 _NPY_HEADER_BYTES = 128
+_SPOOL = ".spool-"
+_SPARE_BYTES = 16 << 20  # beside the spool: journals and records
 _GROWTH = 1.5
 _FIRST_BLOCKS = (8, 16, COMMON_CHUNKS)  # under a time budget: whatever it allows, all formats get alike
 
@@ -265,11 +266,15 @@ def _open(lab: Lab, runs: dict[str, PerplexityRun]) -> list[str]:
 def _n_rows(lab: Lab) -> int:
     """How many chunks divergence is taken over: as many as fit the spool, and were visited for perplexity anyway."""
     config = lab.config
-    n_scored = config.ctx - 1 - config.ctx // 2
-    row_bytes = 4 * n_scored * max(1, need_file(lab, lab.model.baseline).shape.n_vocab)
-    fits = max(1, config.kl_spool_bytes // row_bytes)
+    fits = max(1, config.kl_spool_bytes // _row_bytes(lab))
     measured = COMMON_CHUNKS if config.is_auto else config.n_chunks
     return min(count for count in (fits, config.kl_chunks or measured) if count is not None)
+
+
+def _row_bytes(lab: Lab) -> int:
+    """Size of one chunk in the spool."""
+    n_scored = lab.config.ctx - 1 - lab.config.ctx // 2
+    return 4 * n_scored * max(1, need_file(lab, lab.model.baseline).shape.n_vocab)
 
 
 def _divergence_settings(lab: Lab) -> dict[str, Any]:
@@ -310,18 +315,50 @@ def stale_divergence(lab: Lab, force: bool) -> list[str]:
 
 @contextlib.contextmanager
 def spool_file(lab: Lab) -> Iterator[Path]:
-    """A temporary name in the outputs folder; what a killed run left under it, the next run sweeps away.
+    """The baseline's probabilities in the outputs folder while they are needed.
+
+    A run that is killed or interrupted leaves them there, and the next one goes on with them.
 
     Raises:
         LabError: the disk has no room for the spool.
     """
     from labctl.prepare.quantize import require_space
 
-    path = lab.folder.root / f"{PARTIAL}{uuid.uuid4().hex[:12]}-spool"
-    require_space(lab.folder.root, lab.config.kl_spool_bytes + (64 << 20), "the temporary file of probabilities")
+    path = _spool_path(lab)
+    kept_bytes = path.stat().st_size if path.exists() else 0
+    needed_bytes = max(0, _n_rows(lab) * _row_bytes(lab) - kept_bytes) + _SPARE_BYTES
+    require_space(lab.folder.root, needed_bytes, "the temporary file of probabilities")
     try:
         yield path
-    finally:
+    except Exception:  # not Ctrl-C
+        _remove_spool(path)
+        raise
+    _remove_spool(path)
+
+
+def _spool_path(lab: Lab) -> Path:
+    key = key_of("spool", lab, file=nll_key(lab, need_file(lab, lab.model.baseline)), **_divergence_settings(lab))
+    return lab.folder.root / f"{_SPOOL}{key[:12]}"
+
+
+def has_spool(lab: Lab) -> bool:
+    """Whether an interrupted run left the baseline's probabilities."""
+    return _spool_path(lab).is_file()
+
+
+def sweep_spools(lab: Lab) -> None:
+    """Remove spools that no run goes on with: of other settings, or with nothing left to compare."""
+    keep = ""
+    with contextlib.suppress(LabError):  # no file of the baseline: nothing to go on with
+        keep = _spool_path(lab).name if stale_divergence(lab, force=False) else ""
+    for path in lab.folder.root.glob(f"{_SPOOL}*"):
+        if not keep or path.name.removesuffix(".rows") != keep:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _remove_spool(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the folder may be gone or read-only by now; the next run sweeps
         path.unlink(missing_ok=True)
         path.with_name(path.name + ".rows").unlink(missing_ok=True)
 

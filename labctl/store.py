@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
 import os
 import re
+import shlex
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,26 +84,38 @@ def writing(path: Path) -> Iterator[None]:
     Raises:
         LabError: no permission, read-only, disk full, over quota, no such folder.
     """
-    place = path.parent
     try:
         yield
     except OSError as error:
-        with contextlib.suppress(OSError):  # the name itself may be what the system refuses
-            place = path if path.is_dir() else path.parent
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LabError(
-                f"The disk is full: cannot write {path.name} in {place}.",
-                "Free some space and run the same command again: what is finished is kept.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise LabError(
-                f"Cannot write to {place}: {os.strerror(error.errno).lower()}.",
-                "Choose another folder with --outputs and --reports, or change its permissions.",
-            ) from error
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO):
-            shown = f"{str(path)[:80]}..." if len(str(path)) > 200 else str(path)
-            raise LabError(f"Cannot write {shown}: {os.strerror(error.errno).lower()}.", "Check the folder.") from error
+        if (explained := refusal(error, path)) is not None:
+            raise explained from error
         raise
+
+
+def refusal(error: OSError, path: Path) -> LabError | None:
+    """In plain words why the system refused to write a file; None where it is not about writing."""
+    place = path.parent
+    with contextlib.suppress(OSError):  # the name itself may be what the system refuses
+        place = path if path.is_dir() else path.parent
+    shown = f"{str(path)[:80]}..." if len(str(path)) > 200 else str(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LabError(
+            f"The disk is full: cannot write {path.name} in {place}.",
+            "Free some space and run the same command again: what is finished is kept.",
+        )
+    if error.errno == errno.EFBIG:
+        return LabError(
+            f"Cannot write {shown}: the disk or this account allows no file of that size (ulimit -f).",
+            "Raise the limit, or choose another disk with --outputs and --reports.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return LabError(
+            f"Cannot write to {place}: {os.strerror(error.errno).lower()}.",
+            "Choose another folder with --outputs and --reports, or change its permissions.",
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO):
+        return LabError(f"Cannot write {shown}: {os.strerror(error.errno).lower()}.", "Check the folder.")
+    return None
 
 
 def partial_path(path: Path) -> Path:
@@ -264,11 +279,15 @@ class DigestCache:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, wait: bool = False) -> Iterator[None]:
+def lock(folder: Path, wait: bool = False, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Let one labctl at a time work on a model.
 
-    The operating system drops the lock with the process that holds it, so a killed run never blocks the next.
+    The operating system drops the lock with the process that holds it, so a killed run never blocks the next, whatever
+    process has its number by now.
 
+    Args:
+        wait: queue behind another process instead of leaving.
+        say: told once whom the waiting is for.
     Raises:
         LabError: another process holds it and `wait` is false.
     """
@@ -278,22 +297,36 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
     holder = folder / ".lock-holder"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-    guard = filelock.FileLock(path, timeout=-1 if wait else 0)
+    guard = filelock.FileLock(path)
     try:
         with writing(path):
-            guard.acquire()
+            guard.acquire(timeout=0)
     except filelock.Timeout as error:
-        who = ""
-        with contextlib.suppress(OSError):
-            who = f" (process {holder.read_text('utf-8').strip()})"
-        raise LabError(
-            f"Another labctl is working on {folder.name}{who}.", "Wait for it to end, or add --wait to queue behind it."
-        ) from error
+        if not wait:
+            raise LabError(
+                f"Another labctl is working on {folder.name}{_held_by(holder)}.",
+                "Wait for it to end, or add --wait to queue behind it.",
+            ) from error
+        if say is not None:
+            say(f"Waiting for another labctl that is working on {folder.name}{_held_by(holder)} ...")
+        with writing(path):
+            guard.acquire(timeout=-1)
     try:
         with contextlib.suppress(OSError):
-            holder.write_text(str(os.getpid()), "utf-8")
+            since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            note = {"pid": os.getpid(), "since": since, "command": shlex.join(["labctl", *sys.argv[1:]])}
+            holder.write_text(json.dumps(note) + "\n", "utf-8")
         yield
     finally:
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
         guard.release()
+
+
+def _held_by(holder: Path) -> str:
+    """Who holds a lock: process, since when, command; empty where its note is not there (yet)."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        note = json.loads(holder.read_text("utf-8"))
+        pid, since, command = int(note["pid"]), str(note["since"]), str(note["command"])
+        return f" (process {pid}, since {since}: {command[:120]}{'...' if len(command) > 120 else ''})"
+    return ""

@@ -285,6 +285,8 @@ class _Watcher:
         assert isinstance(scorer, ChunkScorer)
         self._row = {chunk: row for row, chunk in enumerate(order[: plan.n_rows])}
         self._spool = Spool(Path(plan.spool_path), scorer.n_scored, scorer.n_vocab)
+        if plan.is_baseline:
+            self._spool.drop_damaged()
         self._kl = None if plan.is_baseline else NllStore(Path(plan.kl_path), scorer.n_chunks, 2 * scorer.n_scored)
 
     def missing(self) -> set[int]:

@@ -303,7 +303,7 @@ def test_a_dead_holder_does_not_block(tmp_path: Path, holder: subprocess.Popen[b
     holder.kill()
     holder.wait()
     with store.lock(tmp_path / "model"):
-        assert (tmp_path / "model" / ".lock-holder").read_text("utf-8") == str(os.getpid())
+        assert json.loads((tmp_path / "model" / ".lock-holder").read_text("utf-8"))["pid"] == os.getpid()
 
 
 def test_waiting_gets_the_lock_once_it_is_free(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ spool is float32, so that nothing is clamped: llama.cpp's own 16-bit file moves 
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ Floats = NDArray[np.float64]
 class Spool:
     """The baseline's log-probabilities of some chunks on disk, and the list of those written.
 
+    It outlives a kill: a row counts once it is in the list, which holds its checksum, too.
+
     Args:
         path: (n_rows, n_scored, n_vocab) float32 without a header; the list stands beside it.
     """
@@ -29,14 +32,28 @@ class Spool:
     def __init__(self, path: Path, n_scored: int, n_vocab: int) -> None:
         self.path = path
         self._shape = (n_scored, n_vocab)
-        self._list = path.with_name(path.name + ".rows")
-        self.rows = self._read_list()
+        self._list = list_path(path)
+        self._checksums = self._read_list()
 
-    def _read_list(self) -> set[int]:
+    @property
+    def rows(self) -> set[int]:
+        """The rows written."""
+        return set(self._checksums)
+
+    def _read_list(self) -> dict[int, int]:
+        """Row -> crc32, of the list's whole lines."""
         try:
-            return {int(line) for line in self._list.read_text("ascii").splitlines()}
+            lines = self._list.read_text("ascii", errors="replace").splitlines(keepends=True)
         except FileNotFoundError:
-            return set()
+            return {}
+        parts = [line.split() for line in lines if line.endswith("\n")]
+        return {int(part[0]): int(part[1]) for part in parts if len(part) == 2 and all(one.isdigit() for one in part)}
+
+    def drop_damaged(self) -> None:
+        """Take rows out that are not what was written: a power cut can keep the list and lose the data."""
+        for row in self.rows:
+            if not self._is_whole(row, self._load(row)):
+                del self._checksums[row]
 
     def write(self, row: int, logits: FloatArray) -> None:
         """Keep one chunk's log-probabilities, (n_scored, n_vocab).
@@ -49,25 +66,36 @@ class Spool:
             with self.path.open("r+b" if self.path.exists() else "wb") as stream:
                 stream.seek(row * len(data))
                 stream.write(data)
+            self._checksums[row] = zlib.crc32(data)
             with self._list.open("a", encoding="ascii") as names:
-                names.write(f"{row}\n")
-        self.rows.add(row)
+                names.write(f"\n{row} {self._checksums[row]}\n")  # on a line of its own, also after a torn one
 
     def read(self, row: int) -> FloatArray:
         """One chunk's log-probabilities, (n_scored, n_vocab) float32.
 
         Raises:
-            LabError: the spool is of another vocabulary.
+            LabError: the spool is of another vocabulary, or damaged.
         """
-        count = self._shape[0] * self._shape[1]
-        values = np.fromfile(self.path, dtype=np.float32, count=count, offset=4 * count * row)
-        if values.size != count:
+        values = self._load(row)
+        if not self._is_whole(row, values):
             raise LabError("The baseline's probabilities do not fit this file's vocabulary.", "Run the step again.")
         return values.reshape(self._shape)
+
+    def _load(self, row: int) -> FloatArray:
+        count = self._shape[0] * self._shape[1]
+        return np.fromfile(self.path, dtype=np.float32, count=count, offset=4 * count * row)
+
+    def _is_whole(self, row: int, values: FloatArray) -> bool:
+        return values.size == self._shape[0] * self._shape[1] and zlib.crc32(values.tobytes()) == self._checksums[row]
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self._list.unlink(missing_ok=True)
+
+
+def list_path(spool: Path) -> Path:
+    """Where the list of a spool's rows is."""
+    return spool.with_name(spool.name + ".rows")
 
 
 def compare(base: FloatArray, logits: FloatArray) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from labctl.prepare.quantize import require_space
 _F16_MAX = 65504
 _BLOCK = 1 << 22
 _POLL_S = 0.2
+_FULL_BYTES = 1 << 20
 # Names in the converter's environment that could let it reach out or read what is the person's own.
 _WITHHELD = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONPATH", "PYTHONHOME", "NO_LOCAL_GGUF")
 
@@ -154,9 +156,12 @@ def _run(
     dialogue.progress(f"{checkpoint.folder.name}, {outtype.upper()}", size_bytes, size_bytes)
     if process.returncode != 0 or not target.is_file():
         message, hint = explain(log_path.read_bytes()[-65_536:].decode("utf-8", "replace"), process.returncode)
+        if shutil.disk_usage(target.parent).free < _FULL_BYTES:  # then the log is cut short, too
+            message, hint = _FULL
         raise LabError(f"{checkpoint.folder.name} cannot be converted: {message}.", f"{hint} (log: {log_path})")
 
 
+_FULL = ("the disk is full", "Free some space, or choose another --lab-data folder.")
 _CAUSES = (
     (
         r"Model (\S+) is not supported|Architecture '?(\S+?)'? not supported",
@@ -188,7 +193,7 @@ _CAUSES = (
         "its environment lacks the Python package {}",
         "Delete the folder .convert in lab_data: the environment is then set up again.",
     ),
-    (r"No space left on device", "the disk is full", "Free some space, or choose another --lab-data folder."),
+    (r"No space left on device|File too large", *_FULL),
     (r"MemoryError|Cannot allocate memory|not enough memory", "memory ran out", "Close other programs and try again."),
     (
         r"Quant method is not yet supported: '?([\w.-]+)",

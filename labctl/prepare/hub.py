@@ -316,7 +316,7 @@ def _explain(error: BaseException, repo_id: str, revision: str | None) -> LabErr
     if isinstance(error, errors.HFValidationError):
         return HubUnavailableError(f"{repo_id!r} is no repository name.", "Write hf:owner/name.")
     code = next((one.errno for one in chain if isinstance(one, OSError) and one.errno), 0)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM):
         return LabError(
             f"Cannot write to the Hugging Face cache {cache_folder()}: {os.strerror(code).lower()}.",
             "Free some space, or set HF_HOME to another folder.",

@@ -119,7 +119,15 @@ def quantize(source: Path, target: Path, format_: Format, run: Quantizer) -> tup
     try:
         with writing(target):
             partial.touch()
-        lines = run(source, partial, format_, False)
+        try:
+            lines = run(source, partial, format_, False)
+        except LabError as error:
+            if "iostream error" not in error.message:  # all that C++ says of a write that the system refused
+                raise
+            raise LabError(
+                f"{target.name} cannot be written in {target.parent}: the disk is full, or limits a file's size.",
+                "Free some space and run the same command again: what is finished is kept.",
+            ) from error
         made, _ = read_model(partial)
         tensor_bytes = sum(tensor.size_bytes for tensor in made.tensors)
         if len(made.tensors) != len(header.tensors) or tensor_bytes != expected:
