@@ -87,17 +87,18 @@ def compare(runs: tuple[Path, ...], output: Path | None, as_json: bool, quiet: b
     """
     import msgspec
 
-    from labctl.compare import HEADER, as_rows, files_of, opened
+    from labctl.compare import HEADER, as_rows, contradictions, files_of, opened
     from labctl.compare import compare as put_together
     from labctl.config import load_config
     from labctl.console import print_json, print_table
     from labctl.store import write_bytes
 
     config = load_config(settings)
-    with opened(runs) as loaded:
+    with opened(runs) as loaded, contradictions("The runs"):
         found = put_together(loaded)
+        files = files_of(found)
     folder = output or Path(config.reports) / "comparison"
-    for name, data in files_of(found).items():
+    for name, data in files.items():
         write_bytes(folder / name, data)
     if as_json:
         print_json(msgspec.to_builtins(found))

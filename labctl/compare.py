@@ -94,8 +94,26 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
                 unpack({name: data for name, data in files.items() if name in manifest.files}, place)
                 model = next((name.split("/")[1] for name in sorted(files) if name.startswith("outputs/")), "model")
                 records = load_folder(place / "outputs" / model, manifest.formats, manifest.warnings)
-            runs.append(Run(label=f"R{number}", name=str(path), records=records, rows=rows_of(frame(records))))
+            with contradictions(path.name):
+                rows = rows_of(frame(records))
+            runs.append(Run(label=f"R{number}", name=str(path), records=records, rows=rows))
         yield tuple(runs)
+
+
+@contextlib.contextmanager
+def contradictions(name: str) -> Iterator[None]:
+    """Turn what only impossible records can cause into one line: those of a stranger may say anything.
+
+    Raises:
+        LabError: in place of an error of arithmetic, shape or type.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise LabError(
+            f"{name}: the records contradict themselves ({type(error).__name__}: {str(error)[:120]}).",
+            "Leave it out, or look at it with `labctl verify`.",
+        ) from error
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -271,11 +289,12 @@ def files_of(found: Comparison) -> dict[str, bytes]:
     import io
 
     from labctl.report.plot import render, styled
-    from labctl.report.text import escape, printable, table
+    from labctl.report.text import csv_cell, escape, table
 
     rows = as_rows(found)
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([HEADER, *([printable(cell) for cell in row] for row in rows)])
+    cells = ([row[0], *map(csv_cell, row[1:3]), *row[3:]] for row in rows)  # model and format may be a stranger's words
+    csv.writer(stream, lineterminator="\n").writerows([HEADER, *cells])
     listed = [f"- {label}: {escape(name)}" for label, name in (*found.runs.items(), *found.machines.items())]
     sheet = [
         "# Runs compared",

@@ -72,6 +72,7 @@ class LabConfig:
         cooldown_s: seconds of rest between visits of the speed measurement.
         probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
         hang_s: seconds without a sign of life after which a child process is given up.
+        memory_limit_bytes: most address space of a child process; None for one by the model's size, 0 for none.
         imatrix: a GGUF importance matrix to quantize with; "auto" or "auto:TEXT" to compute one.
         llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
         yes: agree to large downloads and writes, and to setting up the converter, without being asked.
@@ -103,6 +104,7 @@ class LabConfig:
     cooldown_s: float = 0.0
     probe_items: int | None = None
     hang_s: float = 3600.0
+    memory_limit_bytes: int | None = None
     allow_quantized_source: bool = False
     imatrix: str | None = None
     llama_cpp: str | None = None
@@ -181,7 +183,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return loaded
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or an endless number
         raise LabError(f"{path} is not valid TOML: {error}.", "Correct that line, or move the file away.") from error
     except OSError as error:
         raise LabError(f"Cannot read {path}: {error.strerror}.", "Check its permissions.") from error
@@ -280,17 +282,38 @@ def _checked(config: LabConfig) -> LabConfig:
             f"q13_limits: {name} = {bar:g} is not an allowance.",
             f"For example: chatbot_ppl_increase_pct = 5.0. Names: {', '.join(sorted(_Q13_NAMES))}.",
         )
-    require(config.hang_s > 0, f"hang_s {config.hang_s} gives up at once.", "The lab uses 3600 seconds.")
+    require(0 < config.hang_s <= 1e7, f"hang_s {config.hang_s} is out of range.", "The lab uses 3600 seconds.")
+    require(
+        config.memory_limit_bytes is None or 0 <= config.memory_limit_bytes < 1 << 62,
+        f"memory_limit_bytes {config.memory_limit_bytes} is out of range.",
+        "Leave it out for a limit by the model's size, or set 0 for none.",
+    )
     require(0 <= config.temperature <= 100, f"temperature {config.temperature} cannot be.", "The lab uses 0.7.")
     require(0 < config.top_p <= 1, f"top_p {config.top_p} cannot be.", "The lab uses 0.9; 1 leaves it out.")
     require(
         0 <= config.seed < 1 << 32, f"seed {config.seed} is out of range.", "Give a whole number from 0 to 2^32 - 1."
     )
     require(bool(config.outputs and config.reports), "outputs or reports names no folder.", "For example: outputs")
-    require(config.probe_items is None or config.probe_items >= 0, "probe_items is negative.", "0 asks no questions.")
-    require(config.new_tokens >= 1, "new_tokens must be at least 1.", "The lab uses 100.")
-    require(config.bench_rounds >= 1, "bench_rounds must be at least 1.", "The lab uses 4.")
-    require(config.bench_max_rounds >= 1, "bench_max_rounds must be at least 1.", "The lab uses 12.")
+    for name, least, most, usual in (
+        ("new_tokens", 1, 1 << 20, 100),
+        ("bench_rounds", 1, 10_000, 4),
+        ("bench_max_rounds", 1, 10_000, 12),
+        ("probe_items", 0, 1 << 20, None),
+        ("kl_chunks", 1, 1 << 31, None),
+        ("kl_spool_bytes", 1 << 20, 1 << 50, 1 << 30),
+        ("chunks", 1, 1 << 31, None),
+    ):
+        value = getattr(config, name)
+        require(
+            not isinstance(value, int) or least <= value <= most,
+            f"{name} {value} is out of range.",
+            f"Give {least:,} to {most:,}" + ("." if usual is None else f"; the lab uses {usual:,}."),
+        )
+    require(
+        config.bench_budget_s is None or 0 <= config.bench_budget_s < float("inf"),
+        f"bench_budget_s {config.bench_budget_s} is out of range.",
+        "Give seconds, from 0.",
+    )
     require(0 <= config.cooldown_s <= 3600, f"--cooldown {config.cooldown_s:g} is out of range.", "Give 0 to 3600 s.")
     formats = parse_formats(config.formats)
     needing = [format_.name for format_ in formats if format_.needs_imatrix]

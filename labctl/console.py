@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from labctl.errors import LabError
 
 if TYPE_CHECKING:
     from labctl.prepare.dialogue import Dialogue
+
+
+# What JSON leaves as it is and a terminal acts on: C1 controls, marks that turn a line round; lone surrogates, too.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
 
 
 def printable(text: object) -> str:
@@ -95,7 +100,7 @@ class Display:
         if self._progress is not None:
             if self._current is not None:
                 self._progress.remove_task(self._current)
-            self._current = self._progress.add_task(f"{name} {label}", total=None, state="")
+            self._current = self._progress.add_task(printable(f"{name} {label}"), total=None, state="")
 
     def progress(self, done: int, total: int, note: str, cost_done: float) -> None:
         """The current step got so far; `cost_done` is all that is done of the run's cost."""
@@ -183,7 +188,7 @@ class Display:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
     """A table on stdout; in colour on a terminal, unless NO_COLOR is set."""
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    out.print(f"[bold]{printable(title)}[/]", soft_wrap=True)
     table = Table()
     for number, column in enumerate(columns):
         cells = [str(row[number]) for row in rows]
@@ -193,15 +198,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_row(*(printable(cell) for cell in row))
     out.print(table)
     if caption:
-        out.print(escape(caption), soft_wrap=True)
+        out.print("\n".join(printable(line) for line in caption.split("\n")), soft_wrap=True)
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
     """Data for programs, on stdout."""
     plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=plain, default=str) + "\n")
+    text = json.dumps(data, indent=2, ensure_ascii=plain, default=str)
+    sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_line(text: str) -> None:
-    """A line of data on stdout."""
-    sys.stdout.write(text + "\n")
+    """A line of data on stdout: as it is for a program, without control characters for a person."""
+    line = "".join(c if c.isprintable() else "�" for c in text) if sys.stdout.isatty() else text
+    sys.stdout.write(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")

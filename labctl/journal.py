@@ -10,9 +10,11 @@ import errno
 import io
 import os
 import struct
+import tokenize
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +116,19 @@ def _checksum(chunk: int, payload: bytes) -> int:
 
 def load_nll(path: Path) -> NllArray | None:
     """Read a finished .npy of NLL; None where there is none or it is damaged (its chunks are then measured again)."""
+    values = map_array(path)
+    return np.array(values) if values is not None and values.ndim == 2 and values.dtype == np.float64 else None
+
+
+def map_array(path: Path) -> NDArray[Any] | None:
+    """Map a .npy file, whoever wrote it; None where there is none, or none that numpy can read."""
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may lie about size
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
         return None
-    return values if values.ndim == 2 and values.dtype == np.float64 else None
+    except tokenize.TokenError:  # numpy reads a header as Python's literals
+        return None
+    return values if isinstance(values, np.ndarray) else None
 
 
 def to_ranges(chunks: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -14,9 +14,9 @@ from labctl.errors import LabError
 from labctl.plan import STEP, STEPS, is_fresh
 from labctl.process import ChildError, OnProgress
 from labctl.records import LabRecords, StepFailure
-from labctl.results import Failures, build_report, failures_of, load_records, report_folder
+from labctl.results import KINDS, Failures, build_report, failures_of, load_records, report_folder
 from labctl.steps import Lab
-from labctl.store import lock, remove_partials, write_record
+from labctl.store import lock, refuse_newer, remove_partials, set_aside_damaged, write_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,9 @@ def run(
     """
     with lock(lab.folder.root, wait, display.note):
         _sweep(lab)
+        refuse_newer(lab.folder.records)
+        for path in set_aside_damaged(lab.folder.records, KINDS):
+            display.warn(f"A record was damaged and is set aside as {path}; its step is done again.")
         if "perplexity" in force:
             for label in lab.labels:
                 quality.forget(lab, label)

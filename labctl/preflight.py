@@ -6,26 +6,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from labctl import tasks
 from labctl.console import Display, size_text, time_text
 from labctl.errors import LabError
+from labctl.limits import peak_ram_bytes
 from labctl.records import PerplexityRun
 from labctl.records_base import Provenance
 from labctl.steps import Lab, key_of
 from labctl.store import read_record, write_record
-
-if TYPE_CHECKING:
-    from labctl.prepare.header import GgufHeader
 
 FLOPS_PER_CORE = 40e9
 """Operations a second that one core of a laptop reaches in llama.cpp, within 3 times."""
 
 _LAB_TOKENS = 7 * 140 * 512
 """Tokens that seven formats read in a whole lab, speed and texts counted as the prompt tokens of the same time."""
-
-_OVERHEAD_BYTES = 250 << 20  # Python, compute buffers, logits
 
 
 class Step(Protocol):
@@ -155,18 +151,11 @@ def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
     return Preflight(
         write_bytes=sum(one.write_bytes for one in planned),
         free_bytes=int(psutil.disk_usage(str(lab.folder.root)).free),
-        peak_ram_bytes=max(_peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
+        peak_ram_bytes=max(peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
         ram_bytes=lab.machine.ram_bytes,
         estimate_s=sum(one.estimate_s for one in planned),
         probed=probe is not None,
     )
-
-
-def _peak_ram_bytes(header: GgufHeader, n_ctx: int) -> int:
-    """Weights of the largest file, its cache, and what a process needs besides."""
-    from labctl.prepare.header import model_shape
-
-    return int(1.03 * header.size_bytes) + model_shape(header).kv_bytes(n_ctx) + _OVERHEAD_BYTES
 
 
 def check(lab: Lab, found: Preflight, display: Display) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import msgspec
 
 from labctl import tasks
 from labctl.errors import LabError
+from labctl.limits import address_space_bytes
 from labctl.store import writing
 
 RecordT = TypeVar("RecordT")
@@ -25,6 +27,13 @@ OnProgress = Callable[[tasks.Progress], None]
 # Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
 _CHILD = "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); from labctl.worker import main; sys.exit(main())"
 _TAIL_LINES = 12
+_LAST_WORDS = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
+# How llama.cpp, C++ and numpy say that memory was refused.
+_NO_MEMORY = re.compile(
+    r"failed to allocate|unable to allocate|cannot allocate memory|insufficient memory|out of memory|bad_alloc"
+    r"|resource temporarily unavailable|failed to map segment|address space and process count|alloc.*failed",
+    re.IGNORECASE,
+)
 _SIGNALS = {
     "SIGABRT": "llama.cpp stopped itself (a failed assertion)",
     "SIGSEGV": "llama.cpp crashed (segmentation fault)",
@@ -54,7 +63,7 @@ class ChildError(LabError):
 
 def run_task(
     task: tasks.AnyTask, record_type: type[RecordT], *, log_path: Path, hang_s: float,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress | None = None, limit_bytes: int | None = None,
 ) -> RecordT:  # fmt: skip
     """Run one task in a fresh process and wait for its record.
 
@@ -62,6 +71,8 @@ def run_task(
         log_path: llama.cpp's log of this task; replaced.
         hang_s: seconds without any event after which the child is killed.
         on_progress: called for each step the child reports.
+        limit_bytes: most address space of the child, where the platform can hold it to that (not on Windows and macOS);
+            0 for no limit, None for one by the model's size.
     Raises:
         ChildError: the task failed, crashed, ran out of memory or hung.
     """
@@ -70,7 +81,8 @@ def run_task(
     with writing(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
         log = log_path.open("wb")
-    with log, _started(log) as child:
+    limit = _limit_bytes(task, limit_bytes)
+    with log, _started(log, limit) as child:
         failure: tasks.Failure | None = None
         result: msgspec.Raw | None = None
         assert child.stdin is not None
@@ -100,21 +112,42 @@ def run_task(
                 case tasks.Failure():
                     failure = event
         status = child.wait()
+    if (status != 0 or result is None) and limit and _refused_memory(failure, log_path):
+        raise ChildError(
+            f"{place}: out of memory: it asked for more than the {limit / 1e9:.1f} GB that labctl allows it.",
+            "Use a smaller --ctx or a shorter text; if the model does need more, set memory_limit_bytes in lab.toml (0:"
+            " no limit).",
+            log_path,
+            log_tail(log_path),
+        )
     if failure is not None:
         message = failure.message if failure.for_all else f"{place}: {failure.message}"
         raise ChildError(message, failure.hint, log_path, log_tail(log_path), for_all=failure.for_all)
     if status != 0 or result is None:
-        message, hint = _death(status)
+        message, hint = _death(status, log_tail(log_path))
         raise ChildError(f"{place}: {message}.", hint, log_path, log_tail(log_path))
     return msgspec.json.decode(result, type=record_type)
 
 
+def _limit_bytes(task: tasks.AnyTask, asked: int | None) -> int:
+    """The child's limit on address space, 0 for none."""
+    if os.name == "nt" or sys.platform == "darwin":  # macOS maps hundreds of GB into every process
+        return 0
+    return (address_space_bytes(task) or 0) if asked is None else asked
+
+
+def _refused_memory(failure: tasks.Failure | None, log_path: Path) -> bool:
+    """Whether a child that failed was refused memory, by its own words or the last ones of its log."""
+    said = (failure.message,) if failure is not None else ()
+    return any(_NO_MEMORY.search(line) for line in (*said, *log_tail(log_path, 100)))
+
+
 @contextlib.contextmanager
-def _started(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(log: IO[bytes], limit_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C reaches labctl only; killed if labctl leaves early."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(Path(__file__).resolve().parent.parent)],
+        [sys.executable, "-c", _CHILD, str(Path(__file__).resolve().parent.parent), str(limit_bytes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -157,8 +190,8 @@ def _lines(child: subprocess.Popen[bytes], hang_s: float) -> Iterator[bytes | No
         yield line
 
 
-def _death(status: int) -> tuple[str, str]:
-    """What a child's exit status says, and what to do."""
+def _death(status: int, tail: tuple[str, ...]) -> tuple[str, str]:
+    """What a child's exit status and the end of its log say, and what to do."""
     name = ""
     if status < 0:
         with contextlib.suppress(ValueError):
@@ -166,14 +199,18 @@ def _death(status: int) -> tuple[str, str]:
     # Windows reports a crash as an NTSTATUS in the exit code.
     name = name or {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL"}.get(status & 0xFFFFFFFF, "")
     reason = _SIGNALS.get(name, f"its process ended with status {status}")
-    return (f"{reason} ({name})" if name else reason), _HINTS.get(name, "The step's log says more; run again.")
+    said = next((found[0] for line in reversed(tail) if (found := _LAST_WORDS.search(line))), "")
+    reason = f"{reason} ({name})" if name else reason
+    if status > 0 and not name and tail:
+        said = tail[-1]  # Python's own last line
+    return f"{reason}: {said.rstrip('.')}" if said else reason, _HINTS.get(name, "The step's log says more; run again.")
 
 
-def log_tail(path: Path) -> tuple[str, ...]:
+def log_tail(path: Path, n_lines: int = _TAIL_LINES) -> tuple[str, ...]:
     """The last lines of a log, without control characters."""
     try:
         text = path.read_bytes()[-16_384:].decode("utf-8", "replace")
     except OSError:
         return ()
     lines = ["".join(c for c in line if c.isprintable()) for line in text.splitlines()]
-    return tuple(line[:300] for line in lines if line.strip())[-_TAIL_LINES:]
+    return tuple(line[:300] for line in lines if line.strip())[-n_lines:]

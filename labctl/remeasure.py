@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from labctl.config import LabConfig
 from labctl.errors import LabError
+from labctl.journal import map_array
 from labctl.records import LabRecords, PerplexityRun, TextSource
 from labctl.store import file_sha256, write_bytes
 
@@ -28,10 +30,10 @@ def stored_nll(folder: Path, run: PerplexityRun) -> npt.NDArray[np.float64] | No
     try:
         if folder.resolve() not in path.resolve().parents:
             return None
-        stored: npt.NDArray[np.float64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        stored = map_array(path)
+    except (OSError, ValueError):
         return None
-    if stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
+    if stored is None or stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
         return None
     whole = all(0 <= start < stop <= len(stored) for start, stop in run.chunks)
     return np.array(stored, dtype=np.float64) if whole else None
@@ -123,7 +125,7 @@ def _nll_again(
     task = tasks.PerplexityTask(
         model_path=str(model.resolve()),
         format=run.format,
-        n_threads=config.threads or run.n_threads,
+        n_threads=config.threads or max(1, min(run.n_threads, os.cpu_count() or 1)),
         text=text,
         n_ctx=run.n_ctx,
         shape=run.shape,

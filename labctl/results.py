@@ -7,13 +7,24 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labctl import __version__, quality, rounds, sweeps
 from labctl.errors import LabError
 from labctl.plan import STEP, is_fresh
-from labctl.records import DivergenceRun, LabRecords, PerplexityRun, StepFailure
+from labctl.records import (
+    DivergenceRun,
+    GenerationRun,
+    GgufFile,
+    LabRecords,
+    PerplexityRun,
+    SourceModel,
+    StepFailure,
+    TextSource,
+)
+from labctl.records_hardware import BenchConditions, MemoryRun, SpeedRun
 from labctl.steps import Lab
-from labctl.store import digest, read_record, write_text
+from labctl.store import digest, read_record, refuse_newer, write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +32,16 @@ class Failures:
     """What went wrong in the last run of each step; kept beside the records."""
 
     failures: tuple[StepFailure, ...] = ()
+
+
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        *(SourceModel, TextSource, GgufFile, PerplexityRun, DivergenceRun, GenerationRun),
+        *(SpeedRun, MemoryRun, BenchConditions, Failures),
+    )
+}
+"""What a lab's record files hold, by the name of the kind that each file states."""
 
 
 def load_records(lab: Lab) -> LabRecords:
@@ -37,6 +58,7 @@ def load_records(lab: Lab) -> LabRecords:
                 found[label] = record
         return found
 
+    refuse_newer(lab.folder.records)
     speed, conditions = rounds.load_speed(lab), rounds.load_conditions(lab)
     return LabRecords(
         folder=str(lab.folder.root),

@@ -13,7 +13,7 @@ from labctl import __version__, tasks
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
-from labctl.process import OnProgress, run_task
+from labctl.process import ChildError, OnProgress, run_task
 from labctl.records import BatchShape, GenerationRun, GgufFile, SourceModel, TextSource
 from labctl.records_base import SCHEMA_VERSION, Machine, Provenance
 from labctl.records_hardware import MemoryLoad, MemoryRun
@@ -92,6 +92,7 @@ class Lab:
             log_path=self.folder.log_path(step, label),
             hang_s=self.config.hang_s,
             on_progress=on_progress,
+            limit_bytes=self.config.memory_limit_bytes,
         )
 
 
@@ -147,6 +148,21 @@ def fresh_file(lab: Lab, label: str) -> GgufFile | None:
     return record if lab.digests.sha256(path) == record.sha256 else None
 
 
+def _require_measurable(lab: Lab) -> None:
+    """Open the source once before anything is measured: what is wrong with it is wrong with every format.
+
+    Raises:
+        LabError: its weights are not numbers, or llama.cpp does not take it; for all formats.
+    """
+    label = lab.model.baseline
+    task = tasks.LoadTask(model_path=lab.model.path, format=label, n_threads=lab.n_threads)
+    try:
+        lab.run(task, bool, "load", label, None)
+    except ChildError as error:
+        hint = f"{error.hint} llama.cpp's log: {error.log_path}."
+        raise ChildError(error.message, hint, error.log_path, error.log_tail, for_all=True) from error
+
+
 def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile:
     provenance = lab.provenance(
         "quantize",
@@ -159,6 +175,7 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
     if label == lab.model.baseline:
         from labctl.prepare.quantize import audit
 
+        _require_measurable(lab)
         record = audit(path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
     else:
         task = tasks.QuantizeTask(

@@ -213,6 +213,39 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT | None:
         return None
 
 
+def refuse_newer(folder: Path) -> None:
+    """Stop before records of a newer labctl are taken for missing and written over.
+
+    Raises:
+        LabError: there is one in the folder.
+    """
+    for path in sorted(folder.glob("*.json")):
+        read_record(path, type(None))
+
+
+def set_aside_damaged(folder: Path, kinds: Mapping[str, type[Any]]) -> list[Path]:
+    """Rename records that cannot be read, so that their steps are redone and nothing is lost without a word.
+
+    Records of an older schema are no damage, and newer ones are `read_record`'s to refuse.
+
+    Args:
+        kinds: name of a kind of record -> its class.
+    Returns: the new names, each with .damaged behind the old one.
+    """
+    moved = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            envelope = msgspec.json.decode(path.read_bytes(), type=_Envelope)
+            if envelope.schema_version == SCHEMA_VERSION and envelope.kind in kinds:
+                msgspec.json.decode(envelope.record, type=kinds[envelope.kind])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            with contextlib.suppress(OSError):
+                moved.append(path.replace(path.with_name(path.name + ".damaged")))
+        except OSError:
+            continue
+    return moved
+
+
 # -- digests ----------------------------------------------------------------------------------------------------------
 
 

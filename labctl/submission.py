@@ -7,7 +7,9 @@ import io
 import json
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ MANIFEST = "manifest.json"
 KIND = "labctl-submission"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest date: the day of packing is no part of the work
 _MOST_FILES = 5_000
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28  # ten times what a whole WikiText-2 leaves for seven formats
 _NAME = re.compile(r"[A-Za-z0-9._ -]{1,120}")
 _FORMAT = re.compile(r"[A-Za-z0-9_]{1,40}")
 _NO_ZIP = "Take the file that `labctl submit` wrote."
@@ -96,6 +98,8 @@ def read_zip(path: Path) -> dict[str, bytes]:
         LabError: not a zip, damaged, or not of a submission's kind.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise LabError(f"{path} is not a file.", _NO_ZIP)
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             names = [entry.filename for entry in entries]
@@ -115,7 +119,10 @@ def read_zip(path: Path) -> dict[str, bytes]:
         raise LabError(f"There is no file {path}.", _NO_ZIP) from error
     except OSError as error:
         raise LabError(f"Cannot read {path}: {error.strerror or error}.", "Check its permissions.") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError, ValueError),
+        *(OverflowError, MemoryError, LookupError, TypeError),  # of zipfile itself, for impossible fields
+    ) as error:
         raise LabError(f"{path.name} is not a sound zip file: {error}.", _NO_ZIP) from error
 
 
@@ -123,7 +130,8 @@ def _check_name(path: Path, entry: zipfile.ZipInfo) -> None:
     parts = entry.filename.split("/")
     sound = all(_NAME.fullmatch(part) and part.strip(". ") for part in parts) and len(parts) <= 6
     mode = entry.external_attr >> 16
-    if not sound or (mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode)) or entry.flag_bits & 1:
+    packed = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may claim gigabytes of memory
+    if not sound or not packed or (mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode)) or entry.flag_bits & 1:
         raise LabError(f"{path.name} holds a file that a submission cannot hold: {entry.filename[:80]!r}.", _NO_ZIP)
 
 
@@ -198,7 +206,7 @@ def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str
     """
     run = RunFolder(folder)
     model = read_record(run.record_path("source"), SourceModel)
-    if model is None:
+    if model is None or not _FORMAT.fullmatch(model.baseline):
         raise LabError(f"{folder} holds no run of labctl.", "Name an outputs/<model> folder, or a submission's zip.")
     if not formats:
         there = {path.stem.partition("-")[2] for path in run.records.glob("quantize-*.json")}

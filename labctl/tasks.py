@@ -21,6 +21,10 @@ class EngineTask(Task, frozen=True, kw_only=True, tag="engine"):
     """Say which llama.cpp this is; with a model, also check that it computes on this CPU."""
 
 
+class LoadTask(Task, frozen=True, kw_only=True, tag="load"):
+    """Look whether a file can be measured: its weights are numbers, llama.cpp takes it, a few tokens come out."""
+
+
 class QuantizeTask(Task, frozen=True, kw_only=True, tag="quantize"):
     """Make `target_path` from `model_path`, with an importance matrix if one is named."""
 
@@ -139,7 +143,17 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     provenance: Provenance
 
 
-AnyTask = EngineTask | QuantizeTask | PerplexityTask | BenchTask | BatchTask | BandwidthTask | MemoryTask | GenerateTask
+AnyTask = (
+    EngineTask
+    | LoadTask
+    | QuantizeTask
+    | PerplexityTask
+    | BenchTask
+    | BatchTask
+    | BandwidthTask
+    | MemoryTask
+    | GenerateTask
+)
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

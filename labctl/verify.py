@@ -167,12 +167,14 @@ def _divergence(folder: Path, run: DivergenceRun) -> tuple[float, float]:
     """Mean KL divergence and top-token agreement from each token's values; NaN where these are missing or damaged."""
     import numpy as np
 
+    from labctl.journal import map_array
+
     path = folder / run.values_path
     try:
         if folder.resolve() not in path.resolve().parents:
             return math.nan, math.nan
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that lies about the size fails
-        if not all(0 <= start < stop <= len(stored) for start, stop in run.chunks):
+        stored = map_array(path)
+        if stored is None or not all(0 <= start < stop <= len(stored) for start, stop in run.chunks):
             return math.nan, math.nan
         values = np.asarray(stored[[chunk for start, stop in run.chunks for chunk in range(start, stop)]])
         n_scored = values.shape[1] // 2

@@ -6,6 +6,7 @@ itself survives it. The child ends when its parent does: stdin closes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -44,6 +45,7 @@ class Channel:
 
 def main() -> int:
     """Take the task from stdin's first line, do it, report."""
+    _limit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     channel = _claim_stdout()
     line = _read_line()
     try:
@@ -58,6 +60,22 @@ def main() -> int:
         channel.send(tasks.Failure(message="Out of memory.", hint="Close other programs, or use a smaller --ctx."))
         return 1
     return 0
+
+
+def _limit(address_space_bytes: int) -> None:
+    """Limit this process's address space (0: not at all), and write no core file if it crashes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if address_space_bytes <= 0:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = address_space_bytes if hard == resource.RLIM_INFINITY else min(address_space_bytes, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def _read_line() -> bytes:
@@ -83,7 +101,8 @@ def _die_with_parent() -> None:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    # Names and texts of a stranger's file come along; whoever looks at the log has a terminal.
+    sys.stderr.write("".join(c if c.isprintable() or c == "\t" else "�" for c in line) + "\n")
 
 
 def _run(task: tasks.AnyTask, channel: Channel) -> object:
@@ -97,6 +116,8 @@ def _run(task: tasks.AnyTask, channel: Channel) -> object:
     match task:
         case tasks.EngineTask():
             return _engine(llama, task)
+        case tasks.LoadTask():
+            return _load(llama, task)
         case tasks.QuantizeTask():
             return _quantize(llama, task, channel)
         case tasks.PerplexityTask():
@@ -155,6 +176,26 @@ def _engine(llama: object, task: tasks.EngineTask) -> dict[str, str]:
                     context.prompt([token % model.n_vocab for token in range(64)])
                     context.synchronize()
     return {"llama_cpp": llama.version(), "system_info": llama.system_info()}
+
+
+def _load(llama: object, task: tasks.LoadTask) -> bool:
+    import numpy as np
+
+    from labctl.measure.llama import Context, Llama, Model
+    from labctl.prepare.weights import require_finite
+
+    assert isinstance(llama, Llama)
+    path = Path(task.model_path)
+    require_finite(path)
+    with Model(llama, path) as model, Context(model, n_ctx=64, n_threads=task.n_threads) as context:
+        context.prompt([token % model.n_vocab for token in range(32)])
+        context.synchronize()
+        if not np.isfinite(context.logits(1)).all():
+            raise LabError(
+                f"{path.name} computes no probabilities (NaN): its weights overflow.",
+                "Download or make the file again from the original.",
+            )
+    return True
 
 
 def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> object:

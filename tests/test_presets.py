@@ -26,7 +26,7 @@ def text(value: str) -> bytes:
 
 
 def q4_1_model() -> bytes:
-    """A whole GGUF file of 256 x 4 Q4_1 weights."""
+    """A whole GGUF file of two matrices of 256 x 4 Q4_1 weights."""
     keys = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
     for key, value in (
         ("block_count", 1),
@@ -35,10 +35,12 @@ def q4_1_model() -> bytes:
         ("context_length", 64),
     ):
         keys.append(text(f"llama.{key}") + struct.pack("<II", 4, value))
-    keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 1) + text("a"))
-    tensor = text("w") + struct.pack("<IQQIQ", 2, 256, 4, 3, 0)
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + b"".join(keys) + tensor
-    return head + bytes(-len(head) % 32) + bytes(640)
+    keys.append(text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("llama"))
+    keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 4) + b"".join(map(text, "abcd")))
+    names = ("token_embd.weight", "blk.0.w")
+    tensors = [text(name) + struct.pack("<IQQIQ", 2, 256, 4, 3, 640 * n) for n, name in enumerate(names)]
+    head = b"GGUF" + struct.pack("<IQQ", 3, 2, len(keys)) + b"".join([*keys, *tensors])
+    return head + bytes(-len(head) % 32) + bytes(2 * 640)
 
 
 MODEL = q4_1_model()

@@ -43,15 +43,17 @@ def tiny_gguf(kind: int = 1, mark: int = 0, split: tuple[int, int] | None = None
         ("context_length", 64),
     ):
         keys.append(text(f"{name}.{key}") + struct.pack("<II", 4, value))
-    keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"))
+    keys.append(text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("llama"))
+    keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 4) + b"".join(map(text, "abcd")))
     if split:
         keys += [
             text("split.no") + struct.pack("<IH", 2, split[0]),
             text("split.count") + struct.pack("<IH", 2, split[1]),
         ]
-    tensor = text(f"w{split[0] if split else ''}") + struct.pack("<IQQIQ", 2, 256, 4, kind, 0)
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + b"".join(keys) + tensor
-    return head + bytes(-len(head) % 32) + bytes([mark]) * sizes[kind]
+    names = ("token_embd.weight", "blk.0.w") if split is None else (("token_embd.weight", "blk.0.w")[split[0]],)
+    tensors = [text(one) + struct.pack("<IQQIQ", 2, 256, 4, kind, n * sizes[kind]) for n, one in enumerate(names)]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join([*keys, *tensors])
+    return head + bytes(-len(head) % 32) + bytes([mark]) * sizes[kind] * len(tensors)
 
 
 F16, BF16, F32, Q4_1 = tiny_gguf(1), tiny_gguf(30), tiny_gguf(0), tiny_gguf(3)

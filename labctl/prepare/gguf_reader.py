@@ -23,13 +23,15 @@ MAX_ARRAY_STRINGS = 4_000_000
 MAX_TEXT_BYTES = 64 << 20
 MAX_KEY_BYTES = 65_535  # the GGUF specification's limit on keys
 MAX_KEPT_ARRAY = 4_096
+MAX_KEPT_NUMBERS = 1 << 20  # of all arrays together: each costs a Python object
 MAX_NAME_BYTES = 63  # llama.cpp ggml.h: GGML_MAX_NAME is 64 with the closing zero
 MAX_DIMS = 4  # llama.cpp ggml.h: GGML_MAX_DIMS
 MAX_INT64 = 2**63 - 1
 
 # GGUF value types by number; 8 is a string, 9 an array. Source: llama.cpp ggml/include/gguf.h, enum gguf_type.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY, _UINT32 = 8, 9, 4
+STRING, INT32, FLOAT32 = 8, 5, 6
+_ARRAY, _UINT32 = 9, 4
 
 AGAIN = "Download or make the file again."
 
@@ -60,6 +62,7 @@ class GgufHeader:
         metadata: single values by key.
         arrays: numeric arrays of up to 4,096 values; longer ones and texts leave only their length.
         array_lengths: number of values of every array.
+        array_types: GGUF's number for the type of every array's values.
         data_offset: bytes before the tensor data.
         size_bytes: of the file; of all parts together for a split model.
     """
@@ -72,6 +75,13 @@ class GgufHeader:
     alignment: int
     size_bytes: int
     arrays: dict[str, tuple[int | float | bool, ...]] = field(default_factory=dict)
+    array_types: dict[str, int] = field(default_factory=dict)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value out of a file for an error message: quoted if it is text, and cut."""
+    text = repr(value[: limit + 1] if isinstance(value, str) else value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -118,6 +128,8 @@ class _Reader:
         self._at = 0
         self._text_bytes = 0
         self._array_strings = 0
+        self._array_types: dict[str, int] = {}
+        self._kept_numbers = 0
 
     def header(self) -> GgufHeader:
         self._check_magic()
@@ -131,7 +143,7 @@ class _Reader:
         for _ in range(n_keys):
             key = self._name_text("a metadata key", MAX_KEY_BYTES)
             if key in metadata or key in lengths:
-                self._damaged(f"the metadata key {key!r} comes twice")
+                self._damaged(f"the metadata key {shown(key)} comes twice")
             kind = self._number("I")
             if key == "general.alignment" and kind != _UINT32:
                 self._damaged("its alignment is not a 32-bit number")
@@ -139,12 +151,12 @@ class _Reader:
                 lengths[key], kept = self._array(key)
                 if kept is not None:
                     arrays[key] = kept
-            elif kind == _STRING:
-                metadata[key] = self._text(f"the value of {key!r}").decode("utf-8", "replace")
+            elif kind == STRING:
+                metadata[key] = self._text(f"the value of {shown(key)}").decode("utf-8", "replace")
             elif kind in _NUMBERS:
                 metadata[key] = self._number(_NUMBERS[kind])
             else:
-                self._damaged(f"the metadata key {key!r} has the unknown value type {kind}")
+                self._damaged(f"the metadata key {shown(key)} has the unknown value type {kind}")
         alignment = int(metadata.get("general.alignment", 32))
         if alignment < 1 or alignment & (alignment - 1):
             self._damaged(f"its alignment is {alignment}, which is not a power of two")
@@ -160,6 +172,7 @@ class _Reader:
             alignment=alignment,
             size_bytes=self._size,
             arrays=arrays,
+            array_types=self._array_types,
         )
 
     def _check_magic(self) -> None:
@@ -194,25 +207,27 @@ class _Reader:
 
     def _array(self, key: str) -> tuple[int, tuple[int | float | bool, ...] | None]:
         kind, count = self._number("I"), self._number("Q")
+        self._array_types[key] = kind
         if kind in _NUMBERS:
             size = struct.calcsize(f"<{_NUMBERS[kind]}")
             if count > MAX_ARRAY_NUMBERS:
-                self._damaged(f"the array {key!r} claims {count:,} values, more than are possible")
+                self._damaged(f"the array {shown(key)} claims {count:,} values, more than are possible")
             self._check_left(count * size)
-            if count > MAX_KEPT_ARRAY:
+            if count > MAX_KEPT_ARRAY or self._kept_numbers + count > MAX_KEPT_NUMBERS:
                 self._skip(count * size)
                 return count, None
+            self._kept_numbers += count
             return count, struct.unpack(f"<{count}{_NUMBERS[kind]}", self._take(count * size))
-        if kind != _STRING:
-            self._damaged(f"the array {key!r} has the unknown value type {kind}")
+        if kind != STRING:
+            self._damaged(f"the array {shown(key)} has the unknown value type {kind}")
         self._array_strings += count
         if self._array_strings > MAX_ARRAY_STRINGS:
-            self._damaged(f"the array {key!r} claims {count:,} texts, more than are possible")
+            self._damaged(f"the array {shown(key)} claims {count:,} texts, more than are possible")
         self._check_left(count * 8)
         for _ in range(count):
             length = self._number("Q")
             if length > MAX_TEXT_BYTES:
-                self._damaged(f"a text in the array {key!r} claims {length:,} bytes, more than are possible")
+                self._damaged(f"a text in the array {shown(key)} claims {length:,} bytes, more than are possible")
             self._check_left(length)
             self._skip(length)
         return count, None
@@ -221,22 +236,24 @@ class _Reader:
         name = self._name_text("a tensor's name", MAX_NAME_BYTES)
         n_dims = self._number("I")
         if not 1 <= n_dims <= MAX_DIMS:
-            self._damaged(f"tensor {name!r} has {n_dims} dimensions")
+            self._damaged(f"tensor {shown(name)} has {n_dims} dimensions")
         shape = tuple(self._number("Q") for _ in range(n_dims))
         n_params = 1
         for length in shape:
             n_params *= length
         if n_params < 1 or max(shape) > MAX_INT64 or n_params > MAX_INT64:
-            self._damaged(f"tensor {name!r} has the impossible shape {shape}")
+            self._damaged(f"tensor {shown(name)} has the impossible shape {shape}")
         kind = self._number("I")
         if kind not in tensor_types():
             raise LabError(
-                f"{self._name}: tensor {name!r} has type number {kind}, which this labctl does not know.",
+                f"{self._name}: tensor {shown(name)} has type number {kind}, which this labctl does not know.",
                 "Update labctl and its gguf package, or download the file again if it is damaged.",
             )
         tensor_type, block, block_bytes = tensor_types()[kind]
         if shape[0] % block:
-            self._damaged(f"tensor {name!r} has rows of {shape[0]:,}, not a multiple of {block} as {tensor_type} needs")
+            self._damaged(
+                f"tensor {shown(name)} has rows of {shape[0]:,}, not a multiple of {block} as {tensor_type} needs"
+            )
         return TensorInfo(
             name=name,
             shape=shape,
@@ -252,9 +269,9 @@ class _Reader:
         end = 0
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
             if tensor.offset % alignment:
-                self._damaged(f"tensor {tensor.name!r} does not start at a multiple of {alignment} bytes")
+                self._damaged(f"tensor {shown(tensor.name)} does not start at a multiple of {alignment} bytes")
             if tensor.offset < end:
-                self._damaged(f"tensor {tensor.name!r} overlaps the one before it")
+                self._damaged(f"tensor {shown(tensor.name)} overlaps the one before it")
             end = tensor.offset + tensor.size_bytes
         if tensors and data_offset + end > self._size:
             self._short(data_offset + end - self._size)

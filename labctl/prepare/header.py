@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.formats import UNQUANTIZED_TYPES
-from labctl.prepare.gguf_reader import AGAIN, GgufHeader, TensorInfo, Value, read_header
+from labctl.prepare.gguf_reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, shown
 from labctl.records import ModelShape, TensorTypeShare
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
 
 # Lookup tables and the like; a matrix in one of these says nothing about quantization.
 _OTHER_TYPES = frozenset({"i8", "i16", "i32", "i64", "f64"})
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -77,10 +78,12 @@ def model_shape(header: GgufHeader) -> ModelShape:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
         raise LabError("The file does not say which architecture it is (general.architecture).", AGAIN)
+    if not _ARCHITECTURE.fullmatch(architecture):
+        raise LabError(f"The file names an impossible architecture: {shown(architecture)}.", AGAIN)
     kind = metadata.get("general.type", "model")
     if kind != "model" or architecture in ("clip", "imatrix"):
         raise LabError(
-            f"The file is not a language model: it says {architecture}, type {kind}.",
+            f"The file is not a language model: it says {architecture}, type {shown(kind)}.",
             "Give the model's own GGUF file, not its image encoder, adapter or importance matrix.",
         )
 
@@ -93,7 +96,7 @@ def model_shape(header: GgufHeader) -> ModelShape:
         if value is None:
             raise LabError(f"The model's header has no {name}.", AGAIN)
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < 2**31:
-            raise LabError(f"The model's header has an impossible {name}: {value}.", AGAIN)
+            raise LabError(f"The model's header has an impossible {name}: {shown(value)}.", AGAIN)
         return value
 
     n_embd = whole("embedding_length")

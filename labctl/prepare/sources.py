@@ -13,6 +13,7 @@ from labctl.prepare.checkpoint import is_checkpoint, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.presets import PRESETS, packaged_model
 from labctl.prepare.remote import Place, choose, from_hub, model_name
+from labctl.prepare.soundness import check_model
 from labctl.records import SourceModel
 
 __all__ = ["choose", "model_name", "resolve_model"]
@@ -118,7 +119,7 @@ def _checked(
 ) -> SourceModel:  # fmt: skip
     """The record of a file that is a whole language model, and unquantized unless that is allowed."""
     found, parts = header.read_model(place.path)
-    header.model_shape(found)
+    check_model(found, place.path.name)
     baseline = header.baseline_label(found)
     quantized = header.is_quantized(found)
     notices = place.notices

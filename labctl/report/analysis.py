@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from labctl.journal import map_array
 from labctl.measure.perplexity import perplexity
 from labctl.measure.verdict import (
     DEFAULT_LIMIT,
@@ -67,11 +68,8 @@ def _protocol(run: PerplexityRun) -> tuple[object, ...]:
 
 
 def _read_nll(folder: Path, run: PerplexityRun) -> Floats | None:
-    try:
-        stored = np.load(folder / run.nll_path, mmap_mode="r", allow_pickle=False)  # a header may lie about the size
-    except (OSError, ValueError, EOFError):
-        return None
-    if stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
+    stored = map_array(folder / run.nll_path)
+    if stored is None or stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
         return None
     rows: Floats = np.full(stored.shape, np.nan)
     for start, stop in run.chunks:

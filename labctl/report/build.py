@@ -15,10 +15,11 @@ from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.gaps import mark_names
 from labctl.report.scoring import Weights
-from labctl.report.text import printable
+from labctl.report.text import printable, shortened
 from labctl.store import write_bytes
 
 ANSWERS = "answers.toml"
+_MAX_ANSWERS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,22 +135,33 @@ def read_answers(path: Path) -> dict[int, str]:
         import tomli as tomllib
 
     try:
+        if path.stat().st_size > _MAX_ANSWERS_BYTES:
+            raise LabError(f"{path} is larger than eighteen answers can be.", "Keep only your answers in it.")
         content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or an endless number
         raise LabError(f"Cannot read {path}: {error}.", 'Write one line an answer: Q6 = "my words".') from error
     answers: dict[int, str] = {}
     for key, value in content.items():
         number = key[1:] if key[:1] in ("Q", "q") else key
-        if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 18 or not isinstance(value, str):
+        if not re.fullmatch(r"0?[1-9]|1[0-8]", number) or not isinstance(value, str):
             raise LabError(
-                f"{path}: {key!r} is not an answer.", 'Write Q1 to Q18 with text in quotes: Q6 = "my words".'
+                f"{path}: {shortened(key, 60)!r} is not an answer.{_meant(number, value)}",
+                'Write Q1 to Q18 with text in quotes: Q6 = "my words".',
             )
         if int(number) in answers:
             raise LabError(f"{path}: Q{number} is answered twice.", "Keep one of the two.")
         answers[int(number)] = value.strip()
     return answers
+
+
+def _meant(number: str, value: object) -> str:
+    """What a line that is no answer was perhaps meant to be."""
+    if re.fullmatch(r"0?[1-9]|1[0-8]", number):
+        return f" Q{int(number)} needs text in quotes." if not isinstance(value, str) else ""
+    digits = re.search(r"(?<!\d)0?([1-9]|1[0-8])(?!\d)", number)
+    return f" Did you mean Q{digits[1]}?" if digits else ""
 
 
 def _write(path: Path, data: bytes) -> None:

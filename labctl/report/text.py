@@ -87,6 +87,12 @@ def printable(text: str, newline: str = " ") -> str:
     return newline.join(kept)
 
 
+def csv_cell(text: str) -> str:
+    """A foreign string for a CSV file: on one line, and nothing that a spreadsheet would compute."""
+    plain = printable(text)
+    return f"'{plain}" if plain.lstrip()[:1] in ("=", "+", "-", "@", "＝", "＋", "－", "＠") else plain
+
+
 def escape(text: str, newline: str = " ") -> str:
     """Text that Markdown shows as it is, in a table cell or in a sentence."""
     marked = _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), printable(text, newline="\n"))
