@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import quality, report, speed, whole
+from benchmarks import quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
 from benchmarks.logs import system_features
 from benchmarks.process import Runner
@@ -35,6 +35,8 @@ SECTIONS = {
     "4": speed.speed,
     "5": whole.whole_lab,
     "6": whole.start_up,
+    "7": verdicts.verdicts,
+    "8": verdicts.divergence,
 }
 
 
@@ -47,7 +49,7 @@ SECTIONS = {
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of comparisons 2, 3, 4. Default: 5.")
 @click.option("--lab-rounds", type=click.IntRange(min=1), help="Rounds of comparison 5. Default: 2.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: this machine's physical cores.")
-@click.option("--only", default=",".join(SECTIONS), help="Comparisons to take, for example 1,2. Default: all six.")
+@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all eight; 7 (the whole text) with demo only.")
 @click.option("--quick", is_flag=True, help="8 chunks and 2 rounds: to see that it works, not what comes out.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Folder with llama.cpp's tools, ready to run.")
 @click.option("--source", type=click.Path(path_type=Path), help="llama.cpp checkout to build instead of the release.")
@@ -75,14 +77,18 @@ def main(out: Path, render: bool, **options: Any) -> None:
         sys.exit(130)
 
 
-def _run(screen: Screen, out: Path, *, only: str, tools: Path | None, source: Path | None, **options: Any) -> None:
-    wanted = [part.strip() for part in only.split(",") if part.strip()]
+def _run(
+    screen: Screen, out: Path, *, only: str | None, tools: Path | None, source: Path | None, **options: Any
+) -> None:
+    wanted = list(SECTIONS) if only is None else [part.strip() for part in only.split(",") if part.strip()]
     unknown = [name for name in wanted if name not in SECTIONS]
     if unknown or not wanted:
         raise LabError(
             f"There is no comparison {', '.join(unknown) or 'in --only'}.", f"Choose from {','.join(SECTIONS)}."
         )
     lab, flags = _open(options)
+    if only is None and not lab.is_demo:
+        wanted.remove("7")
     settings = _settings(options, lab.is_demo)
     ready = find_tools(CACHE, screen, lab.engine["llama_cpp"], ready=tools, source=source)
     work = CACHE / "work" / lab.model.name

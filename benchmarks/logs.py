@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 _RUNNING = re.compile(r"\[(\d+)\](-?\d+\.\d+|-?nan|-?inf),")
 _FINAL = re.compile(r"Final estimate: PPL = (\S+) \+/- (\S+)")
+_DIVERGENCE = {
+    "mean": r"Mean\s+KLD:\s+(\S+)",
+    "median": r"Median\s+KLD:\s+(\S+)",
+    "90 %": r"90\.0%\s+KLD:\s+(\S+)",
+    "99 %": r"99\.0%\s+KLD:\s+(\S+)",
+    "maximum": r"Maximum KLD:\s+(\S+)",
+    "same top token, %": r"Same top p:\s+(\S+)",
+}
 _VERSION = re.compile(r"^version:\s*(\S+)", re.MULTILINE)
 _FEATURE = re.compile(r"(\w+) = (\d+)")
 _BUILD = re.compile(r"^\[\s*(?:(?P<done>\d+)/(?P<total>\d+)|(?P<percent>\d+)%)\]")
@@ -38,6 +46,21 @@ def final_perplexity(text: str) -> tuple[str, str]:
     if match is None:
         raise ValueError("llama-perplexity printed no final estimate")
     return match[1], match[2]
+
+
+def divergence_figures(text: str) -> dict[str, float]:
+    """KL divergence in nats and equal top tokens in percent, from `llama-perplexity --kl-divergence`.
+
+    Raises:
+        ValueError: a figure is missing.
+    """
+    found = {}
+    for name, pattern in _DIVERGENCE.items():
+        match = re.search(pattern, text)
+        if match is None:
+            raise ValueError(f"llama-perplexity printed no {name} of the KL divergence")
+        found[name] = float(match[1])
+    return found
 
 
 def chunks_done(text: str) -> int:

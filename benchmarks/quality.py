@@ -37,7 +37,9 @@ def perplexity_cost(bench: Bench) -> Section:
     pairs: dict[str, PerplexityPair] = {}
     samples: list[Sample] = []
     for number, label in bench.rounds(count):
-        pair, both = _both(bench, label, bench.settings.timing_chunks, number)
+        if label == bench.lab.labels[0]:
+            tokens = bench.fresh_folder("tokens") / "tokens.npy"
+        pair, both = _both(bench, label, bench.settings.timing_chunks, number, tokens)
         samples += both
         if label not in pairs or not pair.same:
             pairs[label] = pair
@@ -54,9 +56,13 @@ def _shape(bench: Bench) -> dict[str, int]:
     }
 
 
-def _both(bench: Bench, label: str, chunks: int | None, number: int) -> tuple[PerplexityPair, tuple[Sample, Sample]]:
+def _both(
+    bench: Bench, label: str, chunks: int | None, number: int, tokens: Path | None = None
+) -> tuple[PerplexityPair, tuple[Sample, Sample]]:
     """One format by labctl, then by llama-perplexity.
 
+    Args:
+        tokens: where labctl keeps the text's token ids for the next format.
     Raises:
         LabError: they did not score the same chunks.
     """
@@ -72,6 +78,7 @@ def _both(bench: Bench, label: str, chunks: int | None, number: int) -> tuple[Pe
         n_first=chunks,
         nll_path=str(nll_path),
         shown_nll_path=nll_path.name,
+        tokens_path="" if tokens is None else str(tokens),
         provenance=bench.lab.provenance("perplexity", "", {}, {}),
     )
     run, ours = bench.runner.run_task(

@@ -108,6 +108,50 @@ class LabStages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictPair:
+    """One format's verdict from as many chunks as it took, and from all of them.
+
+    Attributes:
+        n_chunks, n_chunks_text: measured when the run stopped, and in the whole text.
+        early, early_low, early_high: verdict and bounds of the increase, as fractions, when it stopped.
+        whole, increase, low, high: the same over all chunks, with the 95 % interval.
+        look_s: seconds one decision took with that many chunks.
+    """
+
+    format: str
+    n_chunks: int
+    n_chunks_text: int
+    early: str
+    early_low: float
+    early_high: float
+    whole: str
+    increase: float
+    low: float
+    high: float
+    look_s: float
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the increase is so near the limit of 2 % that a format may take the whole text."""
+        return 0.015 <= self.increase <= 0.025
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivergencePair:
+    """One format's KL divergence from the baseline in nats, and its share of equal top tokens, by both sides."""
+
+    format: str
+    n_chunks: int
+    ours: dict[str, float]
+    theirs: dict[str, float]
+
+    @property
+    def largest_kl_difference(self) -> float:
+        """Nats, over mean, median and quantiles."""
+        return max(abs(self.ours[name] - self.theirs[name]) for name in ("mean", "median", "90 %", "99 %"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One comparison: when and how it was taken, and its raw samples."""
 
@@ -118,6 +162,8 @@ class Section:
     quantized: tuple[QuantizedPair, ...] = ()
     speed: tuple[SpeedSample, ...] = ()
     stages: tuple[LabStages, ...] = ()
+    verdicts: tuple[VerdictPair, ...] = ()
+    divergence: tuple[DivergencePair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

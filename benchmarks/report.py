@@ -24,6 +24,7 @@ _HOW = """\
   All files are read once beforehand, so the disk plays no part.
 - Times run from the start of a process to its end: loading, tokenizing, work and writing included. labctl's side is
   the child process that `labctl` gives the same task to, Python's start included; in comparison 5 it is `labctl run`.
+  In comparison 2 the first format of a round tokenizes the text and the others reuse its token ids, as in a lab.
 - Peak memory is ru_maxrss as wait4 reports it. On Linux a process inherits that figure from the one that started it, so
   each is started from a parent of its own of about 10 MB, which is the smallest peak that could be read.
 - A ratio is labctl's median over llama.cpp's. Its interval is the 95 % t interval of the mean log ratio within rounds;
@@ -231,4 +232,44 @@ def _start_up(_model: ModelResults, part: Section) -> str:
     return "### 6. Start-up\n\n" + table(("command", "median, s", "least, s", "most, s", "repetitions"), rows)
 
 
-_SECTIONS = {"1": _perplexity, "2": _cost, "3": _quantized, "4": _speed, "5": _lab, "6": _start_up}
+def _verdicts(_model: ModelResults, part: Section) -> str:
+    limit = part.settings["limit"]
+    rows = [
+        (pair.format, f"{100 * pair.increase:+.2f} %", f"{100 * pair.low:.2f} to {100 * pair.high:.2f} %", pair.whole,
+         pair.early, f"{100 * pair.early_low:.2f} to {100 * pair.early_high:.2f} %",
+         f"{pair.n_chunks} of {pair.n_chunks_text}", f"{pair.n_chunks / pair.n_chunks_text:.3f}",
+         f"{1e3 * pair.look_s:.2f}")
+        for pair in part.verdicts
+    ]  # fmt: skip
+    head = ("format", "increase, all chunks", "95 % interval", "verdict, all chunks", "verdict, as needed",
+            "bounds when it stopped", "chunks", "share of the tokens", "one decision, ms")  # fmt: skip
+    return (
+        f"### 7. Is the increase under {100 * limit:g} %? Chunks as needed against all chunks\n\n" + table(head, rows)
+        + f"\nThe baseline took {part.settings['baseline_chunks']} chunks. Every format takes at least"
+        " 32, so that perplexities stand on a common set.\n"
+    )  # fmt: skip
+
+
+def _divergence(_model: ModelResults, part: Section) -> str:
+    names = list(part.divergence[0].theirs)
+    rows = [
+        (pair.format, *(f"{pair.ours[name]:.6f} / {pair.theirs[name]:.6f}" for name in names))
+        for pair in part.divergence
+    ]
+    return (
+        "### 8. KL divergence from the baseline, in nats: labctl / llama-perplexity --kl-divergence\n\n"
+        + table(("format", *names), rows)
+        + "\nllama-perplexity keeps the baseline's log-probabilities in 16 bits and none below -16; labctl keeps them in 32.\n"
+    )
+
+
+_SECTIONS = {
+    "1": _perplexity,
+    "2": _cost,
+    "3": _quantized,
+    "4": _speed,
+    "5": _lab,
+    "6": _start_up,
+    "7": _verdicts,
+    "8": _divergence,
+}

@@ -14,7 +14,7 @@ from labctl.errors import LabError
 from labctl.records import GenerationRun
 from labctl.store import RunFolder, read_record
 
-_LABCTL = str(Path(sys.executable).with_name("labctl"))
+LABCTL = str(Path(sys.executable).with_name("labctl"))
 HELP_REPETITIONS = 10
 LOOPS = ("quantize", "perplexity", "generate", "bench")
 """What the shell loops do, by the names of labctl's steps."""
@@ -52,7 +52,7 @@ def run_lab(bench: Bench, folder: Path, *, step: str, number: int) -> Sample:
     chunks = "all" if bench.settings.chunks is None else str(bench.settings.chunks)
     places = ["--outputs", str(folder / "outputs"), "--reports", str(folder / "reports")]
     sample = bench.runner.run(
-        [_LABCTL, "run", *bench.lab_flags, "--chunks", chunks, *places], side=OURS, round_number=number, step=step
+        [LABCTL, "run", *bench.lab_flags, "--chunks", chunks, *places], side=OURS, round_number=number, step=step
     ).sample
     bench.runner.screen.step(f"labctl run, round {number}", sample.wall_s)
     return sample
@@ -146,7 +146,7 @@ def start_up(bench: Bench) -> Section:
         run_lab(bench, bench.fresh_folder("lab"), step="first run", number=0)
     samples = []
     for number in range(1, count + 1):
-        sample = bench.runner.run([_LABCTL, "--help"], side=OURS, round_number=number, step="help").sample
+        sample = bench.runner.run([LABCTL, "--help"], side=OURS, round_number=number, step="help").sample
         bench.runner.screen.step(f"labctl --help, repetition {number}", sample.wall_s)
         samples.append(sample)
     samples += [run_lab(bench, folder, step="second run", number=number) for number in range(1, again + 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import hashlib
 import json
 import os
 import re
@@ -251,17 +250,23 @@ def set_aside_damaged(folder: Path, kinds: Mapping[str, type[Any]]) -> list[Path
 
 def digest(value: Mapping[str, Any]) -> str:
     """sha256 of a mapping of plain values, independent of key order."""
+    import hashlib
+
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, read in blocks."""
+    import hashlib  # 3.5 MB of OpenSSL, which would count as memory of the children that measure
+
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
 
 
 def _sha256(stream: Any) -> str:
     """hashlib.file_digest for Python 3.10."""
+    import hashlib
+
     state = hashlib.sha256()
     while block := stream.read(1 << 20):
         state.update(block)

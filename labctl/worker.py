@@ -259,10 +259,11 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
     begun = time.monotonic()
     path = Path(task.model_path)
     tokens = text_tokens(llama, path, Path(task.text.path), task.n_ctx, task.tokens_path)
-    with (
-        Model(llama, path) as model,
-        ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape) as scorer,
-    ):
+    with contextlib.ExitStack() as opened:
+        model = opened.enter_context(Model(llama, path))
+        scorer = opened.enter_context(
+            ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape)
+        )
         order = chunk_order(scorer.n_chunks, task.order_seed)
         wanted = order[: task.n_first]
         nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
@@ -288,6 +289,7 @@ def _perplexity(llama: object, task: tasks.PerplexityTask, channel: Channel) -> 
                 tps = done * task.n_ctx / spent if spent else 0.0
                 channel.progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
         finally:
+            opened.close()  # what is written now would else count on top of the model's memory
             nll.finish()
             if watcher is not None:
                 watcher.finish()
