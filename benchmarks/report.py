@@ -259,7 +259,8 @@ def _divergence(_model: ModelResults, part: Section) -> str:
     return (
         "### 8. KL divergence from the baseline, in nats: labctl / llama-perplexity --kl-divergence\n\n"
         + table(("format", *names), rows)
-        + "\nllama-perplexity keeps the baseline's log-probabilities in 16 bits and none below -16; labctl keeps them in 32.\n"
+        + "\nllama-perplexity keeps the baseline's log-probabilities in 16 bits, and none more than 16 nats below the"
+        " largest; labctl keeps them in 32.\n"
     )
 
 
