@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import plan, quality, rounds, steps, tasks
+from labctl import adaptive, divergence, plan, quality, rounds, steps, tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.plan import STEP, STEPS, is_fresh
@@ -132,7 +132,7 @@ def _total_cost(lab: Lab, names: Sequence[str], force: Sequence[str]) -> float:
     """Cost of all that a run will do, for the progress display."""
     cost = sum(plan.cost(lab, step.name) for step in plan.stale(lab, names, force))
     if "divergence" in names:
-        stale = quality.stale_divergence(lab, "divergence" in force) or (() if _bench_files(lab) else lab.labels)
+        stale = divergence.stale_divergence(lab, "divergence" in force) or (() if _bench_files(lab) else lab.labels)
         cost += plan.cost(lab, "divergence") * (len(stale) + bool(stale))
     if "bench" in names and ("bench" in force or not rounds.complete(lab)):
         cost += rounds.total_cost(lab)
@@ -145,8 +145,8 @@ def _bench_files(lab: Lab) -> bool:
 
 def _spool(lab: Lab, wanted: bool) -> contextlib.AbstractContextManager[Path | None]:
     """A spool for the perplexity step where some format is still to be compared with the baseline."""
-    if wanted and quality.stale_divergence(lab, force=False):
-        return quality.spool_file(lab)
+    if wanted and divergence.stale_divergence(lab, force=False):
+        return divergence.spool_file(lab)
     return contextlib.nullcontext()
 
 
@@ -158,19 +158,20 @@ def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None
         if force or not rounds.complete(lab):
             rounds.run_rounds(lab, running.display, running.attempt, force=force)
     elif name == "divergence":
-        if stale := quality.stale_divergence(lab, force):
-            quality.run_divergence(lab, running.attempt, stale, plan.cost(lab, name))
+        if stale := divergence.stale_divergence(lab, force):
+            divergence.run_divergence(lab, running.attempt, stale, plan.cost(lab, name))
     elif name == "perplexity" and lab.config.is_auto:
         steps_ = [quality.perplexity_step(label) for label in labels]
         if force or not all(is_fresh(lab, step) for step in steps_):
             with _spool(lab, with_divergence) as spool:
-                quality.run_auto(lab, running.attempt, labels, plan.cost(lab, name) * len(labels), spool)
+                adaptive.run_auto(lab, running.attempt, labels, plan.cost(lab, name) * len(labels), spool)
     elif name == "perplexity":
         stale = [label for label in labels if force or not is_fresh(lab, quality.perplexity_step(label))]
         if stale:
-            with _spool(lab, with_divergence and (lab.model.baseline in stale or quality.has_spool(lab))) as spool:
+            with _spool(lab, with_divergence and (lab.model.baseline in stale or divergence.has_spool(lab))) as spool:
                 for label in stale:
-                    work = functools.partial(quality.make_perplexity, lab, label, spool=spool)
+                    comparison = None if spool is None else divergence.spool_plan(lab, label, spool)
+                    work = functools.partial(quality.make_perplexity, lab, label, divergence=comparison)
                     running.attempt(name, label, plan.cost(lab, name), work)
     else:
         for label in labels:
@@ -183,6 +184,6 @@ def _sweep(lab: Lab) -> None:
     """Remove what a killed run left half-written."""
     for folder in (lab.folder.root.parent, lab.folder.root, lab.folder.records, lab.folder.nll, report_folder(lab)):
         remove_partials(folder)
-    quality.sweep_spools(lab)
+    divergence.sweep_spools(lab)
     for label in lab.labels:
         remove_partials(steps.prompt_path(lab, label, 1, "greedy").parent)

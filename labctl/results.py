@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labctl import __version__, quality, rounds, sweeps
+from labctl import __version__, divergence, quality, rounds, sweeps
 from labctl.errors import LabError
 from labctl.plan import STEP, is_fresh
 from labctl.records import (
@@ -102,7 +102,7 @@ def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
     found = {}
     for label in lab.labels:
         with contextlib.suppress(LabError):  # the file that was compared is not there
-            if label != lab.model.baseline and (run := quality.fresh_divergence(lab, label)) is not None:
+            if label != lab.model.baseline and (run := divergence.fresh_divergence(lab, label)) is not None:
                 found[label] = run
     return found
 

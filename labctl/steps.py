@@ -14,7 +14,7 @@ from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.process import ChildError, OnProgress, run_task
-from labctl.records import BatchShape, GenerationRun, GgufFile, SourceModel, TextSource
+from labctl.records import GenerationRun, GgufFile, SourceModel, TextSource
 from labctl.records_base import SCHEMA_VERSION, Machine, Provenance
 from labctl.records_hardware import MemoryLoad, MemoryRun
 from labctl.store import DigestCache, RunFolder, digest, read_record, safe_name, write_record, write_text
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 RecordT = TypeVar("RecordT")
 
 # As in measure/: not imported, since numpy would then load for every command.
-PERPLEXITY_PROTOCOL = 1
-PERPLEXITY_SHAPE = BatchShape(n_seq=1, n_ubatch=256)
 N_PROMPT, N_GEN = 512, 128
 PROMPTS = (
     "Once upon a time",
