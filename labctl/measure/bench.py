@@ -47,18 +47,19 @@ def bench_visit(
             def read_prompt() -> tuple[float, ...]:
                 context.clear(data=False)
                 begun = time.perf_counter()
-                context.prompt(prompt)
+                context.decode(prompt)
                 context.synchronize()
                 return (time.perf_counter() - begun,)
 
+            context.lay_out_prompt(n_prompt)
             pp = _repeat(read_prompt, effort)
         with Context(model, n_ctx=n_gen, n_threads=n_threads, n_ubatch=_N_UBATCH, n_outputs=1) as context:
 
             def generate() -> tuple[float, ...]:
                 context.clear(data=False)
+                steps = context.steps(tokens)
                 stamps = [time.perf_counter()]
-                for position, token in enumerate(tokens):
-                    context.decode_one(token, position)
+                for _ in steps:
                     stamps.append(time.perf_counter())
                 return tuple(b - a for a, b in itertools.pairwise(stamps))
 

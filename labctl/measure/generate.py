@@ -8,14 +8,31 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from labctl.errors import LabError
-from labctl.measure.llama import Context, Llama, Model, sampler_chain
+from labctl.measure.llama import Context, Llama, Model
 from labctl.records import Generation, ProbeAnswer, ProbeResult
 
 _ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." has seven
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
+
+
+def sampler_chain(llama: Llama, *, temperature: float, top_p: float, seed: int) -> Any:
+    """llama.cpp's sampler: top-p, then temperature, then a seeded draw; temperature 0 is greedy.
+
+    Order and minimum as in llama.cpp common/sampling.cpp; without its penalties, top-k and min-p, which the course's
+    settings do not name.
+    """
+    binding = llama.binding
+    chain = binding.llama_sampler_chain_init(binding.llama_sampler_chain_default_params())
+    if temperature <= 0:
+        binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_greedy())
+        return chain
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_top_p(top_p, 1))
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_temp(temperature))
+    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_dist(seed))
+    return chain
 
 
 class Writer:

@@ -13,7 +13,7 @@ import importlib.util
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,7 @@ class Context:
         for i in range(self.n_batch):
             self._batch.n_seq_id[i] = 1
             self._batch.seq_id[i][0] = 0
+        self._sequence = np.zeros(self.n_batch, dtype=np.int32)
         self.n_outputs = 0
 
     def close(self) -> None:
@@ -250,8 +251,9 @@ class Context:
         count = len(positions)
         self._pos[:count] = positions
         self._wanted[:count] = wanted
-        for i, sequence in enumerate(sequences.tolist()):
-            self._batch.seq_id[i][0] = sequence
+        for i in np.flatnonzero(self._sequence[:count] != sequences).tolist():
+            self._batch.seq_id[i][0] = int(sequences[i])
+        self._sequence[:count] = sequences
         self.n_outputs = int(wanted.sum())
 
     def decode(self, tokens: IntArray) -> None:
@@ -284,6 +286,34 @@ class Context:
             raise LabError(f"llama.cpp could not compute a token (status {status}).", "Look at the step's log.")
         self.synchronize()
 
+    def steps(self, tokens: Sequence[int]) -> Iterator[None]:
+        """Run single tokens one after the other behind what is in memory, logits of each: one at each `next`.
+
+        All that can be is made ready at the call, so that timing the steps times llama.cpp.
+        Source: llama.cpp tools/llama-bench/llama-bench.cpp, test_gen.
+        """
+        decode, wait, handle = self.binding.llama_decode, self.binding.llama_synchronize, self._handle
+        values = (ctypes.c_int32 * len(tokens))(*tokens)
+        pointer, size = ctypes.POINTER(ctypes.c_int32), ctypes.sizeof(ctypes.c_int32)
+        batches = [
+            self.binding.llama_batch_get_one(ctypes.cast(ctypes.addressof(values) + i * size, pointer), 1)
+            for i in range(len(tokens))
+        ]
+
+        def run(_kept: object) -> Iterator[None]:
+            for batch in batches:
+                if decode(handle, batch) != 0:
+                    raise LabError("llama.cpp could not compute a token.", "Look at the step's log.")
+                wait(handle)
+                yield
+
+        return run(values)
+
+    def lay_out_prompt(self, count: int) -> None:
+        """Get ready to read prompts of so many tokens into sequence 0 from position 0, logits of the last."""
+        positions = np.arange(count, dtype=np.int32)
+        self.lay_out(positions, np.zeros(count, dtype=np.int32), positions == count - 1)
+
     def prompt(self, tokens: Sequence[int] | IntArray, *, all_logits: bool = False) -> None:
         """Read a prompt into sequence 0 from position 0, at most n_batch tokens; logits of the last (or all)."""
         count = len(tokens)
@@ -306,23 +336,6 @@ class Context:
     def sample(self, sampler: Any) -> int:
         """Draw the next token from the last row of logits."""
         return int(self.binding.llama_sampler_sample(sampler, self._handle, -1))
-
-
-def sampler_chain(llama: Llama, *, temperature: float, top_p: float, seed: int) -> Any:
-    """llama.cpp's sampler: top-p, then temperature, then a seeded draw; temperature 0 is greedy.
-
-    Order and minimum as in llama.cpp common/sampling.cpp; without its penalties, top-k and min-p, which the course's
-    settings do not name.
-    """
-    binding = llama.binding
-    chain = binding.llama_sampler_chain_init(binding.llama_sampler_chain_default_params())
-    if temperature <= 0:
-        binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_greedy())
-        return chain
-    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_top_p(top_p, 1))
-    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_temp(temperature))
-    binding.llama_sampler_chain_add(chain, binding.llama_sampler_init_dist(seed))
-    return chain
 
 
 def quantize_file(
@@ -380,18 +393,3 @@ def _kv_overrides(binding: Any, metadata: Sequence[tuple[str, str | int]], kept:
             row.value.val_i64 = value
     kept.append(rows)
     return rows
-
-
-_BUFFER = re.compile(r":\s+(?P<name>\S+)\s+(?P<kind>model|KV|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
-
-
-def buffer_sizes(lines: Sequence[str]) -> dict[str, dict[str, int]]:
-    """llama.cpp's buffers from its log: kind ("model", "KV", "compute", "output") -> name -> bytes.
-
-    The log rounds to 0.01 MiB. A buffer reported again (a graph reserved anew) counts once, at its last size.
-    """
-    sizes: dict[str, dict[str, int]] = {"model": {}, "KV": {}, "compute": {}, "output": {}}
-    for line in lines:
-        if match := _BUFFER.search(line):
-            sizes[match["kind"]][match["name"]] = round(float(match["mib"]) * 1024 * 1024)
-    return sizes

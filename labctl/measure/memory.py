@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from labctl.errors import LabError
 from labctl.measure.bench import N_GEN, N_PROMPT
-from labctl.measure.llama import Context, Llama, Model, buffer_sizes
+from labctl.measure.llama import Context, Llama, Model
 from labctl.records_hardware import MemoryLoad
 
 
@@ -125,3 +127,18 @@ def measure_load(llama: Llama, path: Path, *, n_ctx: int, n_threads: int, mmap: 
         compute_bytes=sum(buffers["compute"].values()),
         output_bytes=sum(buffers["output"].values()),
     )
+
+
+_BUFFER = re.compile(r":\s+(?P<name>\S+)\s+(?P<kind>model|KV|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
+
+
+def buffer_sizes(lines: Sequence[str]) -> dict[str, dict[str, int]]:
+    """llama.cpp's buffers from its log: kind ("model", "KV", "compute", "output") -> name -> bytes.
+
+    The log rounds to 0.01 MiB. A buffer reported again (a graph reserved anew) counts once, at its last size.
+    """
+    sizes: dict[str, dict[str, int]] = {"model": {}, "KV": {}, "compute": {}, "output": {}}
+    for line in lines:
+        if match := _BUFFER.search(line):
+            sizes[match["kind"]][match["name"]] = round(float(match["mib"]) * 1024 * 1024)
+    return sizes
