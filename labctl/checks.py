@@ -23,7 +23,7 @@ PROBE_TIMEOUT_S = 3.0
 BUSY_CORE = 0.6
 """A core that other programs use to this share is missed when one thread a core computes."""
 REBUILD = "pip install --force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python"
-WHEELS = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
+WHEELS = "the README of llama-cpp-python names an index of ready CPU builds for pip's --extra-index-url"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def check_llama() -> Check:
         return Check(name="llama.cpp", status="ok", detail=f"llama-cpp-python {version}")
     compiler = next((one for one in ("c++", "g++", "clang++", "cl") if shutil.which(one)), None)
     found = f"a C++ compiler is here ({compiler})" if compiler else "and there is no C++ compiler to build it"
-    hint = f"Install a ready build: pip install llama-cpp-python --extra-index-url {WHEELS}"
+    hint = f"Install a ready build: {WHEELS}"
     return Check(name="llama.cpp", status="problem", detail=f"llama-cpp-python is not installed; {found}", hint=hint)
 
 
