@@ -272,19 +272,27 @@ def _run() -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _say(LabError("Stopped.", "What is measured is kept. Run the same command again to go on from there."))
-        return 130
+        return _stopped()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except BrokenPipeError:
         streams.give_up_stdout()
         return 1
-    except (LabError, OSError, UnicodeEncodeError) as error:
+    except Exception as error:
+        if streams.was_interrupted():
+            return _stopped()
+        if not isinstance(error, (LabError, OSError, UnicodeEncodeError)):
+            raise
         if os.environ.get("LABCTL_DEBUG"):
             raise
         _say(error if isinstance(error, LabError) else _explain(error))
         return 1
+
+
+def _stopped() -> int:
+    _say(LabError("Stopped.", "What is measured is kept. Run the same command again to go on from there."))
+    return 130
 
 
 def _explain(error: OSError | UnicodeEncodeError) -> LabError:

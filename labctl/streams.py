@@ -31,10 +31,19 @@ def make_usable() -> None:
             reconfigure(errors="replace")
 
 
+_presses: list[int] = []
+
+
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed: in a library's callback its exception can turn into another one."""
+    return bool(_presses)
+
+
 def interrupt_once() -> None:
     """Let the first Ctrl-C end the work and the next ones not disturb the tidying up; "ignored" stays as it was."""
 
-    def interrupted(_number: int, _frame: FrameType | None) -> None:
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        _presses.append(number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 

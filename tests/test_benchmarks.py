@@ -164,8 +164,26 @@ def _both(step: str, ours: float, theirs: float, label: str = "F16") -> tuple[re
     )
 
 
+VERDICTS = (
+    records.VerdictPair(
+        format="Q8_0", n_chunks=48, n_chunks_text=600, early="pass", early_low=0.0, early_high=0.01, whole="pass",
+        increase=0.001, low=0.0005, high=0.0015, look_s=0.0002,
+    ),
+    records.VerdictPair(
+        format="Q5_K_M", n_chunks=600, n_chunks_text=600, early="undecided", early_low=0.018, early_high=0.023,
+        whole="undecided", increase=0.0205, low=0.0195, high=0.0215, look_s=0.0004,
+    ),
+)  # fmt: skip
+_KL = {"mean": 0.073, "median": 0.05, "90 %": 0.15, "99 %": 0.3, "maximum": 1.223006, "same top token, %": 83.873}
+DIVERGENCE = records.DivergencePair(
+    format="Q4_K_M", n_chunks=16, ours={**_KL, "99 %": 0.3001, "maximum": 1.2229}, theirs=_KL
+)
+
+
 def _section(**parts: object) -> records.Section:
-    return records.Section(taken_at="2026-01-01T00:00:00+00:00", settings={"chunks": None}, **parts)  # type: ignore[arg-type]
+    return records.Section(
+        taken_at="2026-01-01T00:00:00+00:00", settings={"chunks": None, "limit": 0.02, "baseline_chunks": 600}, **parts
+    )  # type: ignore[arg-type]
 
 
 PAIR = records.PerplexityPair(
@@ -220,6 +238,8 @@ def results() -> records.Results:
             "4": _section(speed=speeds),
             "5": _section(samples=lab, stages=(stages,)),
             "6": _section(samples=starts),
+            "7": _section(verdicts=VERDICTS),
+            "8": _section(divergence=(DIVERGENCE,)),
         },
     )  # fmt: skip
     return records.Results(models={"toy": model})
@@ -237,10 +257,16 @@ def test_claims_follow_from_the_samples(results: records.Results) -> None:
         "the whole lab, wall time": True,
         "labctl --help": True,
         "a second labctl run": False,
+        "verdicts from chunks as needed": True,
+        "tokens where the increase is not within 1.5 to 2.5 %": True,
+        "one decision": True,
+        "KL divergence: mean, median, quantiles": True,
     }
     assert found["wall time of the perplexity step"].value == pytest.approx(0.9)
     assert found["peak memory of the perplexity step"].value == pytest.approx(0.8)
     assert found["the whole lab, wall time"].value == pytest.approx(0.8)
+    assert found["tokens where the increase is not within 1.5 to 2.5 %"].value == 0.08  # not Q5_K_M's 1
+    assert found["KL divergence: mean, median, quantiles"].value == pytest.approx(0.0001)
 
 
 def _replace(results: records.Results, name: str, section: records.Section) -> records.Results:
@@ -249,10 +275,35 @@ def _replace(results: records.Results, name: str, section: records.Section) -> r
 
 
 def test_one_wrong_digit_is_not_parity(results: records.Results) -> None:
-    wrong = dataclasses.replace(PAIR, ours_running=("9.0001", "8.0000"))
-    assert not wrong.same and wrong.n_equal == 1
+    running = dataclasses.replace(PAIR, ours_running=("9.0001", "8.0000"))
+    assert not running.same and running.n_equal == 1
+    claim = claims.claims(_replace(results, "1", _section(perplexity=(running,))).models["toy"])[0]
+    assert claim.met and "1 of 2 running values" in claim.result  # the target is about the figure for all chunks
+    wrong = dataclasses.replace(PAIR, ours=("8.0001", PAIR.ours[1]))
     claim = claims.claims(_replace(results, "1", _section(perplexity=(wrong,))).models["toy"])[0]
-    assert not claim.met and "1 of 2 running values" in claim.result
+    assert not claim.met and "0 of 1 formats" in claim.result
+
+
+def test_another_verdict_or_divergence_is_not_met(results: records.Results) -> None:
+    other = _section(
+        verdicts=(dataclasses.replace(VERDICTS[0], early="fail", n_chunks=61, look_s=0.002), VERDICTS[1]),
+    )
+    found = claims.claims(_replace(results, "7", other).models["toy"])
+    assert [claim.met for claim in found if claim.section == "7"] == [False, False, False]
+    far = dataclasses.replace(DIVERGENCE, ours={**DIVERGENCE.ours, "99 %": 0.3005})
+    found = claims.claims(_replace(results, "8", _section(divergence=(far,))).models["toy"])
+    assert [claim.met for claim in found if claim.section == "8"] == [False]
+
+
+def test_divergence_is_read_from_what_llama_perplexity_prints() -> None:
+    text = (
+        "Mean    KLD:   0.073000 ±   0.000912\nMaximum KLD:   1.223006\n99.9%   KLD:   0.800000\n"
+        "99.0%   KLD:   0.300000\n95.0%   KLD:   0.200000\n90.0%   KLD:   0.150000\nMedian  KLD:   0.050000\n"
+        "Same top p: 83.873 ± 0.575 %\n"
+    )
+    assert logs.divergence_figures(text) == DIVERGENCE.theirs
+    with pytest.raises(ValueError, match="no median"):
+        logs.divergence_figures(text.replace("Median", "Middle"))
 
 
 def test_one_wrong_tensor_is_not_identity(results: records.Results) -> None:
@@ -278,7 +329,7 @@ def test_page_and_file_round_trip(results: records.Results, tmp_path: Path) -> N
     assert "| F16 | 9.00 | 10.00 | 0.900 | 0.900 to 0.900 | met |" in page
     assert "12 % of its run" in page and "0.700 of the loops' time" in page
     stored = json.loads((tmp_path / "results.json").read_text("utf-8"))
-    assert len(stored["claims"]["toy"]) == 9
+    assert len(stored["claims"]["toy"]) == 13
     for line in page.splitlines():
         if line.startswith("|"):
             assert line.replace("\\|", "").count("|") >= 3
