@@ -23,6 +23,10 @@ STEP: dict[str, Callable[[str], steps.Step]] = {
 
 _COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 6_000}  # in prompt tokens, roughly
 
+_KL_CHUNKS = 32
+_KL_SHARE = 0.15  # of computing a chunk: what comparing it takes while perplexity computes it anyway
+_FURTHER_CHUNKS = 8  # a format whose verdict needs more than the common chunks is rare
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
@@ -53,8 +57,10 @@ def cost(lab: Lab, name: str) -> float:
         return _COSTS[name]
     n_text = lab.text.size_bytes / 4 / lab.config.ctx
     if name == "divergence":
-        return lab.config.ctx * min(n_text, lab.config.kl_chunks or 64)
-    n_first = 2 * quality.COMMON_CHUNKS if lab.config.is_auto else lab.config.n_chunks
+        alone = lab.folder.record_path("perplexity", lab.model.baseline).exists()
+        n_chunks = min(n_text, lab.config.kl_chunks or _KL_CHUNKS)
+        return lab.config.ctx * n_chunks * (1.0 if alone else _KL_SHARE)
+    n_first = quality.COMMON_CHUNKS + _FURTHER_CHUNKS if lab.config.is_auto else lab.config.n_chunks
     return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
 
 

@@ -41,7 +41,7 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
         order = chunk_order(scorer.n_chunks, task.order_seed)
         wanted = order[: task.n_first]
         nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
-        watcher = _Watcher(task.divergence, order, scorer) if task.divergence is not None else None
+        watcher = _Watcher(task.divergence, order, scorer, task.n_threads) if task.divergence is not None else None
         missing = set(nll.missing(wanted)) | (watcher.missing() & set(wanted) if watcher is not None else set())
         todo = [chunk for chunk in wanted if chunk in missing]
         done_before = len(wanted) - len(todo)
@@ -94,8 +94,8 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
 class _Watcher:
     """Looks at the logits as they pass: spools the baseline's, compares the others with them."""
 
-    def __init__(self, plan: tasks.SpoolPlan, order: list[int], scorer: ChunkScorer) -> None:
-
+    def __init__(self, plan: tasks.SpoolPlan, order: list[int], scorer: ChunkScorer, n_threads: int) -> None:
+        self._n_threads = n_threads
         self._row = {chunk: row for row, chunk in enumerate(order[: plan.n_rows])}
         self._spool = Spool(Path(plan.spool_path), scorer.n_scored, scorer.n_vocab)
         if plan.is_baseline:
@@ -109,13 +109,12 @@ class _Watcher:
         return {chunk for chunk in self._kl.missing(self._row) if self._row[chunk] in self._spool.rows}
 
     def see(self, chunk: int, logits: FloatArray) -> None:
-
         if chunk not in self.missing():
             return
         if self._kl is None:
             self._spool.write(self._row[chunk], logits)
         else:
-            self._kl.add(chunk, compare(self._spool.read(self._row[chunk]), logits))
+            self._kl.add(chunk, compare(self._spool.read(self._row[chunk]), logits, self._n_threads))
 
     def finish(self) -> None:
         if self._kl is not None:

@@ -7,6 +7,7 @@ spool is float32, so that nothing is clamped: llama.cpp's own 16-bit file moves 
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Spool:
         Raises:
             LabError: the disk is full.
         """
-        data = log_softmax_rows(logits).tobytes()
+        data = log_softmax_rows(logits).ravel().view(np.uint8).data
         with writing(self.path):
             with self.path.open("r+b" if self.path.exists() else "wb") as stream:
                 stream.seek(row * len(data))
@@ -86,7 +87,8 @@ class Spool:
         return np.fromfile(self.path, dtype=np.float32, count=count, offset=4 * count * row)
 
     def _is_whole(self, row: int, values: FloatArray) -> bool:
-        return values.size == self._shape[0] * self._shape[1] and zlib.crc32(values.tobytes()) == self._checksums[row]
+        whole = values.size == self._shape[0] * self._shape[1]
+        return whole and zlib.crc32(values.ravel().view(np.uint8).data) == self._checksums[row]
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -98,15 +100,25 @@ def list_path(spool: Path) -> Path:
     return spool.with_name(spool.name + ".rows")
 
 
-def compare(base: FloatArray, logits: FloatArray) -> Floats:
+def compare(base: FloatArray, logits: FloatArray, n_threads: int = 1) -> Floats:
     """One chunk's divergence from the baseline.
 
     Args:
         base: (n_scored, n_vocab) float32 log-probabilities of the baseline.
         logits: (n_scored, n_vocab) float32 of the file.
+        n_threads: to share the rows among.
     Returns: (2 n_scored,): KL divergence of each token in nats, then 1 where both have the same top token, else 0.
     """
-    return np.concatenate([kl_rows(base, logits), same_top(base, logits).astype(np.float64)])
+    kl, same = np.empty(len(base)), np.empty(len(base))
+
+    def rows(part: slice) -> None:
+        kl[part] = kl_rows(base[part], logits[part])
+        same[part] = same_top(base[part], logits[part])
+
+    step = max(1, -(-len(base) // n_threads))
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(rows, (slice(start, start + step) for start in range(0, len(base), step))))
+    return np.concatenate([kl, same])
 
 
 def summary(values: Floats) -> KlSummary:
