@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from labctl.cpu import performance_cores
-from labctl.machine import conditions, fingerprint
+from labctl.machine import clock_text, conditions, fingerprint
 from labctl.records_base import Machine
 from labctl.records_hardware import Conditions
 
@@ -175,7 +175,7 @@ def check_governor(name: str) -> Check:
 
 def check_clock(clock_hz: tuple[float, ...], temperature_c: float | None) -> Check:
     """For the record only: what is slow or hot depends on the processor."""
-    words = f"{min(clock_hz) / 1e9:.2f} to {max(clock_hz) / 1e9:.2f} GHz now" if clock_hz else "not readable"
+    words = f"{clock_text(clock_hz)} now" if clock_hz else "not readable"
     words += f"; {temperature_c:.0f} °C" if temperature_c is not None else "; no temperature sensor readable"
     return Check(name="Clock and heat", status="ok", detail=words)
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.cpu import PROC, SYS, cache_bytes, core_kinds, cpu_features, cpu_model, read_text
@@ -63,6 +64,12 @@ def governor(sys_root: Path = SYS) -> str | None:
     folder = sys_root / "devices/system/cpu/cpu0/cpufreq"
     name, driver = read_text(folder / "scaling_governor"), read_text(folder / "scaling_driver")
     return f"{name} ({driver})" if name and driver else name
+
+
+def clock_text(clock_hz: Sequence[float]) -> str:
+    """The cores' clocks in GHz, as a range where they differ; empty where the system does not tell."""
+    ends = dict.fromkeys(f"{hz / 1e9:.2f}" for hz in (min(clock_hz), max(clock_hz))) if clock_hz else {}
+    return f"{' to '.join(ends)} GHz" if ends else ""
 
 
 def conditions(*, watch_s: float = 0.3) -> Conditions:

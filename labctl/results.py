@@ -22,7 +22,7 @@ from labctl.records import (
     StepFailure,
     TextSource,
 )
-from labctl.records_hardware import BenchConditions, MemoryRun, SpeedRun
+from labctl.records_hardware import BatchRun, BenchConditions, MemoryRun, SpeedRun, ThreadSweep
 from labctl.steps import Lab
 from labctl.store import digest, read_record, refuse_newer, write_text
 
@@ -38,7 +38,7 @@ KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *(SourceModel, TextSource, GgufFile, PerplexityRun, DivergenceRun, GenerationRun),
-        *(SpeedRun, MemoryRun, BenchConditions, Failures),
+        *(SpeedRun, MemoryRun, BenchConditions, BatchRun, ThreadSweep, Failures),
     )
 }
 """What a lab's record files hold, by the name of the kind that each file states."""

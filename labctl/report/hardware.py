@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from labctl.machine import clock_text
 from labctl.measure.bandwidth import bandwidth_for, bound_tps
 from labctl.measure.ratios import PRECISE, RATIO_RULE, round_ratio
 from labctl.records import LabRecords
@@ -181,7 +182,7 @@ def _rounds(state: BenchConditions) -> str:
 
 
 def _state(now: Conditions) -> str:
-    clock = f"{min(now.clock_hz) / 1e9:.2f} to {max(now.clock_hz) / 1e9:.2f} GHz" if now.clock_hz else "clock not told"
+    clock = clock_text(now.clock_hz) or "clock not told"
     parts = [
         clock,
         f"governor {now.governor}" if now.governor else "",
