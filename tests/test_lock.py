@@ -67,6 +67,20 @@ def test_waiting_says_for_whom_and_gets_the_lock(tmp_path: Path, holder: subproc
     assert "labctl run --chunks 4" in said[0]
 
 
+def test_a_dead_holder_does_not_block(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
+    holder.kill()
+    holder.wait()
+    with store.lock(tmp_path / "model"):
+        assert json.loads((tmp_path / "model" / ".lock-holder").read_text("utf-8"))["pid"] == os.getpid()
+
+
+def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), store.lock(tmp_path / "model"):
+        raise ValueError("inside")
+    with store.lock(tmp_path / "model"):
+        pass
+
+
 @pytest.mark.parametrize("note", ["", "{", "[]", "12345", '{"pid": "x", "since": 1, "command": []}', "[" * 9999])
 def test_a_damaged_note_of_the_holder_hides_nothing_but_itself(
     tmp_path: Path, holder: subprocess.Popen[bytes], note: str

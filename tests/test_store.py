@@ -6,9 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -264,60 +261,3 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"one")
     cache = store.DigestCache(tmp_path / "blocked" / "digests.json")
     assert cache.sha256(tmp_path / "file") == hashlib.sha256(b"one").hexdigest()
-
-
-# -- locks ------------------------------------------------------------------------------------------------------------
-
-_HOLD = """
-import sys, time
-from pathlib import Path
-from labctl.store import lock
-with lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Another process that holds the lock of tmp_path/model."""
-    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE)
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        yield process
-        process.kill()
-
-
-def test_a_second_process_is_refused_and_told_who_holds_the_lock(
-    tmp_path: Path, holder: subprocess.Popen[bytes]
-) -> None:
-    with pytest.raises(LabError) as caught, store.lock(tmp_path / "model"):
-        pytest.fail("two at once")
-    assert str(holder.pid) in caught.value.message
-    assert "model" in caught.value.message
-    assert "--wait" in caught.value.hint
-
-
-def test_a_dead_holder_does_not_block(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
-    holder.kill()
-    holder.wait()
-    with store.lock(tmp_path / "model"):
-        assert json.loads((tmp_path / "model" / ".lock-holder").read_text("utf-8"))["pid"] == os.getpid()
-
-
-def test_waiting_gets_the_lock_once_it_is_free(tmp_path: Path, holder: subprocess.Popen[bytes]) -> None:
-    import threading
-
-    threading.Timer(0.3, holder.kill).start()
-    begun = time.monotonic()
-    with store.lock(tmp_path / "model", wait=True):
-        assert time.monotonic() - begun > 0.25
-        assert holder.poll() is not None
-
-
-def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="inside"), store.lock(tmp_path / "model"):
-        raise ValueError("inside")
-    with store.lock(tmp_path / "model"):
-        pass
