@@ -28,7 +28,7 @@ KL_CHUNKS = 16
 
 def verdicts(bench: Bench) -> Section:
     """(7) `labctl perplexity --chunks auto` into an empty folder, then --chunks all into the same one."""
-    bench.runner.screen.section("7. Verdicts: chunks as needed, and all", 2)
+    bench.runner.screen.section("7. Verdicts: chunks as needed, and all", 2 + len(bench.quantized))
     folder = bench.fresh_folder("verdicts")
     samples = [_perplexity(bench, folder, "auto")]
     run_folder = RunFolder(folder / "outputs" / bench.lab.model.name)
