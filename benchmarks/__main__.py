@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from benchmarks import quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
@@ -202,9 +203,14 @@ def _environment() -> dict[str, str]:
 
 def _comparable(old: ModelResults, new: ModelResults) -> bool:
     """Whether results taken earlier may stand beside new ones: same files, machine and versions."""
-    return (old.model, old.text, old.formats, old.n_threads, old.machine, old.versions) == (
-        new.model, new.text, new.formats, new.n_threads, new.machine, new.versions
-    )  # fmt: skip
+    # As JSON: what was read has lists where what was just made has tuples.
+    before, now = (
+        msgspec.json.encode(
+            (one.model, one.text, one.formats, one.n_threads, one.machine, one.versions), order="sorted"
+        )
+        for one in (old, new)
+    )
+    return before == now
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import claims, logs, records, report, stats, tools
+from benchmarks.__main__ import _comparable
 from benchmarks.process import task_share
 from benchmarks.quality import compare_files
 from labctl.errors import LabError
@@ -333,6 +334,17 @@ def test_page_and_file_round_trip(results: records.Results, tmp_path: Path) -> N
     for line in page.splitlines():
         if line.startswith("|"):
             assert line.replace("\\|", "").count("|") >= 3
+
+
+def test_sections_of_an_earlier_run_stay_while_nothing_has_changed(results: records.Results, tmp_path: Path) -> None:
+    model = dataclasses.replace(
+        results.models["toy"], machine={**results.models["toy"].machine, "flags": ("avx", "f16c")}
+    )
+    report.write(tmp_path, records.Results(models={"toy": model}))
+    known = report.read(tmp_path).models["toy"]
+    assert _comparable(known, model)
+    assert not _comparable(known, dataclasses.replace(model, n_threads=3))
+    assert not _comparable(known, dataclasses.replace(model, versions={"labctl": "0.2.0"}))
 
 
 def test_rows_of_a_table_have_its_columns(results: records.Results) -> None:
