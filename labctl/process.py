@@ -25,7 +25,7 @@ RecordT = TypeVar("RecordT")
 OnProgress = Callable[[tasks.Progress], None]
 
 # Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
-_CHILD = "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); from labctl.worker import main; sys.exit(main())"
+_CHILD = "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); from labctl.worker import leave; leave()"
 _TAIL_LINES = 12
 _LAST_WORDS = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
 # How llama.cpp, C++ and numpy say that memory was refused.

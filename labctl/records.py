@@ -238,8 +238,6 @@ class Generation:
     text: str
     pieces: tuple[str, ...]
     n_prompt_tokens: int
-    prompt_s: float
-    generation_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,11 +264,17 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRun:
-    """Sample outputs and probes of one file."""
+    """Sample outputs and probes of one file.
+
+    Attributes:
+        prompts_s, probes_s: seconds for all prompts, each both ways, and for all questions.
+    """
 
     format: str
     generations: tuple[Generation, ...]
     probes: tuple[ProbeResult, ...]
+    prompts_s: float = 0.0
+    probes_s: float = 0.0
     provenance: Provenance
 
     def find(self, prompt_number: int, decoding: str) -> Generation | None:

@@ -13,12 +13,16 @@ from labctl.records_base import Provenance, Setting
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchEffort:
     """How often a visit repeats a test: at least min_reps and for min_s seconds, but no more than max_reps, and no
-    further repetition after max_s seconds."""
+    further repetition after max_s seconds.
 
-    min_reps: int = 3
+    Few are enough: what repetitions of one process share (where its memory lies, the machine's mood) only a further
+    round can average out, and intervals are over rounds.
+    """
+
+    min_reps: int = 2
     max_reps: int = 20
-    min_s: float = 0.4
-    max_s: float = 20.0
+    min_s: float = 0.25
+    max_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

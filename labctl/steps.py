@@ -26,6 +26,8 @@ RecordT = TypeVar("RecordT")
 
 # As in measure/: not imported, since numpy would then load for every command.
 N_PROMPT, N_GEN = 512, 128
+MEMORY_GEN = 16
+_SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
 PROMPTS = (
     "Once upon a time",
     "The capital of France is",
@@ -223,6 +225,7 @@ def _generate_settings(lab: Lab) -> dict[str, Any]:
         "top_p": config.top_p,
         "seed": config.seed,
         "n_ctx": max(config.ctx, 512),
+        "questions_side_by_side": _SIDE_BY_SIDE,
         "probe_items": config.n_probe_items(lab.is_demo),
     }
 
@@ -258,6 +261,7 @@ def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> Ge
         format=label,
         n_threads=lab.n_threads,
         n_ctx=settings["n_ctx"],
+        n_side=settings["questions_side_by_side"],
         prompts=tuple(settings["prompts"]),
         n_tokens=settings["n_tokens"],
         temperature=settings["temperature"],
@@ -285,7 +289,7 @@ def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> Ge
 def _memory_key(lab: Lab, label: str) -> str:
     return key_of(
         "memory", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_ctx=lab.config.ctx,
-        n_threads=lab.n_threads,
+        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=MEMORY_GEN,
     )  # fmt: skip
 
 
@@ -302,7 +306,7 @@ def _make_memory(lab: Lab, label: str, on_progress: OnProgress | None) -> Memory
         loads.append(lab.run(task, MemoryLoad, "memory", label, None))
         if on_progress is not None:
             on_progress(tasks.Progress(done=number + 1, total=2))
-    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN}
+    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": MEMORY_GEN}
     record = MemoryRun(
         format=label,
         n_ctx=lab.config.ctx,

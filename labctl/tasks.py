@@ -130,9 +130,11 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     Attributes:
         probes: name -> path of the CSV file.
         probe_items: at most so many questions of each, evenly spread; None for all.
+        n_side: most questions of a probe side by side.
     """
 
     n_ctx: int
+    n_side: int
     prompts: tuple[str, ...]
     n_tokens: int
     temperature: float

@@ -7,12 +7,13 @@ itself survives it. The child ends when its parent does: stdin closes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
@@ -247,49 +248,54 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
 
 
 def _generate(llama: object, task: tasks.GenerateTask, channel: Channel) -> object:
-    from labctl.measure.generate import Writer, evenly, read_probe
+    from labctl.measure.generate import ANSWER_TOKENS, Writer, evenly, read_probe
     from labctl.measure.llama import Llama, Model
     from labctl.records import GenerationRun, ProbeResult
 
     assert isinstance(llama, Llama)
     probes = {name: evenly(read_probe(Path(path)), task.probe_items) for name, path in task.probes.items()}
-    total = 2 * len(task.prompts) + sum(len(questions) for questions in probes.values())
-    done = 0
+    n_prompts = 2 * len(task.prompts) * task.n_tokens  # tokens, as all counts here
+    total = n_prompts + ANSWER_TOKENS * sum(len(questions) for questions in probes.values())
+    begun = time.perf_counter()
     with (
         Model(llama, Path(task.model_path)) as model,
-        Writer(llama, model, n_ctx=task.n_ctx, n_threads=task.n_threads) as writer,
+        Writer(llama, model, n_ctx=task.n_ctx, n_threads=task.n_threads, n_side=task.n_side) as writer,
     ):
-        generations = []
-        for number, prompt in enumerate(task.prompts, 1):
-            for decoding in ("sampled", "greedy"):
-                generations.append(
-                    writer.write(
-                        number,
-                        prompt,
-                        "sampled" if decoding == "sampled" else "greedy",
-                        n_tokens=task.n_tokens,
-                        temperature=task.temperature,
-                        top_p=task.top_p,
-                        seed=task.seed,
-                    )
-                )
-                done += 1
-                channel.progress(done, total, f"prompt {number}")
-        results = []
+        generations = writer.write(
+            task.prompts,
+            n_tokens=task.n_tokens,
+            temperature=task.temperature,
+            top_p=task.top_p,
+            seed=task.seed,
+            on_progress=functools.partial(_tell, channel, 0, total, "prompts"),
+        )
+        written = time.perf_counter()
+        results: list[ProbeResult] = []
         for name, questions in probes.items():
-            answers = []
-            for question in questions:
-                answers.append(writer.answer(question))
-                done += 1
-                channel.progress(done, total, name)
-            results.append(ProbeResult(name=name, answers=tuple(answers)))
+            before = n_prompts + ANSWER_TOKENS * sum(len(one.answers) for one in results)
+            told = functools.partial(_tell, channel, before, total, name)
+            results.append(ProbeResult(name=name, answers=writer.answer(questions, told)))
+        answered = time.perf_counter()
     return GenerationRun(
         format=task.format,
         generations=tuple(generations),
         probes=tuple(results),
+        prompts_s=written - begun,
+        probes_s=answered - written,
         provenance=task.provenance,
     )
 
 
+def _tell(channel: Channel, before: int, total: int, note: str, done: int) -> None:
+    channel.progress(before + done, total, note)
+
+
+def leave() -> NoReturn:
+    """Do the task and end at once: Python's own tidying up would only take time."""
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave()

@@ -253,14 +253,14 @@ def generation_run(name: str, capitals: int, sums: int, leaves_at: int) -> Gener
                     text="".join(pieces),
                     pieces=pieces,
                     n_prompt_tokens=6,
-                    prompt_s=0.01,
-                    generation_s=0.1,
                 )
             )
     return GenerationRun(
         format=name,
         generations=tuple(generations),
         probes=(probe("capitals", 194, capitals), probe("sums", 88, sums)),
+        prompts_s=0.5,
+        probes_s=0.4,
         provenance=provenance("generate", 9),
     )
 

@@ -27,8 +27,8 @@ Generate = Callable[..., GenerationRun]
 def generate(child: Callable[..., Any], quantized: Any) -> Generate:
     def run(label: str = "F16", **options: Any) -> GenerationRun:
         settings = {
-            "n_ctx": 512, "prompts": PROMPTS[:2], "n_tokens": 12, "temperature": 0.7, "top_p": 0.9, "seed": 42,
-            "probes": {}, "probe_items": None, **options,
+            "n_ctx": 512, "n_side": 16, "prompts": PROMPTS[:2], "n_tokens": 12, "temperature": 0.7, "top_p": 0.9,
+            "seed": 42, "probes": {}, "probe_items": None, **options,
         }  # fmt: skip
         record: GenerationRun = child(
             tasks.GenerateTask(
@@ -101,8 +101,7 @@ def test_every_prompt_is_continued_both_ways_and_the_parts_agree(first: Generati
         assert len(one.tokens) == len(one.pieces) <= 12
         assert "".join(one.pieces) == one.text
         assert one.n_prompt_tokens > 0
-        assert one.prompt_s > 0
-        assert one.generation_s > 0
+    assert first.prompts_s > 0
 
 
 def test_the_demo_model_answers_the_labs_sum(generate: Generate) -> None:
@@ -117,6 +116,29 @@ def test_probes_are_asked_and_scored(generate: Generate, root: Path) -> None:
     (capitals,) = run.probes
     assert (capitals.name, len(capitals.answers), capitals.n_correct) == ("capitals", 12, 12)  # F16 knows all 194
     assert all(one.output.strip().startswith(one.expected) for one in capitals.answers)
+
+
+@pytest.mark.parametrize("label", ["F16", "Q4_K_M", "Q3_K_M"])
+def test_questions_side_by_side_are_answered_as_one_by_one(generate: Generate, root: Path, label: str) -> None:
+    folder = root / "lab_data/demo/probes"
+    settings: dict[str, Any] = {
+        "prompts": (), "probe_items": 60,
+        "probes": {name: str(folder / f"{name}.csv") for name in ("capitals", "sums")},
+    }  # fmt: skip
+    together, alone = (generate(label, n_side=n_side, **settings) for n_side in (16, 1))
+    for a, b in zip(together.probes, alone.probes, strict=True):
+        # Sums in another order may tip an answer that hangs in the balance, where 8-bit rounding makes them differ.
+        same = sum(x.correct == y.correct for x, y in zip(a.answers, b.answers, strict=True))
+        assert same >= (60 if label == "F16" else 56)
+
+
+def test_questions_that_fill_the_cache_take_turns(generate: Generate, root: Path) -> None:
+    settings: dict[str, Any] = {
+        "prompts": (), "probe_items": 20, "probes": {"sums": str(root / "lab_data/demo/probes/sums.csv")},
+    }  # fmt: skip
+    roomy, narrow = (generate(n_ctx=n_ctx, **settings).probes[0] for n_ctx in (512, 96))  # 96: two at a time
+    assert [one.prompt for one in narrow.answers] == [one.prompt for one in roomy.answers]
+    assert [one.correct for one in narrow.answers] == [one.correct for one in roomy.answers]
 
 
 def test_a_prompt_that_does_not_fit_is_refused(generate: Generate) -> None:

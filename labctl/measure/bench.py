@@ -25,14 +25,14 @@ def bench_visit(
     llama: Llama, path: Path, *, n_threads: int, effort: BenchEffort, n_prompt: int = N_PROMPT, n_gen: int = N_GEN,
     round_number: int = 0, order: int = 0,
 ) -> SpeedVisit:  # fmt: skip
-    """Load a file and time both tests: a full warm-up first, memory cleared between repetitions.
+    """Load a file and time both tests, memory cleared between repetitions; first a whole prompt and one token untimed.
 
     Args:
         n_prompt, n_gen: tokens of the prompt test and of the generation test.
         effort: how often to repeat each.
     Raises:
         LabError: the file does not load or compute.
-    Source: llama.cpp tools/llama-bench/llama-bench.cpp, test_prompt, test_gen (its own warm-up generates one token).
+    Source: llama.cpp tools/llama-bench/llama-bench.cpp, test_prompt, test_gen.
     """
     draw = random.Random(round_number)
     begun = time.perf_counter()
@@ -52,17 +52,19 @@ def bench_visit(
                 return (time.perf_counter() - begun,)
 
             context.lay_out_prompt(n_prompt)
+            read_prompt()
             pp = _repeat(read_prompt, effort)
         with Context(model, n_ctx=n_gen, n_threads=n_threads, n_ubatch=_N_UBATCH) as context:
 
-            def generate() -> tuple[float, ...]:
+            def generate(count: int = n_gen) -> tuple[float, ...]:
                 context.clear(data=False)
-                steps = context.steps(tokens)
+                steps = context.steps(tokens[:count])
                 stamps = [time.perf_counter()]
                 for _ in steps:
                     stamps.append(time.perf_counter())
                 return tuple(b - a for a, b in itertools.pairwise(stamps))
 
+            generate(1)
             token_s = _repeat(generate, effort)
     return SpeedVisit(
         round=round_number,
@@ -75,8 +77,7 @@ def bench_visit(
 
 
 def _repeat(test: Callable[[], tuple[float, ...]], effort: BenchEffort) -> tuple[tuple[float, ...], ...]:
-    """One untimed run to warm up, then timed ones as the effort says; each gives its seconds, in one or more parts."""
-    test()
+    """Timed runs as the effort says; each gives its seconds, in one or more parts."""
     samples: list[tuple[float, ...]] = []
     spent = 0.0
     while len(samples) < effort.max_reps and (len(samples) < effort.min_reps or spent < effort.min_s):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from labctl.errors import LabError
-from labctl.measure.llama import Context, Llama, Model
-from labctl.records import Generation, ProbeAnswer, ProbeResult
+import numpy as np
 
-_ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." has seven
+from labctl.errors import LabError
+from labctl.measure.llama import Context, IntArray, Llama, Model
+from labctl.records import Generation, ProbeAnswer
+
+OnTokens = Callable[[int], None]
+
+ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." has seven
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
@@ -35,14 +40,59 @@ def sampler_chain(llama: Llama, *, temperature: float, top_p: float, seed: int) 
     return chain
 
 
-class Writer:
-    """Continues prompts with one model; one context serves all of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A prompt to continue.
 
-    def __init__(self, llama: Llama, model: Model, *, n_ctx: int, n_threads: int) -> None:
+    Attributes:
+        n_tokens: most new tokens.
+        temperature: 0 for the most likely token each time; top_p and seed then play no part.
+        enough: asked with the bytes so far whether to stop.
+    """
+
+    prompt: str
+    n_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    enough: Callable[[bytes], bool] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Continuation:
+    """What a request gave: new token ids and the bytes of each; an end-of-text token is not among them."""
+
+    n_prompt_tokens: int
+    ids: list[int] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The new tokens as text, invalid UTF-8 replaced."""
+        return b"".join(self.pieces).decode("utf-8", "replace")
+
+
+class Writer:
+    """Continues prompts with one model: the worksheet's one by one, a probe's questions side by side.
+
+    A token of several texts at once takes little longer than one of a single text: the weights are read once for all.
+    But sums then come out in another order, and where formats round what passes between layers to 8 bits, a text can
+    turn elsewhere. So sample outputs are made alone, as llama-completion makes them; a score over many questions
+    bears it.
+
+    Args:
+        n_ctx: tokens of one cache that texts side by side share; none may need more.
+        n_side: most questions side by side; fewer where the cache holds fewer.
+    """
+
+    def __init__(self, llama: Llama, model: Model, *, n_ctx: int, n_threads: int, n_side: int) -> None:
         self._llama = llama
         self._model = model
         self._n_ctx = n_ctx
-        self._context = Context(model, n_ctx=n_ctx, n_threads=n_threads, n_ubatch=512, n_outputs=1)
+        self._n_side = n_side
+        self._context = Context(
+            model, n_ctx=n_ctx, n_threads=n_threads, n_seq=n_side, shared=True, n_ubatch=512, n_outputs=n_side
+        )
 
     def close(self) -> None:
         self._context.close()
@@ -53,84 +103,133 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def continue_prompt(
-        self, prompt: str, *, n_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
-        enough: Callable[[bytes], bool] | None = None,
-    ) -> tuple[list[int], list[bytes], int, float, float]:  # fmt: skip
-        """Generate up to n_tokens new tokens.
+    def continue_all(
+        self, requests: Sequence[Request], n_side: int, on_progress: OnTokens = lambda done: None
+    ) -> list[Continuation]:
+        """Continue every prompt.
 
         Args:
-            temperature: 0 for the most likely token each time.
-            enough: asked with the bytes so far whether to stop.
-        Returns: new token ids, their bytes, number of prompt tokens, seconds for the prompt, seconds for the rest.
+            n_side: most of them side by side.
+            on_progress: told after each step how many of the tokens asked for are there, or no longer needed.
         Raises:
-            LabError: the prompt is empty or does not fit.
+            LabError: a prompt is empty or does not fit.
         """
-        tokens = self._model.tokenize(prompt.encode())
+        prompts = [self._prompt_tokens(request) for request in requests]
+        results: list[Continuation] = []
+        while len(results) < len(requests):
+            begin = end = len(results)
+            room = self._n_ctx
+            while end < len(requests) and end - begin < n_side:
+                room -= len(prompts[end]) + requests[end].n_tokens
+                if room < 0:
+                    break
+                end += 1
+            before = sum(request.n_tokens for request in requests[:begin])
+            results += self._continue_group(requests[begin:end], prompts[begin:end], before, on_progress)
+        return results
+
+    def _prompt_tokens(self, request: Request) -> IntArray:
+        tokens = self._model.tokenize(request.prompt.encode())
         if len(tokens) == 0:
             raise LabError("A prompt has no tokens.", "Give it at least one word.")
-        if len(tokens) + n_tokens > self._n_ctx:
+        if len(tokens) + request.n_tokens > self._n_ctx:
             raise LabError(
-                f"A prompt of {len(tokens)} tokens and {n_tokens} new ones do not fit in {self._n_ctx} tokens.",
+                f"A prompt of {len(tokens)} tokens and {request.n_tokens} new ones do not fit in {self._n_ctx} tokens.",
                 "Use a larger --ctx or a shorter prompt.",
             )
-        sampler = sampler_chain(self._llama, temperature=temperature, top_p=top_p, seed=seed)
-        try:
-            begun = time.perf_counter()
+        return tokens
+
+    def _continue_group(
+        self, requests: Sequence[Request], prompts: Sequence[IntArray], done_before: int, on_progress: OnTokens
+    ) -> list[Continuation]:
+        results = [Continuation(n_prompt_tokens=len(prompt)) for prompt in prompts]
+        lengths = [len(prompt) for prompt in prompts]
+        ends = np.cumsum(lengths) - 1
+        wanted = np.zeros(sum(lengths), dtype=np.bool_)
+        wanted[ends] = True
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        with contextlib.ExitStack() as opened:
+            samplers = []
+            for one in requests:
+                samplers.append(sampler_chain(self._llama, temperature=one.temperature, top_p=one.top_p, seed=one.seed))
+                opened.callback(self._llama.binding.llama_sampler_free, samplers[-1])
             self._context.clear()
-            self._context.prompt(tokens)
-            self._context.synchronize()
-            read = time.perf_counter()
-            ids: list[int] = []
-            pieces: list[bytes] = []
-            position = len(tokens)
-            while len(ids) < n_tokens:
-                token = self._context.sample(sampler)
-                if self._model.is_end(token):
+            self._context.lay_out(positions, np.repeat(np.arange(len(prompts), dtype=np.int32), lengths), wanted)
+            self._context.decode(np.concatenate(prompts))
+            rows = [(number, int(end)) for number, end in enumerate(ends)]  # who, and at which place of the batch
+            while rows:
+                self._context.synchronize()
+                going = [
+                    number
+                    for number, row in rows
+                    if self._append(results[number], self._context.sample(samplers[number], row), requests[number])
+                ]
+                rows = [(number, row) for row, number in enumerate(going)]
+                left = sum(requests[number].n_tokens - len(results[number].ids) for number in going)
+                on_progress(done_before + sum(request.n_tokens for request in requests) - left)
+                if not going:
                     break
-                ids.append(token)
-                pieces.append(self._model.piece(token))
-                if len(ids) == n_tokens or (enough is not None and enough(b"".join(pieces))):
-                    break
-                self._context.decode_one(token, position)
-                position += 1
-            return ids, pieces, len(tokens), read - begun, time.perf_counter() - read
-        finally:
-            self._llama.binding.llama_sampler_free(sampler)
+                places = [lengths[number] + len(results[number].ids) - 1 for number in going]
+                self._context.lay_out(
+                    np.array(places, dtype=np.int32), np.array(going, dtype=np.int32), np.ones(len(going), np.bool_)
+                )
+                self._context.decode(np.array([results[number].ids[-1] for number in going], dtype=np.int32))
+        return results
+
+    def _append(self, result: Continuation, token: int, request: Request) -> bool:
+        """Take a token; says whether another one is wanted."""
+        if self._model.is_end(token):
+            return False
+        result.ids.append(token)
+        result.pieces.append(self._model.piece(token))
+        return len(result.ids) < request.n_tokens and not (request.enough and request.enough(b"".join(result.pieces)))
 
     def write(
-        self, number: int, prompt: str, decoding: Literal["sampled", "greedy"], *, n_tokens: int, temperature: float,
-        top_p: float, seed: int,
-    ) -> Generation:  # fmt: skip
-        """A worksheet prompt continued by sampling, or greedily (temperature, top_p and seed then play no part)."""
-        ids, pieces, n_prompt, prompt_s, generation_s = self.continue_prompt(
-            prompt, n_tokens=n_tokens, temperature=temperature if decoding == "sampled" else 0.0, top_p=top_p, seed=seed
-        )
-        return Generation(
-            prompt_number=number,
-            prompt=prompt,
-            decoding=decoding,
-            tokens=tuple(ids),
-            text=b"".join(pieces).decode("utf-8", "replace"),
-            pieces=tuple(piece.decode("utf-8", "replace") for piece in pieces),
-            n_prompt_tokens=n_prompt,
-            prompt_s=prompt_s,
-            generation_s=generation_s,
-        )
+        self, prompts: Sequence[str], *, n_tokens: int, temperature: float, top_p: float, seed: int,
+        on_progress: OnTokens = lambda done: None,
+    ) -> list[Generation]:  # fmt: skip
+        """The worksheet's prompts, each continued by sampling and greedily."""
+        kinds: tuple[tuple[Literal["sampled", "greedy"], float], ...] = (("sampled", temperature), ("greedy", 0.0))
+        wanted = [
+            (number, prompt, decoding, heat) for number, prompt in enumerate(prompts, 1) for decoding, heat in kinds
+        ]
+        requests = [
+            Request(prompt=prompt, n_tokens=n_tokens, temperature=heat, top_p=top_p, seed=seed)
+            for _, prompt, _, heat in wanted
+        ]
+        results = self.continue_all(requests, 1, on_progress)
+        return [
+            Generation(
+                prompt_number=number,
+                prompt=prompt,
+                decoding=decoding,
+                tokens=tuple(result.ids),
+                text=result.text,
+                pieces=tuple(piece.decode("utf-8", "replace") for piece in result.pieces),
+                n_prompt_tokens=result.n_prompt_tokens,
+            )
+            for (number, prompt, decoding, _), result in zip(wanted, results, strict=True)
+        ]
 
-    def answer(self, question: ProbeQuestion) -> ProbeAnswer:
-        """A probe's question answered greedily, read no further than its answer needs."""
+    def answer(
+        self, questions: Sequence[ProbeQuestion], on_progress: OnTokens = lambda done: None
+    ) -> tuple[ProbeAnswer, ...]:
+        """A probe's questions answered greedily, read no further than their answers need."""
 
-        def enough(text: bytes) -> bool:
-            return has_answer(text.decode("utf-8", "replace"), question.expected)
+        def enough(expected: str) -> Callable[[bytes], bool]:
+            return lambda text: has_answer(text.decode("utf-8", "replace"), expected)
 
-        _, pieces, *_ = self.continue_prompt(question.prompt, n_tokens=_ANSWER_TOKENS, enough=enough)
-        output = b"".join(pieces).decode("utf-8", "replace")
-        return ProbeAnswer(
-            prompt=question.prompt,
-            expected=question.expected,
-            output=output,
-            correct=is_correct(output, question.expected),
+        requests = [
+            Request(prompt=one.prompt, n_tokens=ANSWER_TOKENS, enough=enough(one.expected)) for one in questions
+        ]
+        return tuple(
+            ProbeAnswer(
+                prompt=question.prompt,
+                expected=question.expected,
+                output=result.text,
+                correct=is_correct(result.text, question.expected),
+            )
+            for question, result in zip(questions, self.continue_all(requests, self._n_side, on_progress), strict=True)
         )
 
 
@@ -198,8 +297,3 @@ def evenly(questions: Sequence[ProbeQuestion], limit: int | None) -> list[ProbeQ
     if limit is None or limit >= len(questions):
         return list(questions)
     return [questions[index * len(questions) // limit] for index in range(limit)]
-
-
-def run_probe(writer: Writer, name: str, questions: Sequence[ProbeQuestion]) -> ProbeResult:
-    """All questions of a probe, answered and scored."""
-    return ProbeResult(name=name, answers=tuple(writer.answer(question) for question in questions))

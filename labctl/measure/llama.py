@@ -179,6 +179,7 @@ class Context:
     Args:
         n_ctx: tokens each sequence can hold.
         n_seq: sequences side by side.
+        shared: all sequences share one cache of n_ctx tokens, and may differ in length.
         n_ubatch: tokens computed at once.
         n_batch: tokens handed over in one decode; all sequences together unless set.
         n_outputs: most logits rows one decode returns; sizes the compute buffer. 0: n_batch.
@@ -187,15 +188,17 @@ class Context:
     """
 
     def __init__(
-        self, model: Model, *, n_ctx: int, n_threads: int, n_seq: int = 1, n_ubatch: int = 512, n_batch: int = 0,
-        n_outputs: int = 0,
+        self, model: Model, *, n_ctx: int, n_threads: int, n_seq: int = 1, shared: bool = False, n_ubatch: int = 512,
+        n_batch: int = 0, n_outputs: int = 0,
     ) -> None:  # fmt: skip
         binding = model.llama.binding
         self.model = model
         self.binding = binding
-        self.n_batch = n_batch or n_ctx * n_seq
+        n_cells = n_ctx if shared else n_ctx * n_seq
+        self.n_batch = n_batch or n_cells
         parameters = binding.llama_context_default_params()
-        parameters.n_ctx = n_ctx * n_seq
+        parameters.n_ctx = n_cells
+        parameters.kv_unified = shared
         parameters.n_batch = self.n_batch
         parameters.n_ubatch = min(n_ubatch, self.n_batch)
         parameters.n_seq_max = n_seq
@@ -333,9 +336,9 @@ class Context:
         pointer = self.binding.llama_get_logits(self._handle)
         return np.ctypeslib.as_array(pointer, (n_rows, self.model.n_vocab))
 
-    def sample(self, sampler: Any) -> int:
-        """Draw the next token from the last row of logits."""
-        return int(self.binding.llama_sampler_sample(sampler, self._handle, -1))
+    def sample(self, sampler: Any, row: int) -> int:
+        """Draw the next token from the logits at this place of the last batch."""
+        return int(self.binding.llama_sampler_sample(sampler, self._handle, row))
 
 
 def quantize_file(
