@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from benchmarks import quality, report, speed, verdicts, whole
+from benchmarks import divergence, quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
 from benchmarks.logs import system_features
 from benchmarks.process import Runner
@@ -37,7 +37,7 @@ SECTIONS = {
     "5": whole.whole_lab,
     "6": whole.start_up,
     "7": verdicts.verdicts,
-    "8": verdicts.divergence,
+    "8": divergence.divergence,
 }
 
 

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.records import OURS, THEIRS, ModelResults, Sample, Section
+from benchmarks.records import AS_NEEDED, OURS, THEIRS, ModelResults, Sample, Section
 from benchmarks.stats import (
     EARLY_SHARE,
     HELP_S,
-    KL_STORAGE,
+    KL_STORED,
     LOOK_S,
     PERPLEXITY_PEAK,
     PERPLEXITY_WALL,
@@ -87,9 +87,10 @@ def speed_ratio(section: Section, label: str, test: str) -> Ratio:
 
 def lab_rounds(section: Section) -> tuple[list[float], list[float]]:
     """Seconds of each round of the whole lab: `labctl run`, and the sum of the loops' processes."""
-    numbers = sorted({one.round for one in section.samples})
+    samples = [one for one in section.samples if one.step != AS_NEEDED]
+    numbers = sorted({one.round for one in samples})
     sides = [
-        [sum(one.wall_s for one in section.samples if one.round == number and one.side == side) for number in numbers]
+        [sum(one.wall_s for one in samples if one.round == number and one.side == side) for number in numbers]
         for side in (OURS, THEIRS)
     ]
     return sides[0], sides[1]
@@ -225,13 +226,16 @@ def _verdicts(_model: ModelResults, section: Section) -> list[Claim]:
 
 
 def _divergence(_model: ModelResults, section: Section) -> list[Claim]:
-    furthest = max(section.divergence, key=lambda pair: pair.largest_kl_difference)
-    value = furthest.largest_kl_difference
+    furthest = max(section.divergence, key=lambda pair: pair.largest_difference_stored)
+    value = furthest.largest_difference_stored
+    direct = max(pair.largest_difference for pair in section.divergence)
     return [
         Claim(
-            section="8", what="KL divergence: mean, median, quantiles", target=KL_STORAGE.text, value=value,
-            result=f"{value:.6f} nats at most ({furthest.format}), {len(section.divergence)} formats",
-            met=KL_STORAGE.met(value),
+            section="8", what="KL divergence (mean, median, quantiles), the baseline in 16 bits on both sides",
+            target=KL_STORED.text, value=value,
+            result=f"{value:.6f} nats at most ({furthest.format}), {len(section.divergence)} formats; "
+            f"with labctl's own 32 bits {direct:.6f}",
+            met=KL_STORED.met(value),
         )
     ]  # fmt: skip
 

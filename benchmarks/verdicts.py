@@ -1,29 +1,23 @@
-"""Comparisons 7 and 8: verdicts that stop early against those from all chunks, and KL divergence."""
+"""Comparison 7: verdicts that stop early against those from all chunks."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import logs
 from benchmarks.bench import Bench, section
-from benchmarks.quality import perplexity_command
-from benchmarks.records import OURS, THEIRS, DivergencePair, Sample, Section, VerdictPair
+from benchmarks.records import OURS, Sample, Section, VerdictPair
 from benchmarks.whole import LABCTL
-from labctl import quality, tasks
+from labctl import quality
 from labctl.errors import LabError
 from labctl.journal import load_nll
-from labctl.measure.divergence import summary
 from labctl.measure.perplexity import chunk_order
 from labctl.measure.sequence import settle
 from labctl.measure.verdict import chunk_differences, paired_increase, verdict
 from labctl.records import PerplexityRun
 from labctl.store import RunFolder, read_record
-
-KL_CHUNKS = 16
 
 
 def verdicts(bench: Bench) -> Section:
@@ -78,58 +72,3 @@ def _rows(folder: RunFolder, record: PerplexityRun) -> np.ndarray:
     if rows is None:
         raise LabError(f"labctl perplexity left no values of {record.format}.", f"Its outputs: {folder.root}")
     return rows
-
-
-def divergence(bench: Bench) -> Section:
-    """(8) KL divergence from the baseline over the first chunks, by labctl's spool and by llama-perplexity's file."""
-    count = min(bench.settings.chunks or KL_CHUNKS, KL_CHUNKS)
-    bench.runner.screen.section("8. KL divergence from the baseline", 2 * len(bench.lab.labels))
-    folder = bench.fresh_folder("divergence")
-    samples: list[Sample] = []
-    pairs: list[DivergencePair] = []
-    for label in bench.lab.labels:
-        is_baseline = label == bench.lab.model.baseline
-        task = tasks.PerplexityTask(
-            model_path=str(bench.gguf(label)),
-            format=label,
-            n_threads=bench.lab.n_threads,
-            text=dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve())),
-            n_ctx=512,
-            shape=quality.SHAPE,
-            n_first=count,
-            nll_path=str(folder / f"{label}.npy"),
-            shown_nll_path=f"{label}.npy",
-            tokens_path=str(folder / "tokens.npy"),
-            divergence=tasks.SpoolPlan(
-                spool_path=str(folder / "spool"), n_rows=count, is_baseline=is_baseline,
-                kl_path=str(folder / f"{label}-kl.npy"),
-            ),
-            provenance=bench.lab.provenance("perplexity", "", {}, {}),
-        )  # fmt: skip
-        _, ours = bench.runner.run_task(task, PerplexityRun, format_name=label, round_number=1, step="divergence")
-        bench.runner.screen.step(f"{OURS} {label}", ours.wall_s)
-        command = [*perplexity_command(bench, bench.gguf(label), count), "--kl-divergence-base", str(folder / "base")]
-        theirs = bench.runner.run(
-            command if is_baseline else [*command, "--kl-divergence"],
-            side=THEIRS, format_name=label, round_number=1, step="divergence",
-        )  # fmt: skip
-        bench.runner.screen.step(f"{THEIRS} {label}", theirs.sample.wall_s)
-        samples += [ours, theirs.sample]
-        if is_baseline:
-            continue
-        values = load_nll(folder / f"{label}-kl.npy")
-        assert values is not None
-        found = summary(values[:count])
-        pairs.append(
-            DivergencePair(
-                format=label,
-                n_chunks=count,
-                ours={
-                    "mean": found.mean, "median": found.median, "90 %": found.p90, "99 %": found.p99,
-                    "maximum": found.max, "same top token, %": 100 * found.same_top_p,
-                },
-                theirs=logs.divergence_figures(theirs.stdout + theirs.stderr),
-            )
-        )  # fmt: skip
-    bench.fresh_folder("divergence")
-    return section({"chunks": count, "n_threads": bench.lab.n_threads}, samples=samples, divergence=pairs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import logs, quality
 from benchmarks.bench import Bench, section
-from benchmarks.records import OURS, THEIRS, LabStages, Sample, Section
+from benchmarks.records import AS_NEEDED, OURS, THEIRS, LabStages, Sample, Section
 from labctl import steps
 from labctl.errors import LabError
 from labctl.records import GenerationRun
@@ -22,12 +22,15 @@ START_AND_REPORT = "start and report"
 
 
 def whole_lab(bench: Bench) -> Section:
-    """(5) `labctl run` into empty folders, then the loops, in rounds. The last round's folder stays for (6)."""
+    """(5) `labctl run` into empty folders, then the loops, in rounds. The last round's folder stays for (6).
+
+    Over the whole text also `labctl run` as it comes, which takes as many chunks as the verdicts need.
+    """
     count = bench.settings.lab_rounds
     labels = bench.lab.labels
     prompts = len(steps.PROMPTS)
     n_loops = len(bench.quantized) + (2 + prompts) * len(labels)
-    bench.runner.screen.section("5. The whole lab", count * (1 + n_loops))
+    bench.runner.screen.section("5. The whole lab", count * (1 + n_loops + (bench.settings.chunks is None)))
     samples: list[Sample] = []
     stages = []
     for number in range(1, count + 1):
@@ -36,6 +39,8 @@ def whole_lab(bench: Bench) -> Section:
         samples.append(lab_run)
         stages.append(stages_of(folder, bench, number, lab_run.wall_s))
         samples += by_hand(bench, number)
+        if bench.settings.chunks is None:
+            samples.append(run_lab(bench, bench.fresh_folder("lab-auto"), step=AS_NEEDED, number=number))
     settings = {
         "chunks": bench.settings.chunks,
         "rounds": count,
@@ -49,12 +54,12 @@ def whole_lab(bench: Bench) -> Section:
 
 def run_lab(bench: Bench, folder: Path, *, step: str, number: int) -> Sample:
     """One `labctl run`; the outputs and reports folders are inside `folder`."""
-    chunks = "all" if bench.settings.chunks is None else str(bench.settings.chunks)
+    chunks = "auto" if step == AS_NEEDED else "all" if bench.settings.chunks is None else str(bench.settings.chunks)
     places = ["--outputs", str(folder / "outputs"), "--reports", str(folder / "reports")]
     sample = bench.runner.run(
         [LABCTL, "run", *bench.lab_flags, "--chunks", chunks, *places], side=OURS, round_number=number, step=step
     ).sample
-    bench.runner.screen.step(f"labctl run, round {number}", sample.wall_s)
+    bench.runner.screen.step(f"labctl run --chunks {chunks}, round {number}", sample.wall_s)
     return sample
 
 
@@ -119,17 +124,13 @@ def stages_of(folder: Path, bench: Bench, number: int, wall_s: float) -> LabStag
         stage_s[name] = end - begun
         begun = end
     stage_s[START_AND_REPORT] = wall_s - sum(stage_s.values())
-    greedy_s = sampled_s = 0.0
+    prompts_s = 0.0
     for label in bench.lab.labels:
         record = read_record(run.record_path("generate", label), GenerationRun)
-        for one in record.generations if record is not None else ():
-            if one.decoding == "greedy":
-                greedy_s += one.prompt_s + one.generation_s
-            else:
-                sampled_s += one.prompt_s + one.generation_s
+        prompts_s += record.prompts_s if record is not None else 0.0
     extra_s = {
-        "greedy outputs": greedy_s,
-        "probes, and loading the models once": stage_s["generate"] - greedy_s - sampled_s,
+        "greedy outputs, half of the prompts' time": prompts_s / 2,
+        "probes": stage_s["generate"] - prompts_s,
         **{name: seconds for name, seconds in stage_s.items() if name not in LOOPS},
     }
     return LabStages(round=number, stage_s=stage_s, extra_s=extra_s)
