@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import preflight, quality, rounds, steps, tasks
+from labctl import preflight, quality, rounds, steps
 from labctl.errors import LabError
 from labctl.steps import Lab
 
@@ -93,15 +93,5 @@ def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -
 
 
 def _dry_run(lab: Lab, label: str) -> int:
-    path = lab.gguf_path(label)
-    task = tasks.QuantizeTask(
-        model_path=lab.model.path,
-        format=label,
-        n_threads=lab.n_threads,
-        target_path=str(path),
-        shown_path=path.name,
-        allow_requantize=lab.model.quantized,
-        dry_run=True,
-        provenance=lab.provenance("quantize", "", {}, {}),
-    )
+    task = steps.quantize_task(lab, label, provenance=lab.provenance("quantize", "", {}, {}), dry_run=True)
     return lab.run(task, int, "dry-run", label, None)

@@ -163,6 +163,21 @@ def _require_measurable(lab: Lab) -> None:
         raise ChildError(error.message, hint, error.log_path, error.log_tail, for_all=True) from error
 
 
+def quantize_task(lab: Lab, label: str, *, provenance: Provenance, **options: Any) -> tasks.QuantizeTask:
+    """The task that makes a format's file, or with dry_run says how large it would be."""
+    path = lab.gguf_path(label)
+    return tasks.QuantizeTask(
+        model_path=lab.model.path,
+        format=label,
+        n_threads=lab.n_threads,
+        target_path=str(path),
+        shown_path=path.name,
+        allow_requantize=lab.model.quantized,
+        provenance=provenance,
+        **options,
+    )
+
+
 def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile:
     provenance = lab.provenance(
         "quantize",
@@ -178,13 +193,9 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
         _require_measurable(lab)
         record = audit(path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
     else:
-        task = tasks.QuantizeTask(
-            model_path=lab.model.path,
-            format=label,
-            n_threads=lab.n_threads,
-            target_path=str(path),
-            shown_path=path.name,
-            allow_requantize=lab.model.quantized,
+        task = quantize_task(
+            lab,
+            label,
             imatrix_path="" if imatrix is None else str(_need_imatrix(lab, imatrix)),
             imatrix_shown="" if imatrix is None else imatrix.shown,
             provenance=provenance,

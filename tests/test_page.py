@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lab_factory import FORMATS, MACHINE, empty_lab, make_lab, text_source
 
-from labctl.records import LabRecords
+from labctl.records import LabRecords, TensorFallback
 from labctl.report import worksheet
 from labctl.report.analysis import frame, rows_of
 from labctl.report.build import ReportOptions, build
@@ -177,6 +177,15 @@ def test_switched_off_formats_leave_score_and_tables(
     assert "Q3_K_M" not in page.get_attribute("#chart", "aria-label")
     page.check("#show-Q4_K_S")
     assert page.locator("#worksheet tr[data-format=Q4_K_S]:visible").count() > 5
+
+
+def test_names_of_files_that_hold_other_types_carry_the_mark(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    lab = make_lab(tmp_path)
+    gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
+    lab.files["Q6_K"] = replace(lab.files["Q6_K"], fallbacks=(gone,))
+    page = visit(write_page(lab, tmp_path))
+    assert "Q6_K ⚠" in page.inner_text("#ranking") and "Q6_K ⚠" in page.text_content("#chart")
+    assert "Q8_0 ⚠" not in page.inner_text("#ranking")
 
 
 def test_memory_sliders_say_what_fit_says(tmp_path: Path, visit: Callable[..., Any]) -> None:

@@ -178,7 +178,8 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
     span = max(top, 1.2 * bar) - left
     whole.set_xlim(left - 0.05 * span, left + (1.9 if close_up else 1.65) * span)
     for place, (_, value, low, high) in enumerate(found):
-        end = max(value, high if math.isfinite(high) else value, bar if abs(value - bar) < 0.1 * span else value)
+        crossed = -0.1 < (bar - value) / span < 0.5  # the words would run across the limit's line
+        end = max(value, high if math.isfinite(high) else value, bar if crossed else value)
         words = f"{percent(value)}" if close_up else f"{percent(value)} ({interval(low, high)})"
         whole.annotate(words, (end, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=10)
     whole.set_xlabel("Perplexity increase, %")

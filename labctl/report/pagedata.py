@@ -11,6 +11,7 @@ from labctl.records import Generation, LabRecords
 from labctl.report.answers import first_divergence, split_text
 from labctl.report.coursefiles import prompts
 from labctl.report.fit import COMFORTABLE, GIB, kv_bytes_at
+from labctl.report.gaps import mislabelled
 from labctl.report.plot import look
 from labctl.report.rules import candidates
 from labctl.report.scoring import Weights
@@ -33,7 +34,7 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
         limit: largest acceptable increase of perplexity, as a fraction.
     Returns: values that JSON can hold; a figure that was not measured is None.
     """
-    outputs = _outputs(records)
+    outputs, marked = _outputs(records), mislabelled(records)
     return {
         "model": printable(records.model.name),
         "base": records.formats[0],
@@ -42,6 +43,7 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
         "formats": [
             {
                 "name": name,
+                "marked": name in marked,
                 "color": look(place).color,
                 "marker": look(place).marker,
                 "verdict": rows[name]["verdict"],

@@ -46,8 +46,10 @@ function swatch(name) {
   return mark;
 }
 
+const titleOf = (name) => (formatOf.get(name).marked ? `${name} ⚠` : name);
+
 function label(name) {
-  return el("span", { class: "format" }, swatch(name), name);
+  return el("span", { class: "format" }, swatch(name), titleOf(name));
 }
 
 const significant = (value, digits = 3) => {
@@ -346,7 +348,7 @@ function renderChart() {
     group.append(svgEl("path", { d: MARKERS[point.format.marker], transform: `translate(${x} ${y})`, fill: "currentColor" }));
     group.append(svgEl("title", {}, `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`));
     parts.push(group);
-    const half = point.format.name.length * 3.7 + 2;
+    const half = titleOf(point.format.name).length * 3.7 + 2;
     const spots = [[0, -17], [0, 19], [half + 11, 4], [-half - 11, 4], [half + 8, -12], [half + 8, 16], [-half - 8, -12], [-half - 8, 16], [0, -31], [0, 33], [half + 20, -26], [half + 20, 30]];
     const free = spots.find(([dx, dy]) => {
       const one = { x0: x + dx - half, x1: x + dx + half, y0: y + dy - 11, y1: y + dy + 3 };
@@ -354,7 +356,7 @@ function renderChart() {
       return inside && !taken.some((other) => one.x0 < other.x1 && other.x0 < one.x1 && one.y0 < other.y1 && other.y0 < one.y1);
     }) || spots[0];
     taken.push({ x0: x + free[0] - half, x1: x + free[0] + half, y0: y + free[1] - 11, y1: y + free[1] + 3 });
-    parts.push(svgEl("text", { x: x + free[0], y: y + free[1], "text-anchor": "middle", class: "point-name" }, point.format.name));
+    parts.push(svgEl("text", { x: x + free[0], y: y + free[1], "text-anchor": "middle", class: "point-name" }, titleOf(point.format.name)));
   }
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", `${measure.name} against file size. ${points.map((point) => `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`).join("; ")}.`);
