@@ -21,7 +21,7 @@ STEP: dict[str, Callable[[str], steps.Step]] = {
 }
 """Steps that stand alone for each format; divergence and bench take all formats together."""
 
-_COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 6_000}  # in prompt tokens, roughly
+_COSTS = {"quantize": 4_000, "generate": 14_000, "memory": 2_000}  # in prompt tokens, roughly
 
 _KL_CHUNKS = 32
 _KL_SHARE = 0.15  # of computing a chunk: what comparing it takes while perplexity computes it anyway

@@ -18,7 +18,7 @@ from labctl.records_hardware import Bandwidth, BenchConditions, BenchEffort, Con
 from labctl.steps import N_GEN, N_PROMPT, Lab, fresh_file, key_of, need_file, stored
 from labctl.store import read_record, write_record
 
-VISIT_COST = 6_000
+VISIT_COST = 3_000
 """A visit's size in prompt tokens, roughly, for the progress display and the time estimate."""
 EFFORT = BenchEffort()
 Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
@@ -99,7 +99,7 @@ def total_cost(lab: Lab) -> float:
 def estimate_s(lab: Lab, tokens_per_s: float) -> float:
     """Seconds that the whole bench spends on one format, roughly, at a prompt speed of so many tokens a second."""
     config = lab.config
-    visit_s = 1.5 + VISIT_COST / tokens_per_s + config.cooldown_s
+    visit_s = 0.5 + VISIT_COST / tokens_per_s + config.cooldown_s
     budget_s = config.bench_seconds(lab.is_demo) / len(lab.labels)
     return max(visit_s, min(budget_s, config.bench_rounds * visit_s))
 
