@@ -248,8 +248,9 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
 
 
 def _generate(llama: object, task: tasks.GenerateTask, channel: Channel) -> object:
-    from labctl.measure.generate import ANSWER_TOKENS, Writer, evenly, read_probe
+    from labctl.measure.generate import ANSWER_TOKENS, Writer
     from labctl.measure.llama import Llama, Model
+    from labctl.measure.probes import evenly, read_probe
     from labctl.records import GenerationRun, ProbeResult
 
     assert isinstance(llama, Llama)

@@ -1,26 +1,22 @@
-"""Sample outputs for the worksheet's prompts, and probes: questions with known answers."""
+"""Sample outputs for the worksheet's prompts, and answers to probes."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from labctl.errors import LabError
 from labctl.measure.llama import Context, IntArray, Llama, Model
+from labctl.measure.probes import ProbeQuestion, has_answer, is_correct
 from labctl.records import Generation, ProbeAnswer
 
 OnTokens = Callable[[int], None]
 
 ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." has seven
-_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 def sampler_chain(llama: Llama, *, temperature: float, top_p: float, seed: int) -> Any:
@@ -231,69 +227,3 @@ class Writer:
             )
             for question, result in zip(questions, self.continue_all(requests, self._n_side, on_progress), strict=True)
         )
-
-
-class ProbeQuestion:
-    """A prompt and the answer that has to follow it."""
-
-    __slots__ = ("expected", "prompt")
-
-    def __init__(self, prompt: str, expected: str) -> None:
-        self.prompt = prompt
-        self.expected = expected
-
-
-def is_correct(output: str, expected: str) -> bool:
-    """Whether a continuation's first line gives the expected answer.
-
-    A word must stand at its beginning, whole. A number must be the first one in it, or, where it spells out the sum
-    ("5 + 3 = 8"), the first one behind the equals sign.
-    """
-    line = _first_line(output)
-    if _NUMBER.fullmatch(expected):
-        found = _NUMBER.search(line, line.find("=") + 1)
-        return found is not None and found[0] == expected
-    rest = line[len(expected) :]
-    return line.startswith(expected) and not rest[:1].isalnum()
-
-
-def has_answer(output: str, expected: str) -> bool:
-    """Whether more text could no longer change what `is_correct` says."""
-    line = _first_line(output)
-    if "\n" in output.lstrip():
-        return True
-    if not _NUMBER.fullmatch(expected):
-        return len(line) > len(expected)
-    found = _NUMBER.search(line, line.find("=") + 1)
-    rest = line[found.end() :].lstrip() if found is not None else ""
-    return rest != "" and (rest[0] not in "+-*/=x×" or "=" in line[: found.start() if found else 0])
-
-
-def _first_line(output: str) -> str:
-    return output.lstrip().split("\n", 1)[0]
-
-
-def read_probe(path: Path) -> list[ProbeQuestion]:
-    """Questions of a CSV file with the columns prompt and answer.
-
-    Raises:
-        LabError: no such columns, an empty prompt or answer, not UTF-8.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabError(f"Cannot read the probe {path.name}: {error}.", "Save it as CSV in UTF-8.") from error
-    questions = [ProbeQuestion(row.get("prompt") or "", (row.get("answer") or "").strip()) for row in rows]
-    if not questions or any(not question.prompt.strip() or not question.expected for question in questions):
-        raise LabError(
-            f"The probe {path.name} needs the columns prompt and answer, both filled in every row.",
-            "Its first line must read: prompt,answer",
-        )
-    return questions
-
-
-def evenly(questions: Sequence[ProbeQuestion], limit: int | None) -> list[ProbeQuestion]:
-    """At most `limit` questions, spread evenly over the list and the same for every format."""
-    if limit is None or limit >= len(questions):
-        return list(questions)
-    return [questions[index * len(questions) // limit] for index in range(limit)]
