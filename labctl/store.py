@@ -70,10 +70,16 @@ class RunFolder:
         return self
 
 
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
 def safe_name(text: str) -> str:
-    """A file name made of letters, digits, dot, dash and underscore, that cannot leave its folder."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
-    return name[:80] or "model"
+    """A file name made of letters, digits, dot, dash and underscore, that cannot leave its folder.
+
+    Nor is it a device of Windows, which takes CON, nul.txt or COM1.gguf for one in every folder.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:80].rstrip("-._") or "model"
+    return f"model-{name}"[:80] if _DEVICE.fullmatch(name) else name
 
 
 @contextlib.contextmanager

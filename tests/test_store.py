@@ -122,6 +122,10 @@ def test_a_safe_name_never_leaves_its_folder(text: str) -> None:
         ("~root", "root"),
         ("labllama-15m", "labllama-15m"),
         ("Qwen2.5_0.5B", "Qwen2.5_0.5B"),
+        ("CON", "model-CON"),
+        ("nul.v2", "model-nul.v2"),
+        ("com1", "model-com1"),
+        ("Console-7B", "Console-7B"),
     ],
 )
 def test_safe_name_of_hostile_and_plain_names(text: str, expected: str) -> None:
