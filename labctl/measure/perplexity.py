@@ -82,7 +82,7 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
 
     Args:
         kept_path: where the ids are kept for the next call; empty not to keep them.
-    Returns: (n_tokens,) int32.
+    Returns: (n_tokens,) int32, read-only and mapped where they are kept: only what is used takes memory.
     Raises:
         LabError: fewer tokens than two chunks, or a vocabulary that appends EOS.
     """
@@ -96,11 +96,9 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
                     for_all=True,
                 )
             tokens = model.tokenize(read_text(path))
-        give_back_memory()
         if kept_path:
-            buffer = io.BytesIO()
-            np.save(buffer, tokens)
-            write_bytes(Path(kept_path), buffer.getvalue())
+            tokens = _keep_tokens(Path(kept_path), tokens)
+        give_back_memory()
     if len(tokens) < 2 * n_ctx:
         raise LabError(
             f"{path.name} is too short: {len(tokens)} tokens, and perplexity needs at least two chunks of {n_ctx}.",
@@ -110,9 +108,17 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
     return tokens
 
 
+def _keep_tokens(path: Path, tokens: IntArray) -> IntArray:
+    buffer = io.BytesIO()
+    np.save(buffer, tokens)
+    write_bytes(path, buffer.getvalue())
+    mapped = _load_tokens(path)
+    return tokens if mapped is None else mapped
+
+
 def _load_tokens(path: Path) -> IntArray | None:
     values = map_array(path)
-    return np.array(values) if values is not None and values.ndim == 1 and values.dtype == np.int32 else None
+    return values.view(np.ndarray) if values is not None and values.ndim == 1 and values.dtype == np.int32 else None
 
 
 def chunk_order(n_chunks: int, order_seed: int | None) -> list[int]:
