@@ -215,11 +215,13 @@ def _verdicts(_model: ModelResults, section: Section) -> list[Claim]:
                 met=EARLY_SHARE.met(clear[most]),
             )
         )  # fmt: skip
-    slowest = max(pair.look_s for pair in pairs)
+    looks = [pair.look_s for pair in pairs]
+    middle = statistics.median(looks)
     found.append(
         Claim(
-            section="7", what="one decision", target=LOOK_S.text, value=slowest,
-            result=f"{1e3 * slowest:.2f} ms at most", met=LOOK_S.met(slowest),
+            section="7", what="one decision", target=LOOK_S.text, value=middle, met=LOOK_S.met(middle),
+            result=f"{1e3 * middle:.2f} ms (median of {len(looks)}; the slowest, the first of its process included, "
+            f"{1e3 * max(looks):.2f} ms)",
         )
     )  # fmt: skip
     return found

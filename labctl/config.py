@@ -68,7 +68,7 @@ class LabConfig:
         blank: leave a line for the student where a draft would stand.
         bench_rounds, bench_max_rounds: least and most rounds of the speed measurement over all formats; between them it
             ends once every ratio to the baseline is known to ± 2 %.
-        bench_budget_s: seconds that no further round may pass; None for 25 with the demo model and 180 with others.
+        bench_budget_s: seconds that no further round may pass; None for 40 with the demo model and 180 with others.
         cooldown_s: seconds of rest between visits of the speed measurement.
         probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
         hang_s: seconds without a sign of life after which a child process is given up.
@@ -129,7 +129,7 @@ class LabConfig:
 
     def bench_seconds(self, is_demo: bool) -> float:
         """Seconds that the rounds of the speed measurement may take."""
-        return self.bench_budget_s if self.bench_budget_s is not None else (25.0 if is_demo else 180.0)
+        return self.bench_budget_s if self.bench_budget_s is not None else (40.0 if is_demo else 180.0)
 
     def n_probe_items(self, is_demo: bool) -> int | None:
         """How many questions of each probe to ask; None for all."""
