@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from labctl import tasks
+from labctl import steps, tasks
+from labctl.measure import bench, memory
 from labctl.measure.memory import current_rss_bytes, peak_rss_bytes, status_bytes
 from labctl.records_hardware import MemoryLoad
 
@@ -106,3 +107,7 @@ def test_status_fields_are_kibibytes_and_missing_ones_none(tmp_path: Path) -> No
     assert status_bytes("VmBad", status) is None
     assert status_bytes("VmHWM", tmp_path / "none") is None
     assert current_rss_bytes() > 1_000_000
+
+
+def test_records_state_the_numbers_of_tokens_that_are_really_used() -> None:
+    assert (steps.N_PROMPT, steps.N_GEN, steps.MEMORY_GEN) == (bench.N_PROMPT, bench.N_GEN, memory.N_GEN)

@@ -99,9 +99,7 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def continue_all(
-        self, requests: Sequence[Request], n_side: int, on_progress: OnTokens = lambda done: None
-    ) -> list[Continuation]:
+    def continue_all(self, requests: Sequence[Request], n_side: int, on_progress: OnTokens) -> list[Continuation]:
         """Continue every prompt.
 
         Args:
@@ -144,6 +142,7 @@ class Writer:
         wanted = np.zeros(sum(lengths), dtype=np.bool_)
         wanted[ends] = True
         positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        asked = sum(request.n_tokens for request in requests)
         with contextlib.ExitStack() as opened:
             samplers = []
             for one in requests:
@@ -162,7 +161,7 @@ class Writer:
                 ]
                 rows = [(number, row) for row, number in enumerate(going)]
                 left = sum(requests[number].n_tokens - len(results[number].ids) for number in going)
-                on_progress(done_before + sum(request.n_tokens for request in requests) - left)
+                on_progress(done_before + asked - left)
                 if not going:
                     break
                 places = [lengths[number] + len(results[number].ids) - 1 for number in going]
@@ -182,7 +181,7 @@ class Writer:
 
     def write(
         self, prompts: Sequence[str], *, n_tokens: int, temperature: float, top_p: float, seed: int,
-        on_progress: OnTokens = lambda done: None,
+        on_progress: OnTokens,
     ) -> list[Generation]:  # fmt: skip
         """The worksheet's prompts, each continued by sampling and greedily."""
         kinds: tuple[tuple[Literal["sampled", "greedy"], float], ...] = (("sampled", temperature), ("greedy", 0.0))
@@ -207,9 +206,7 @@ class Writer:
             for (number, prompt, decoding, _), result in zip(wanted, results, strict=True)
         ]
 
-    def answer(
-        self, questions: Sequence[ProbeQuestion], on_progress: OnTokens = lambda done: None
-    ) -> tuple[ProbeAnswer, ...]:
+    def answer(self, questions: Sequence[ProbeQuestion], on_progress: OnTokens) -> tuple[ProbeAnswer, ...]:
         """A probe's questions answered greedily, read no further than their answers need."""
 
         def enough(expected: str) -> Callable[[bytes], bool]:

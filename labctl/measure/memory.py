@@ -18,7 +18,7 @@ from labctl.measure.llama import Context, Llama, Model
 from labctl.records_hardware import MemoryLoad
 
 N_GEN = 16
-"""Tokens generated: the peak stands once the prompt is read; 128 more tokens changed it by nothing, to the kB."""
+"""Tokens generated: the peak stands once the prompt is read, and 128 tokens after it changed it by not one kB."""
 
 
 def peak_rss_bytes() -> int:
