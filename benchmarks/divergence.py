@@ -12,7 +12,7 @@ from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.quality import perplexity_command
 from benchmarks.records import OURS, THEIRS, DivergencePair, Sample, Section
-from labctl import quality, tasks
+from labctl import tasks
 from labctl.journal import load_nll
 from labctl.measure.divergence import summary
 from labctl.measure.klmath import KlSummary
@@ -76,7 +76,6 @@ def _ours(bench: Bench, folder: Path, label: str, count: int, *, is_baseline: bo
         n_threads=bench.lab.n_threads,
         text=dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve())),
         n_ctx=_N_CTX,
-        shape=quality.SHAPE,
         n_first=count,
         nll_path=str(folder / f"{label}.npy"),
         shown_nll_path=f"{label}.npy",
@@ -102,7 +101,7 @@ def _figures(found: KlSummary) -> dict[str, float]:
 def _stored_kl(base: Path, other: Path, n_chunks: int) -> npt.NDArray[np.float64]:
     """KL divergence from two spools of log-probabilities, the baseline's rounded as llama-perplexity rounds it.
 
-    Returns: (n_chunks, 2 n_scored), as labctl.measure.divergence.compare gives them.
+    Returns: (n_chunks, 2 n_scored), divergences, then 1 or 0 for the same top token.
     Source: llama.cpp tools/perplexity/perplexity.cpp, both functions log_softmax.
     """
     n_scored = _N_CTX - 1 - _N_CTX // 2

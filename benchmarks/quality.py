@@ -13,7 +13,6 @@ from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, PerplexityPair, QuantizedPair, Sample, Section
 from labctl import tasks
 from labctl.errors import LabError
-from labctl.quality import SHAPE
 from labctl.records import GgufFile, PerplexityRun
 from labctl.store import file_sha256
 
@@ -24,10 +23,10 @@ def perplexity_parity(bench: Bench) -> Section:
     pairs: list[PerplexityPair] = []
     samples: list[Sample] = []
     for label in bench.lab.labels:
-        pair, both = _both(bench, label, bench.settings.chunks, 1)
+        run, pair, both = _both(bench, label, bench.settings.chunks, 1)
         pairs.append(pair)
         samples += both
-    return section({"chunks": bench.settings.chunks, **_shape(bench)}, samples=samples, perplexity=pairs)
+    return section({"chunks": bench.settings.chunks, **_settings(run)}, samples=samples, perplexity=pairs)
 
 
 def perplexity_cost(bench: Bench) -> Section:
@@ -39,26 +38,22 @@ def perplexity_cost(bench: Bench) -> Section:
     for number, label in bench.rounds(count):
         if label == bench.lab.labels[0]:
             tokens = bench.fresh_folder("tokens") / "tokens.npy"
-        pair, both = _both(bench, label, bench.settings.timing_chunks, number, tokens)
+        run, pair, both = _both(bench, label, bench.settings.timing_chunks, number, tokens)
         samples += both
         if label not in pairs or not pair.same:
             pairs[label] = pair
-    settings = {"chunks": bench.settings.timing_chunks, "rounds": count, **_shape(bench)}
+    settings = {"chunks": bench.settings.timing_chunks, "rounds": count, **_settings(run)}
     return section(settings, samples=samples, perplexity=pairs.values())
 
 
-def _shape(bench: Bench) -> dict[str, int]:
-    return {
-        "n_ctx": 512,
-        "n_threads": bench.lab.n_threads,
-        "labctl_n_seq": SHAPE.n_seq,
-        "labctl_n_ubatch": SHAPE.n_ubatch,
-    }
+def _settings(run: PerplexityRun) -> dict[str, int]:
+    shape = {f"labctl_{name}": value for name, value in dataclasses.asdict(run.shape).items()}
+    return {"n_ctx": run.n_ctx, "n_threads": run.n_threads, **shape}
 
 
 def _both(
     bench: Bench, label: str, chunks: int | None, number: int, tokens: Path | None = None
-) -> tuple[PerplexityPair, tuple[Sample, Sample]]:
+) -> tuple[PerplexityRun, PerplexityPair, tuple[Sample, Sample]]:
     """One format by labctl, then by llama-perplexity.
 
     Args:
@@ -74,7 +69,6 @@ def _both(
         n_threads=bench.lab.n_threads,
         text=text,
         n_ctx=512,
-        shape=SHAPE,
         n_first=chunks,
         nll_path=str(nll_path),
         shown_nll_path=nll_path.name,
@@ -112,7 +106,7 @@ def _both(
         f"{theirs.sample.peak_rss_bytes / 1e6:.0f} MB; {pair.n_equal} of {pair.n_chunks} running values equal; "
         f"PPL {pair.ours[0]} against {pair.theirs[0]}",
     )
-    return pair, (ours, theirs.sample)
+    return run, pair, (ours, theirs.sample)
 
 
 def perplexity_command(bench: Bench, path: Path, chunks: int | None) -> list[str]:

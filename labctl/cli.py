@@ -58,7 +58,7 @@ def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Di
     if not planned:
         return
     if any(one.step != "quantize" for one in planned) and preflight.stored_probe(lab) is None:
-        display.note("Timing one chunk of text ...")
+        display.note("Timing the first chunks of text ...")
         if preflight.ensure_probe(lab) is not None:
             planned = plan.plan(lab, names, force=force)
     found = preflight.preflight(lab, planned)

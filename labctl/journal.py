@@ -1,4 +1,4 @@
-"""Per-token NLL on disk, chunk by chunk, so that a killed run loses at most the chunk it was computing.
+"""Per-token NLL on disk, chunk by chunk, so that a killed run loses at most the chunks it was computing.
 
 While a file is measured its chunks go to an append-only journal, each row with its own checksum; a torn last row is
 dropped at the next opening. `finish` folds the journal into the .npy file that everything else reads.

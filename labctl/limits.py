@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labctl import tasks
 from labctl.errors import LabError
+from labctl.records import N_SIDE
 
 if TYPE_CHECKING:
     from labctl.prepare.header import GgufHeader
@@ -62,7 +63,7 @@ def _header(path: Path, _size: int, _mtime: int) -> GgufHeader:
 def _n_ctx(task: tasks.AnyTask) -> int:
     match task:
         case tasks.PerplexityTask():
-            return task.n_ctx * task.shape.n_seq
+            return task.n_ctx * _n_side(task)
         case tasks.MemoryTask():
             return max(task.n_ctx, 1024)
         case tasks.GenerateTask():
@@ -73,6 +74,10 @@ def _n_ctx(task: tasks.AnyTask) -> int:
             return task.n_prompt + task.n_gen
         case _:
             return _N_UBATCH
+
+
+def _n_side(task: tasks.PerplexityTask) -> int:
+    return task.shape.n_side if task.shape is not None else N_SIDE
 
 
 def _work_bytes(task: tasks.AnyTask, header: GgufHeader) -> int:
@@ -86,5 +91,5 @@ def _work_bytes(task: tasks.AnyTask, header: GgufHeader) -> int:
     needed = 4 * _N_UBATCH * widest * 8
     if isinstance(task, tasks.PerplexityTask):
         n_vocab = model_shape(header).n_vocab
-        needed += 4 * 4 * task.n_ctx * task.shape.n_seq * n_vocab + _TEXT_FACTOR * task.text.size_bytes
+        needed += 4 * 4 * task.n_ctx * _n_side(task) * n_vocab + _TEXT_FACTOR * task.text.size_bytes
     return needed

@@ -1,4 +1,4 @@
-"""Before a run: what it will write, need and take, from a probe of one chunk; large writes are asked about."""
+"""Before a run: what it will write, need and take, from a probe of its first chunks; large writes are asked about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labctl import tasks
 from labctl.console import Display, size_text, time_text
 from labctl.errors import LabError
 from labctl.limits import peak_ram_bytes
-from labctl.records import PerplexityRun
+from labctl.records import N_SIDE, PerplexityRun
 from labctl.records_base import Provenance
 from labctl.steps import Lab, key_of
 from labctl.store import read_record, write_record
@@ -37,7 +37,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One chunk of the text through the baseline, on this machine.
+    """The first chunks of the text through the baseline, on this machine.
 
     Attributes:
         tokens_per_s: reading and scoring, without loading the model.
@@ -98,9 +98,9 @@ def stored_probe(lab: Lab) -> Probe | None:
 
 
 def ensure_probe(lab: Lab) -> Probe | None:
-    """Time one chunk, unless that was done before.
+    """Time the first chunks, unless that was done before.
 
-    Returns: None where one chunk cannot be measured; the run itself will say why.
+    Returns: None where they cannot be measured; the run itself will say why.
     """
     known = stored_probe(lab)
     if known is not None:
@@ -108,8 +108,6 @@ def ensure_probe(lab: Lab) -> Probe | None:
     key = _key(lab)
     settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads}
     provenance = lab.provenance("probe", key, {"model": lab.model.sha256}, settings)
-    from labctl.quality import SHAPE
-
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "probe.npy"
         task = tasks.PerplexityTask(
@@ -118,8 +116,7 @@ def ensure_probe(lab: Lab) -> Probe | None:
             n_threads=lab.n_threads,
             text=lab.text,
             n_ctx=lab.config.ctx,
-            shape=SHAPE,
-            n_first=1,
+            n_first=N_SIDE,
             nll_path=str(path),
             shown_nll_path=path.name,
             provenance=provenance,
@@ -170,7 +167,7 @@ def check(lab: Lab, found: Preflight, display: Display) -> None:
         f"{lab.model.name}: writes {size_text(found.write_bytes)} ({size_text(found.free_bytes)} free), needs about"
         f" {size_text(found.peak_ram_bytes)} of memory at most ({size_text(found.ram_bytes)} in this machine) and takes"
         f" about {time_text(rough_s(found.estimate_s))}"
-        + (", judging by one chunk." if found.probed else ", give or take a factor of 3.")
+        + (", judging by the first chunks." if found.probed else ", give or take a factor of 3.")
     )
     if found.write_bytes > found.free_bytes:
         raise LabError(

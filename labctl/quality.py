@@ -10,7 +10,7 @@ from typing import Any
 from labctl import tasks
 from labctl.errors import LabError
 from labctl.process import OnProgress
-from labctl.records import BatchShape, GgufFile, PerplexityRun
+from labctl.records import GgufFile, PerplexityRun
 from labctl.steps import Lab, Step, key_of, need_file, stored
 from labctl.store import write_record
 
@@ -19,12 +19,6 @@ Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 
 PROTOCOL = 1
 """Raised whenever the same file and text would give another figure."""
-
-SHAPE = BatchShape(n_seq=1, n_ubatch=256)
-"""One chunk a decode: as fast as llama-perplexity's four, with a quarter of its logits. The shape changes no digit of
-the result (measured: bit-identical NLL for n_seq 1 to 4, n_ubatch 64 to 512, 1 and 2 threads), as long as each chunk
-asks for as many rows of logits as llama-perplexity does: the matrix kernels work on four rows at once, and the last
-rows of a count that is not a multiple of four come out different in the fourth digit."""
 
 COMMON_CHUNKS = 32
 ORDER_SEED = 2024
@@ -56,7 +50,7 @@ def _settings(lab: Lab) -> dict[str, Any]:
     plan: dict[str, Any] = {"chunks": config.chunks}
     if config.is_auto:
         plan |= {"order_seed": ORDER_SEED, "limit": config.limit, "alpha": ALPHA, "budget_s": config.budget_s}
-    return {"n_ctx": config.ctx, "n_seq": SHAPE.n_seq, "n_ubatch": SHAPE.n_ubatch, **plan}
+    return {"n_ctx": config.ctx, **plan}
 
 
 def _perplexity_key(lab: Lab, label: str) -> str:
@@ -97,7 +91,6 @@ def measure(
         n_threads=lab.n_threads,
         text=lab.text,
         n_ctx=lab.config.ctx,
-        shape=SHAPE,
         order_seed=ORDER_SEED if lab.config.is_auto else None,
         n_first=n_first,
         stop=stop,

@@ -139,12 +139,22 @@ class GgufFile:
 # -- perplexity -------------------------------------------------------------------------------------------------------
 
 
+N_SIDE = 2
+"""Chunks of a text that are computed at the same time, where there are threads for them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """How chunks are laid side by side in one decode; the same for every format of a run."""
+    """How chunks of a text are computed; the same for every format of a run.
 
-    n_seq: int
+    Attributes:
+        n_side: chunks computed at the same time, each with its share of the threads.
+        n_ubatch, n_outputs: tokens computed at once in a chunk's first half, and in its second half, which has logits.
+    """
+
+    n_side: int
     n_ubatch: int
+    n_outputs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

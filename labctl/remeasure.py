@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import random
@@ -128,7 +129,7 @@ def _nll_again(
         n_threads=config.threads or max(1, min(run.n_threads, os.cpu_count() or 1)),
         text=text,
         n_ctx=run.n_ctx,
-        shape=run.shape,
+        shape=dataclasses.replace(run.shape, n_side=1),  # a single chunk gets all threads
         nll_path=str(path),
         shown_nll_path=path.name,
         provenance=run.provenance,

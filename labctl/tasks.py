@@ -73,13 +73,14 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
         n_first: only the first N chunks in that order; None for all.
         nll_path: absolute; shown_nll_path as the record says it.
         deadline_s: stop after the chunk during which so many seconds are over.
+        shape: as suits the model unless given.
         tokens_path: where the text's token ids are kept for the other formats; empty to tokenize again.
         divergence: also compare with the baseline while the logits are at hand.
     """
 
     text: TextSource
     n_ctx: int
-    shape: BatchShape
+    shape: BatchShape | None = None
     order_seed: int | None = None
     n_first: int | None = None
     stop: StopRule | None = None

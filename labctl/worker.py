@@ -22,6 +22,8 @@ from labctl.errors import LabError
 
 # A crash of llama.cpp is reported by the parent; its own backtrace would start a debugger.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+# numpy's matrix library starts a thread for every processor, which would spin beside llama.cpp's for a while.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 class Channel:

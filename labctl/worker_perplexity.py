@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from labctl import tasks
 from labctl.journal import NllStore, load_nll, to_ranges
-from labctl.measure.divergence import Spool, compare
+from labctl.measure.divergence import Spool
+from labctl.measure.klmath import Floats, kl_rows, same_top
 from labctl.measure.llama import FloatArray, Llama, Model
 from labctl.measure.memory import peak_rss_bytes
-from labctl.measure.perplexity import ChunkScorer, chunk_order, perplexity, text_tokens
+from labctl.measure.perplexity import ChunkScorer, batch_shape, chunk_order, perplexity, text_tokens
 from labctl.measure.sequence import settle
 from labctl.measure.verdict import chunk_differences
 from labctl.records import PerplexityRun
@@ -35,13 +38,14 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
     tokens = text_tokens(llama, path, Path(task.text.path), task.n_ctx, task.tokens_path)
     with contextlib.ExitStack() as opened:
         model = opened.enter_context(Model(llama, path))
+        shape = task.shape or batch_shape(model)
         scorer = opened.enter_context(
-            ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=task.shape)
+            ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=shape)
         )
         order = chunk_order(scorer.n_chunks, task.order_seed)
         wanted = order[: task.n_first]
         nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
-        watcher = _Watcher(task.divergence, order, scorer, task.n_threads) if task.divergence is not None else None
+        watcher = _Watcher(task.divergence, order, scorer) if task.divergence is not None else None
         missing = set(nll.missing(wanted)) | (watcher.missing() & set(wanted) if watcher is not None else set())
         todo = [chunk for chunk in wanted if chunk in missing]
         done_before = len(wanted) - len(todo)
@@ -58,7 +62,7 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
 
         try:
             on_progress(done_before, len(wanted), "")
-            for done, spent in scorer.run(todo, nll.add, settled, watcher.see if watcher is not None else None):
+            for done, spent in scorer.run(todo, nll.add, settled, watcher):
                 measured = done
                 tps = done * task.n_ctx / spent if spent else 0.0
                 on_progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
@@ -83,7 +87,7 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
             ppl=ppl,
             ppl_se=ppl_se,
             n_threads=task.n_threads,
-            shape=task.shape,
+            shape=shape,
             wall_s=spent,
             n_tokens_evaluated=measured * task.n_ctx,
             peak_rss_bytes=peak_rss_bytes(),
@@ -94,13 +98,14 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
 class _Watcher:
     """Looks at the logits as they pass: spools the baseline's, compares the others with them."""
 
-    def __init__(self, plan: tasks.SpoolPlan, order: list[int], scorer: ChunkScorer, n_threads: int) -> None:
-        self._n_threads = n_threads
+    def __init__(self, plan: tasks.SpoolPlan, order: list[int], scorer: ChunkScorer) -> None:
         self._row = {chunk: row for row, chunk in enumerate(order[: plan.n_rows])}
         self._spool = Spool(Path(plan.spool_path), scorer.n_scored, scorer.n_vocab)
         if plan.is_baseline:
             self._spool.drop_damaged()
         self._kl = None if plan.is_baseline else NllStore(Path(plan.kl_path), scorer.n_chunks, 2 * scorer.n_scored)
+        self._compared: dict[int, list[tuple[Floats, Floats]]] = {}
+        self._wanted = self.missing()
 
     def missing(self) -> set[int]:
         """Chunks that have to be computed for the comparison, measured before or not."""
@@ -108,13 +113,25 @@ class _Watcher:
             return {chunk for chunk, row in self._row.items() if row not in self._spool.rows}
         return {chunk for chunk in self._kl.missing(self._row) if self._row[chunk] in self._spool.rows}
 
-    def see(self, chunk: int, logits: FloatArray) -> None:
-        if chunk not in self.missing():
+    def see(self, chunk: int, start: int, logits: FloatArray) -> None:
+        if chunk not in self._wanted:
+            return
+        row = self._row[chunk]
+        if self._kl is None:
+            self._spool.write(row, start, logits)
+            return
+        base = self._spool.read(row, start, len(logits))
+        self._compared.setdefault(chunk, []).append((kl_rows(base, logits), same_top(base, logits).astype(np.float64)))
+
+    def keep(self, chunk: int) -> None:
+        if chunk not in self._wanted:
             return
         if self._kl is None:
-            self._spool.write(self._row[chunk], logits)
-        else:
-            self._kl.add(chunk, compare(self._spool.read(self._row[chunk]), logits, self._n_threads))
+            self._spool.close_row(self._row[chunk])
+            return
+        self._spool.check_row(self._row[chunk])
+        divergences, tops = zip(*self._compared.pop(chunk), strict=True)
+        self._kl.add(chunk, np.concatenate([*divergences, *tops]))
 
     def finish(self) -> None:
         if self._kl is not None:

@@ -21,7 +21,6 @@ from labctl.config import load_config
 from labctl.console import Display
 from labctl.formats import LAB_FORMATS
 from labctl.process import run_task
-from labctl.quality import SHAPE
 from labctl.records import GgufFile, PerplexityRun, TextSource
 from labctl.steps import Lab
 from labctl.store import file_sha256
@@ -130,7 +129,7 @@ def measure_perplexity(child: Callable[..., Any], quantized: Quantized) -> Calla
     """Measure a format: measure_perplexity(label, text, n_first, path of the NLL file)."""
 
     def measure(label: str, text: TextSource, n_first: int | None, nll_path: Path, **options: Any) -> PerplexityRun:
-        settings = {"n_threads": 1, "n_ctx": 512, "shape": SHAPE, **options}
+        settings = {"n_threads": 1, "n_ctx": 512, **options}
         record: PerplexityRun = child(
             tasks.PerplexityTask(
                 model_path=str(quantized.paths[label]),

@@ -152,7 +152,7 @@ def perplexity_run(folder: Path, name: str, nll: np.ndarray, chunks: tuple[tuple
         ppl=float(np.exp(np.nanmean(nll))),
         ppl_se=0.1,
         n_threads=2,
-        shape=BatchShape(n_seq=4, n_ubatch=512),
+        shape=BatchShape(n_side=2, n_ubatch=256, n_outputs=64),
         wall_s=30.0,
         n_tokens_evaluated=512 * len(nll),
         peak_rss_bytes=90_000_000,

@@ -29,8 +29,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RL
 def perplexity(demo_model: Path, demo_text: TextSource, tmp_path: Path) -> tasks.PerplexityTask:
     return tasks.PerplexityTask(
         model_path=str(demo_model), format="F16", n_threads=2, text=demo_text, n_ctx=512, n_first=2,
-        shape=BatchShape(n_seq=1, n_ubatch=256), nll_path=str(tmp_path / "nll.npy"), shown_nll_path="nll.npy",
-        provenance=provenance("perplexity"),
+        nll_path=str(tmp_path / "nll.npy"), shown_nll_path="nll.npy", provenance=provenance("perplexity"),
     )  # fmt: skip
 
 
@@ -60,7 +59,7 @@ def test_the_limit_follows_model_context_text_and_machine(perplexity: tasks.Perp
         return found
 
     here = limit()
-    shape = BatchShape(n_seq=4, n_ubatch=256)
+    shape = BatchShape(n_side=4, n_ubatch=256, n_outputs=64)
     assert limit(shape=shape) > here and limit(n_threads=8) == here + 6 * limits._THREAD_BYTES
     there = psutil.virtual_memory().total + psutil.swap_memory().total
     most = there + 2 * demo_model.stat().st_size + limits._SLACK_BYTES + 2 * limits._THREAD_BYTES

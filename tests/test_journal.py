@@ -1,4 +1,4 @@
-"""A killed measurement loses at most the chunk it was computing."""
+"""A killed measurement loses at most the chunks it was computing."""
 
 from __future__ import annotations
 

@@ -6,7 +6,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from labctl.errors import LabError
 from labctl.journal import load_nll
-from labctl.measure.perplexity import chunk_nll, perplexity, read_text
+from labctl.measure.perplexity import _shares, _slices, chunk_nll, in_order, perplexity, read_text
 from labctl.records import BatchShape, PerplexityRun, TextSource
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M")
@@ -95,6 +98,71 @@ def test_one_trailing_newline_is_stripped_and_nothing_else(tmp_path: Path, data:
     assert read_text(tmp_path / "text") == read
 
 
+@given(st.integers(0, 5000), st.integers(1, 5000), st.integers(33, 512))
+def test_slices_cover_a_chunk_without_small_rests(start: int, length: int, size: int) -> None:
+    found = _slices(start, start + length, size)
+    assert [at for at, _ in found] == [start, *(end for _, end in found[:-1])]
+    assert found[-1][1] == start + length
+    assert all((end - at) % 4 == 0 for at, end in found[:-1])
+    assert len(found) == 1 or all(size - 4 < end - at < 2 * size + 4 for at, end in found)
+    assert len(found) > 1 or length < 2 * size
+
+
+@given(st.integers(1, 64), st.integers(1, 8))
+def test_threads_are_shared_out_whole(n_threads: int, n_side: int) -> None:
+    shares = _shares(n_threads, n_side)
+    assert sum(shares) == n_threads
+    assert len(shares) == min(n_side, n_threads)
+    assert max(shares) - min(shares) <= 1
+
+
+def test_results_come_in_order_though_some_are_slow() -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def work(item: int) -> np.ndarray:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02 if item % 3 == 0 else 0)
+        with lock:
+            running -= 1
+        return np.array([float(item)])
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [(item, result[0]) for item, result in in_order(pool, work, [9, 1, 4, 6, 2, 3, 5], 3)]
+    assert found == [(item, float(item)) for item in (9, 1, 4, 6, 2, 3, 5)]
+    assert most == 2
+
+
+def test_what_is_ahead_is_dropped_when_nobody_wants_more() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> np.ndarray:
+        begun.append(item)
+        time.sleep(0.01)
+        return np.zeros(1)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = in_order(pool, work, range(100), 3)
+        assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
+        results.close()
+        at_close = len(begun)
+        time.sleep(0.05)
+        assert len(begun) == at_close <= 7
+
+
+def test_a_failure_ends_the_visit_and_comes_out() -> None:
+    def work(item: int) -> np.ndarray:
+        if item == 2:
+            raise LabError("no", "hint")
+        return np.zeros(1)
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(LabError, match="no"):
+        assert [item for item, _ in in_order(pool, work, range(9), 3)] == [0, 1]
+
+
 # -- against an independent computation -------------------------------------------------------------------------------
 
 _SLOW = """
@@ -139,15 +207,21 @@ def test_every_tokens_nll_equals_a_slow_computation(
     assert record.wall_s > 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "n_threads"),
+    [((1, 256, 256), 1), ((1, 512, 64), 2), ((2, 128, 128), 2), ((2, 256, 64), 3), ((3, 256, 80), 3), ((4, 64, 64), 1)],
+)
 def test_the_batch_shape_and_the_threads_change_no_bit(
-    measure_perplexity: Measure, demo_text: TextSource, tmp_path: Path
+    shape: tuple[int, int, int], n_threads: int, measure_perplexity: Measure, demo_text: TextSource, tmp_path: Path
 ) -> None:
-    measure_perplexity("Q4_K_M", demo_text, 3, tmp_path / "a.npy")
-    measure_perplexity("Q4_K_M", demo_text, 3, tmp_path / "b.npy", shape=BatchShape(n_seq=2, n_ubatch=512), n_threads=2)
+    n_side, n_ubatch, n_outputs = shape
+    other = BatchShape(n_side=n_side, n_ubatch=n_ubatch, n_outputs=n_outputs)
+    measure_perplexity("Q4_K_M", demo_text, 5, tmp_path / "a.npy")
+    measure_perplexity("Q4_K_M", demo_text, 5, tmp_path / "b.npy", shape=other, n_threads=n_threads)
     a, b = load_nll(tmp_path / "a.npy"), load_nll(tmp_path / "b.npy")
     assert a is not None
     assert b is not None
-    assert (a[:3] == b[:3]).all()
+    assert (a[:5] == b[:5]).all()
 
 
 # -- against llama-perplexity -----------------------------------------------------------------------------------------

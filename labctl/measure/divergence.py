@@ -7,14 +7,13 @@ spool is float32, so that nothing is clamped: llama.cpp's own 16-bit file moves 
 from __future__ import annotations
 
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labctl.errors import LabError
-from labctl.measure.klmath import KlSummary, kl_rows, log_softmax_rows, same_top, summarise
+from labctl.measure.klmath import KlSummary, log_softmax_rows, summarise
 from labctl.measure.llama import FloatArray
 from labctl.store import writing
 
@@ -35,6 +34,7 @@ class Spool:
         self._shape = (n_scored, n_vocab)
         self._list = list_path(path)
         self._checksums = self._read_list()
+        self._running: dict[int, int] = {}  # row -> crc32 of what was written or read of it so far
 
     @property
     def rows(self) -> set[int]:
@@ -56,31 +56,55 @@ class Spool:
             if not self._is_whole(row, self._load(row)):
                 del self._checksums[row]
 
-    def write(self, row: int, logits: FloatArray) -> None:
-        """Keep one chunk's log-probabilities, (n_scored, n_vocab).
+    def write(self, row: int, start: int, logits: FloatArray) -> None:
+        """Write log-probabilities of some of a chunk's positions; it counts once `close_row` is called.
 
+        Args:
+            start: the first position; a chunk's positions come in order.
+            logits: (n, n_vocab).
         Raises:
             LabError: the disk is full.
         """
         data = log_softmax_rows(logits).ravel().view(np.uint8).data
         with writing(self.path):
-            with self.path.open("r+b" if self.path.exists() else "wb") as stream:
-                stream.seek(row * len(data))
+            self.path.touch()
+            with self.path.open("r+b") as stream:
+                stream.seek(self._offset(row, start))
                 stream.write(data)
-            self._checksums[row] = zlib.crc32(data)
-            with self._list.open("a", encoding="ascii") as names:
-                names.write(f"\n{row} {self._checksums[row]}\n")  # on a line of its own, also after a torn one
+        self._running[row] = zlib.crc32(data, self._running[row] if start else 0)
 
-    def read(self, row: int) -> FloatArray:
-        """One chunk's log-probabilities, (n_scored, n_vocab) float32.
+    def close_row(self, row: int) -> None:
+        """Count a chunk as written: all its positions are there."""
+        self._checksums[row] = self._running.pop(row)
+        with writing(self._list), self._list.open("a", encoding="ascii") as names:
+            names.write(f"\n{row} {self._checksums[row]}\n")  # on a line of its own, also after a torn one
 
+    def read(self, row: int, start: int, count: int) -> FloatArray:
+        """Log-probabilities of some of a chunk's positions, to be checked by `check_row` after the last of them.
+
+        Args:
+            start: the first position; a chunk's positions are read in order.
+        Returns: (count, n_vocab) float32.
         Raises:
-            LabError: the spool is of another vocabulary, or damaged.
+            LabError: the spool is of another vocabulary, or cut off.
         """
-        values = self._load(row)
-        if not self._is_whole(row, values):
-            raise LabError("The baseline's probabilities do not fit this file's vocabulary.", "Run the step again.")
-        return values.reshape(self._shape)
+        n_vocab = self._shape[1]
+        values = np.fromfile(
+            self.path, dtype=np.float32, count=count * n_vocab, offset=self._offset(row, start)
+        )  # fmt: skip
+        if values.size != count * n_vocab:
+            raise _does_not_fit()
+        self._running[row] = zlib.crc32(values.view(np.uint8).data, self._running[row] if start else 0)
+        return values.reshape(count, n_vocab)
+
+    def check_row(self, row: int) -> None:
+        """Raise unless what was read of a chunk is what was written."""
+        if self._running.pop(row) != self._checksums[row]:
+            raise _does_not_fit()
+
+    def _offset(self, row: int, start: int) -> int:
+        n_scored, n_vocab = self._shape
+        return 4 * n_vocab * (row * n_scored + start)
 
     def _load(self, row: int) -> FloatArray:
         count = self._shape[0] * self._shape[1]
@@ -100,32 +124,15 @@ def list_path(spool: Path) -> Path:
     return spool.with_name(spool.name + ".rows")
 
 
-def compare(base: FloatArray, logits: FloatArray, n_threads: int = 1) -> Floats:
-    """One chunk's divergence from the baseline.
-
-    Args:
-        base: (n_scored, n_vocab) float32 log-probabilities of the baseline.
-        logits: (n_scored, n_vocab) float32 of the file.
-        n_threads: to share the rows among.
-    Returns: (2 n_scored,): KL divergence of each token in nats, then 1 where both have the same top token, else 0.
-    """
-    kl, same = np.empty(len(base)), np.empty(len(base))
-
-    def rows(part: slice) -> None:
-        kl[part] = kl_rows(base[part], logits[part])
-        same[part] = same_top(base[part], logits[part])
-
-    step = max(1, -(-len(base) // n_threads))
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(rows, (slice(start, start + step) for start in range(0, len(base), step))))
-    return np.concatenate([kl, same])
-
-
 def summary(values: Floats) -> KlSummary:
     """Figures over the chunks measured.
 
     Args:
-        values: (n_chunks, 2 n_scored) as `compare` gives them.
+        values: (n_chunks, 2 n_scored): divergences, then 1 or 0 for the same top token.
     """
     n_scored = values.shape[1] // 2
     return summarise(values[:, :n_scored], values[:, n_scored:] > 0.5)
+
+
+def _does_not_fit() -> LabError:
+    return LabError("The baseline's probabilities do not fit this file's vocabulary.", "Run the step again.")

@@ -121,6 +121,7 @@ class Model:
             )
         self._vocab = binding.llama_model_get_vocab(self._handle)
         self.n_vocab: int = binding.llama_vocab_n_tokens(self._vocab)
+        self.n_params: int = binding.llama_model_n_params(self._handle)
         self.n_ctx_train: int = binding.llama_model_n_ctx_train(self._handle)
         self.bos: int = binding.llama_vocab_bos(self._vocab)
         self.adds_bos: bool = bool(binding.llama_vocab_get_add_bos(self._vocab))
@@ -324,6 +325,14 @@ class Context:
         wanted[-1] = True
         self.lay_out(np.arange(count, dtype=np.int32), np.zeros(count, dtype=np.int32), wanted)
         self.decode(np.asarray(tokens, dtype=np.int32))
+
+    def read_on(self, tokens: IntArray, position: int, *, all_logits: bool) -> None:
+        """Read tokens into sequence 0 from a position on, and wait for the result; logits of all of them or none."""
+        count = len(tokens)
+        positions = np.arange(position, position + count, dtype=np.int32)
+        self.lay_out(positions, np.zeros(count, dtype=np.int32), np.full(count, all_logits))
+        self.decode(tokens)
+        self.synchronize()
 
     def synchronize(self) -> None:
         self.binding.llama_synchronize(self._handle)
