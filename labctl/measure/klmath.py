@@ -15,7 +15,7 @@ Float32s = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_BLOCK_VALUES = 262_144  # 2 MiB as float64: a block and its exponentials stay in the processor's cache
+_BLOCK_VALUES = 32_768  # 256 KiB as float64: a block and its exponentials stay in the processor's second-level cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +81,18 @@ def kl_rows(logp_base: Float32s, logits: Float32s) -> Floats:
         )
     kl = np.empty(logits.shape[0], dtype=np.float64)
     for rows in _blocks(*logits.shape):
-        base = _log_softmax(logp_base[rows])
-        p = np.exp(base)
-        with np.errstate(invalid="ignore"):  # a token impossible in both files: -inf - -inf, weight 0
-            terms = p * (base - _log_softmax(logits[rows]))
-        terms[p == 0] = 0
-        kl[rows] = terms.sum(axis=1)
+        base, other = _shifted(logp_base[rows]), _shifted(logits[rows])
+        weights = np.exp(other)
+        offset = np.log(weights.sum(axis=1))
+        np.exp(base, out=weights)
+        total = weights.sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a token impossible in both files: -inf - -inf
+            base -= other
+            sums = np.einsum("ij,ij->i", weights, base)
+        for row in np.flatnonzero(np.isnan(sums)):
+            possible = weights[row] > 0
+            sums[row] = weights[row, possible] @ base[row, possible]
+        kl[rows] = sums / total + (offset - np.log(total))
     # The sum's rounding can leave -1e-17 where the divergence is 0.
     return np.maximum(kl, 0, out=kl)
 
@@ -147,8 +153,13 @@ def _blocks(n_rows: int, n_vocab: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, n_rows, step))
 
 
+def _shifted(logits: Float32s) -> Floats:
+    """Each row less its largest value."""
+    shifted: Floats = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return shifted
+
+
 def _log_softmax(logits: Float32s) -> Floats:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
+    shifted = _shifted(logits)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
