@@ -72,7 +72,7 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
         order_seed: visit the chunks in the order shuffled by this seed; None for the order of the text.
         n_first: only the first N chunks in that order; None for all.
         nll_path: absolute; shown_nll_path as the record says it.
-        deadline_s: stop after the chunk during which so many seconds are over.
+        deadline_s: stop at the chunk during which so many seconds are over.
         shape: as suits the model unless given.
         tokens_path: where the text's token ids are kept for the other formats; empty to tokenize again.
         divergence: also compare with the baseline while the logits are at hand.

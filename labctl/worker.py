@@ -168,7 +168,8 @@ def _engine(llama: object, task: tasks.EngineTask) -> dict[str, str]:
     import tempfile
 
     from labctl.formats import FORMATS
-    from labctl.measure.llama import Context, Llama, Model, quantize_file
+    from labctl.measure.llama import Context, Llama, Model
+    from labctl.measure.quantizer import quantize_file
 
     assert isinstance(llama, Llama)
     if task.model_path:
@@ -206,7 +207,8 @@ def _quantize(llama: object, task: tasks.QuantizeTask, channel: Channel) -> obje
     from collections.abc import Sequence
 
     from labctl.formats import FORMATS, Format
-    from labctl.measure.llama import Llama, quantize_file
+    from labctl.measure.llama import Llama
+    from labctl.measure.quantizer import quantize_file
     from labctl.prepare.header import read_model
     from labctl.prepare.imatrix import read_imatrix
     from labctl.prepare.quantize import audit, planned_bytes, quantize, read_progress

@@ -18,7 +18,8 @@ import numpy as np
 
 from labctl.errors import LabError
 from labctl.formats import FORMATS
-from labctl.measure.llama import Llama, quantize_file
+from labctl.measure.llama import Llama
+from labctl.measure.quantizer import quantize_file
 from labctl.prepare.header import read_model
 from labctl.prepare.quantize import planned_bytes
 from labctl.report.shapes import SHAPES, KnownShape

@@ -247,9 +247,7 @@ def in_order(
             ahead.extend((later, pool.submit(work, later)) for later in itertools.islice(todo, 1))
             yield item, result
     finally:
-        for _, future in ahead:
-            future.cancel()
-        wait([future for _, future in ahead])
+        wait([future for _, future in ahead if not future.cancel()])
 
 
 class _Lane:
