@@ -119,29 +119,33 @@ def _parity(_model: ModelResults, section: Section) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _of_all(section: str, what: str, target: Target, ratios: dict[str, Ratio], together: Ratio | None = None) -> Claim:
+def _of_all(section: str, what: str, target: Target, ratios: dict[str, Ratio]) -> Claim:
     """A claim about a ratio that must hold for each format."""
     met = {label: target.met(one.value) for label, one in ratios.items()}
     worst = max(
         ratios, key=lambda label: abs(math.log(ratios[label].value)) if target is SPEED else ratios[label].value
     )
-    head = "" if together is None else f"all formats together {together.value:.3f}; "
     return Claim(
-        section=section, what=what, target=target.text, value=(together or ratios[worst]).value,
-        result=f"{head}{sum(met.values())} of {len(met)} formats; the furthest, {worst}, {ratios[worst].value:.3f}",
-        met=all(met.values()) and (together is None or target.met(together.value)),
+        section=section, what=what, target=target.text, value=ratios[worst].value, met=all(met.values()),
+        result=f"{sum(met.values())} of {len(met)} formats; the furthest, {worst}, {ratios[worst].value:.3f}",
     )  # fmt: skip
 
 
 def _cost(model: ModelResults, section: Section) -> list[Claim]:
-    found = []
+    total = total_ratio(section, model.formats, "perplexity", "wall_s")
+    found = [
+        Claim(
+            section="2", what="wall time of the perplexity step, all formats", target=PERPLEXITY_WALL.text,
+            value=total.value, result=f"{total.value:.3f} ({total.ours:.1f} s against {total.theirs:.1f} s)",
+            met=PERPLEXITY_WALL.met(total.value),
+        )
+    ]  # fmt: skip
     for what, figure, target in (
-        ("wall time of the perplexity step", "wall_s", PERPLEXITY_WALL),
+        ("wall time of each format; labctl tokenizes in the first one, for all", "wall_s", PERPLEXITY_WALL),
         ("peak memory of the perplexity step", "peak_rss_bytes", PERPLEXITY_PEAK),
     ):
         ratios = {label: process_ratio(section, label, "perplexity", figure) for label in model.formats}
-        together = total_ratio(section, model.formats, "perplexity", figure) if figure == "wall_s" else None
-        found.append(_of_all("2", what, target, ratios, together))
+        found.append(_of_all("2", what, target, ratios))
     return found
 
 
