@@ -224,7 +224,7 @@ def _lab(_model: ModelResults, part: Section) -> str:
         + "\nThe loops' time is the sum of their processes, without the shell's own. Where the seconds went:\n\n"
         + table(("stage", "labctl run, s", "loops, s"), stage_rows)
         + f"\nlabctl does more in its time: {extra_s:.1f} s ({100 * share:.0f} % of its run) went into what the loops"
-        " do not do (its further rounds of the speed step not counted). Without that it would be "
+        " do not do (the divergence taken along in the perplexity step not counted). Without that it would be "
         + f"{statistics.median(rest):.3f} of the loops' time.\n\n"
         + table(("only in labctl", "s"), [(name, middle(seconds)) for name, seconds in extras.items()])
     )

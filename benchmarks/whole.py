@@ -11,7 +11,7 @@ from benchmarks.bench import Bench, section
 from benchmarks.records import AS_NEEDED, OURS, THEIRS, LabStages, Sample, Section
 from labctl import steps
 from labctl.errors import LabError
-from labctl.records import GenerationRun
+from labctl.records import GenerationRun, SpeedRun
 from labctl.store import RunFolder, read_record
 
 LABCTL = str(Path(sys.executable).with_name("labctl"))
@@ -124,11 +124,14 @@ def stages_of(folder: Path, bench: Bench, number: int, wall_s: float) -> LabStag
         stage_s[name] = end - begun
         begun = end
     stage_s[START_AND_REPORT] = wall_s - sum(stage_s.values())
-    prompts_s = 0.0
+    prompts_s, n_visits = 0.0, 0
     for label in bench.lab.labels:
-        record = read_record(run.record_path("generate", label), GenerationRun)
-        prompts_s += record.prompts_s if record is not None else 0.0
+        texts = read_record(run.record_path("generate", label), GenerationRun)
+        prompts_s += texts.prompts_s if texts is not None else 0.0
+        speed = read_record(run.record_path("bench", label), SpeedRun)
+        n_visits += len(speed.visits) if speed is not None else 0
     extra_s = {
+        "speed, all rounds but one": stage_s["bench"] * (1 - len(bench.lab.labels) / max(n_visits, 1)),
         "greedy outputs, half of the prompts' time": prompts_s / 2,
         "probes": stage_s["generate"] - prompts_s,
         **{name: seconds for name, seconds in stage_s.items() if name not in LOOPS},
