@@ -41,7 +41,7 @@ from labctl.prepare import header as gh
 from labctl.prepare.sources import resolve_model
 from labctl.prepare.weights import _SCALES, require_finite
 from labctl.process import ChildError, run_task
-from labctl.records import BatchShape, PerplexityRun, TextSource
+from labctl.records import PerplexityRun, TextSource
 
 ROOT = Path(__file__).resolve().parents[1]
 N_THROUGH_LLAMA_CPP = int(os.environ.get("LABCTL_TEST_CORRUPTIONS", "14"))
@@ -288,8 +288,7 @@ def measure(path: Path, source: TextSource) -> float:
     (folder / "nll.npy").unlink(missing_ok=True)
     task = tasks.PerplexityTask(
         model_path=str(path), format="F16", n_threads=1, text=source, n_ctx=64, n_first=1,
-        shape=BatchShape(n_seq=1, n_ubatch=64), nll_path=str(folder / "nll.npy"), shown_nll_path="nll.npy",
-        provenance=provenance("perplexity"),
+        nll_path=str(folder / "nll.npy"), shown_nll_path="nll.npy", provenance=provenance("perplexity"),
     )  # fmt: skip
     run: PerplexityRun = run_task(task, PerplexityRun, log_path=folder / "ppl.log", hang_s=60)
     return run.ppl
