@@ -90,12 +90,16 @@ class Display:
         self._overall = self._progress.add_task("[bold]whole run", total=cost, state="")
         self._progress.start()
 
-    def step(self, name: str, label: str) -> None:
-        """A step begins."""
+    def stage(self, name: str) -> None:
+        """All that follows is this step's, until the next one: what it prepares before its first format, too."""
         if self._stage != name:
             self._end_stage()
             self._stage, self._stage_begun = name, time.monotonic()
             self._stage_labels.clear()
+
+    def step(self, name: str, label: str) -> None:
+        """A step begins with a format."""
+        self.stage(name)
         self._stage_labels.add(label)
         if self._progress is not None:
             if self._current is not None:

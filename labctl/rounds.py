@@ -117,6 +117,7 @@ def run_rounds(lab: Lab, display: Display, attempt: Attempt, *, force: bool) -> 
     if not labels:
         return
     state, speed = (None, {}) if force else (load_conditions(lab), load_speed(lab))
+    display.stage("bench")
     now = conditions(watch_s=_WATCH_S)
     notices = condition_notices(now, lab.machine.n_cores_logical)
     for notice in notices:

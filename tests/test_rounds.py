@@ -107,6 +107,15 @@ def test_order_turns_every_round_and_the_baseline_is_in_each(lab: Lab, machine: 
     assert orders == list(range(12))
 
 
+def test_the_time_before_the_first_visit_counts_as_the_speed_steps(
+    lab: Lab, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = []
+    monkeypatch.setattr(rounds, "_bandwidth", lambda _lab, display, *_: stages.append(display._stage) or ())
+    bench(lab)
+    assert stages == ["bench"]
+
+
 def test_a_second_bench_measures_nothing(lab: Lab, machine: Machine) -> None:
     bench(lab)
     machine.visits.clear()
