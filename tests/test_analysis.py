@@ -21,15 +21,14 @@ from lab_factory import (
     make_lab,
     nll_of,
     perplexity_run,
-    speed_run,
 )
 
 from labctl.measure.perplexity import perplexity
+from labctl.measure.spread import mcnemar_exact, median_interval, wilson
 from labctl.records import StepFailure, TensorFallback
 from labctl.report.analysis import common_chunks, frame, load_nll, rows_of
 from labctl.report.answers import answer_changes, first_divergence
 from labctl.report.gaps import content_notes, gaps, record_name, twins
-from labctl.report.spread import mcnemar_exact, median_interval, round_ratios, wilson
 
 
 def test_perplexity_of_uniform_guesses_is_the_size_of_the_vocabulary() -> None:
@@ -162,13 +161,6 @@ def test_wilson_and_mcnemar_known_values() -> None:
     assert mcnemar_exact(0, 0) == 1
     assert mcnemar_exact(3, 0) == 0.25
     assert mcnemar_exact(9, 1) == mcnemar_exact(1, 9) == pytest.approx(22 / 1024)
-
-
-def test_round_ratios_use_only_rounds_of_both() -> None:
-    fast, slow = speed_run("a", 100, 200, 1, rounds=3), speed_run("b", 100, 100, 2, rounds=2)
-    ratios = round_ratios(fast, slow)
-    assert len(ratios) == 2
-    assert all(1.9 < ratio < 2.1 for ratio in ratios)
 
 
 def test_first_divergence() -> None:

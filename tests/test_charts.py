@@ -141,7 +141,7 @@ def test_titles_say_what_was_found(tmp_path: Path) -> None:
     rows = rows_of(frame(lab))
     assert quality_finding(lab, rows, 0.02).startswith("Q6_K is the smallest file shown to stay under a 2 % increase")
     assert performance_finding(lab, rows).startswith(
-        "Q4_K_S generates text fastest: 2923 tokens/second, 2.43 times F16"
+        "Q4_K_S generates text fastest: 2923 tokens/second, 2.433 (2.425 to 2.442) times F16"
     )
     assert verdict_finding(lab, rows, 0.02).endswith(
         "Q8_0 and Q6_K stay under it; Q5_K_M is undecided; Q4_K_M, Q4_K_S and Q3_K_M exceed it"

@@ -8,10 +8,11 @@ from typing import Any
 from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.drafts import tokens_same
-from labctl.report.findings import chunk_words, fastest, machines, versions
+from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
+from labctl.report.order import Orders, tied
 from labctl.report.rules import Answer, increase_words, is_worse
-from labctl.report.text import known, percent, rate, significant, size, words
+from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -33,10 +34,7 @@ def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
             f" {100 * limit:g} %."
         )
     if known(row["speedup"]):
-        found.append(
-            f"It generates {rate(row['tg_tps'])} tokens per second, {significant(row['speedup'])} times as fast as"
-            f" {base}."
-        )
+        found.append(f"It generates {rate(row['tg_tps'])} tokens per second, {speedup_words(row)} {base}'s speed.")
     if known(row["peak_rss_bytes"]) and known(rows[base]["peak_rss_bytes"]):
         found.append(
             f"It needs {size(row['peak_rss_bytes'])} of memory at its peak, {base}"
@@ -76,23 +74,22 @@ def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
     return found
 
 
-def others(rows: Rows, pick: str | None, base: str, answers: Mapping[str, Answer]) -> list[str]:
+def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Mapping[str, Answer]) -> list[str]:
     """For whom another format is better, where the figures say so.
 
     Args:
         answers: the rules' answers: "reasoning" (Q7), "ram" (Q9) and "balance" (Q11).
     """
     found = []
-    first = fastest(rows, "tg")
+    first = orders.tg.first
     if first and pick is not None and pick not in first:
         found.append(
-            f"Whoever waits for long answers: {words(first, 'or')} ({rate(rows[first[0]]['tg_tps'])} tokens per"
-            " second)."
+            f"Whoever waits for long answers: {tied(first)} ({rate(rows[first[0]]['tg_tps'])} tokens per second)."
         )
-    readers = fastest(rows, "pp")
+    readers = orders.pp.first
     if readers and pick is not None and pick not in readers:
         found.append(
-            f"Whoever has long documents read: {words(readers, 'or')} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
+            f"Whoever has long documents read: {tied(readers)} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
             " second of prompt)."
         )
     reasoning, balance, ram = answers["reasoning"].pick, answers["balance"].pick, answers["ram"].pick

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from labctl.journal import map_array
 from labctl.measure.perplexity import perplexity
+from labctl.measure.ratios import TESTS, round_ratio
+from labctl.measure.spread import mcnemar_exact, median_interval, wilson
 from labctl.measure.verdict import (
     DEFAULT_LIMIT,
     Increase,
@@ -24,7 +26,6 @@ from labctl.measure.verdict import (
 )
 from labctl.records import LabRecords, PerplexityRun
 from labctl.report.answers import answer_changes, first_divergence
-from labctl.report.spread import mcnemar_exact, median_interval, round_ratios, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,10 +109,12 @@ _COLUMNS = (
     *("kld_mean", "kld_mean_low", "kld_mean_high", "kld_median", "kld_p90", "kld_p99", "kld_max"),
     *("same_top_pct", "same_top_low_pct", "same_top_high_pct", "n_kl_chunks", "greedy_same_pct"),
     *("pp_tps", "pp_low_tps", "pp_high_tps", "tg_tps", "tg_low_tps", "tg_high_tps", "n_speed_samples"),
-    *("speedup", "speedup_round_min", "speedup_round_max", "pp_ms", "tg_ms"),
+    *("speedup", "speedup_low", "speedup_high", "pp_speedup", "pp_speedup_low", "pp_speedup_high", "n_rounds"),
+    *("pp_ms", "tg_ms"),
     *("token_p50_ms", "token_p95_ms", "token_p99_ms"),
     *("peak_rss_bytes", "peak_rss_mmap_bytes", "kv_bytes", "memory_n_ctx"),
-    *("answers_kept_pct", "answers_lost", "answers_gained", "answers_p"),
+    *("answers_kept_pct", "answers_kept_low_pct", "answers_kept_high_pct"),
+    *("answers_lost", "answers_gained", "answers_p"),
 )
 
 
@@ -241,11 +244,13 @@ def _speed_columns(records: LabRecords) -> dict[str, Row]:
         row["n_speed_samples"] = len(run.tg_tps)
         if any(times for visit in run.visits for times in visit.token_s):
             row |= {f"token_p{percent}_ms": 1000 * run.token_percentile_s(percent) for percent in (50, 95, 99)}
-        if base is not None and base.tg_tps and run.tg_tps:
-            row["speedup"] = row["tg_tps"] / statistics.median(base.tg_tps)
-            ratios = round_ratios(run, base)
-            if ratios and name != records.formats[0]:
-                row |= {"speedup_round_min": min(ratios), "speedup_round_max": max(ratios)}
+        for test in TESTS:
+            ratio = round_ratio(run, base, test) if base is not None else None
+            if ratio is not None:  # of the baseline to itself there is nothing to be unsure of
+                low, high = (1.0, 1.0) if run is base else (ratio.low, ratio.high)
+                column = "speedup" if test == "tg" else "pp_speedup"
+                row |= {column: ratio.ratio, f"{column}_low": low, f"{column}_high": high}
+                row["n_rounds"] = ratio.n_rounds
         columns[name] = row
     return columns
 
@@ -284,6 +289,8 @@ def _probe_columns(records: LabRecords) -> dict[str, Row]:
             lost, gained, kept = answer_changes(run, base, (probe.name for probe in run.probes))
             row |= {"answers_lost": lost, "answers_gained": gained, "answers_p": mcnemar_exact(lost, gained)}
             if lost + kept >= 10:  # of fewer right answers of the baseline no share is worth a star
+                low, high = (1.0, 1.0) if run is base else wilson(kept, lost + kept)
+                row |= {"answers_kept_low_pct": 100 * low, "answers_kept_high_pct": 100 * high}
                 row["answers_kept_pct"] = 100 * kept / (lost + kept)
         columns[name] = row
     return columns

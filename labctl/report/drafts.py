@@ -7,15 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from labctl.measure.spread import mcnemar_exact
 from labctl.measure.verdict import paired_increase
 from labctl.records import LabRecords
 from labctl.report.analysis import Floats, common_chunks
 from labctl.report.answers import answer_changes, first_divergence, probe_names
-from labctl.report.findings import fastest
 from labctl.report.gaps import content_notes
+from labctl.report.order import Orders
 from labctl.report.rules import CHANCE_ALPHA, Answer, is_worse
-from labctl.report.spread import mcnemar_exact
-from labctl.report.text import known, percent, rate, significant, size, words
+from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -280,7 +280,7 @@ def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
             text += f", and of {asked:.0f} test questions it gets {small['answers_lost']:.0f} wrong"
             text += " that the one we started from got right"
         parts.append(text + ".")
-    first = fastest(rows, "tg")
-    if first and rows[first[0]]["speedup"] > 1:
-        parts.append(f"The quickest, {first[0]}, writes {significant(rows[first[0]]['speedup'])} times as fast.")
+    order = Orders(records, rows).tg
+    if len(order.first) == 1 and order.better(order.first[0], base):
+        parts.append(f"The quickest, {order.first[0]}, writes {speedup_words(rows[order.first[0]])} as fast.")
     return " ".join(parts)

@@ -10,9 +10,10 @@ from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.gaps import mislabelled_notice, provenances
 from labctl.report.hardware import bits_finding
+from labctl.report.order import Orders, tied
 from labctl.report.rules import candidates
 from labctl.report.scoring import WinnerMap, literal_scores, normalised_scores, winner_map
-from labctl.report.text import percent, rate, significant, size, words
+from labctl.report.text import percent, rate, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -97,19 +98,6 @@ def smallest_that_passes(records: LabRecords, rows: Rows) -> str | None:
     return min(passing, key=lambda name: float(rows[name]["size_bytes"]), default=None)
 
 
-def fastest(rows: Rows, test: str) -> tuple[str, ...]:
-    """The format with the highest median speed, then those whose interval reaches into its own."""
-    timed = {name: row for name, row in rows.items() if row[f"{test}_tps"] > 0}
-    if not timed:
-        return ()
-    best = max(timed, key=lambda name: float(timed[name][f"{test}_tps"]))
-    floor = _or(timed[best][f"{test}_low_tps"], timed[best][f"{test}_tps"])
-    return (
-        best,
-        *(n for n, row in timed.items() if n != best and _or(row[f"{test}_high_tps"], row[f"{test}_tps"]) >= floor),
-    )
-
-
 def quality_finding(records: LabRecords, rows: Rows, limit: float) -> str:
     """Title of size_vs_quality."""
     pick = smallest_that_passes(records, rows)
@@ -126,14 +114,13 @@ def quality_finding(records: LabRecords, rows: Rows, limit: float) -> str:
 
 def performance_finding(records: LabRecords, rows: Rows) -> str:
     """Title of size_vs_performance."""
-    first, *close = fastest(rows, "tg") or ("",)
-    if not first:
+    order, base = Orders(records, rows).tg, records.formats[0]
+    if not order.names:
         return "File size and generation speed"
-    row, base = rows[first], records.formats[0]
-    ratio = f", {significant(row['speedup'])} times {base}" if math.isfinite(row["speedup"]) and first != base else ""
-    if close:
-        several = words([first, *close])
-        return f"{several} generate text fastest (intervals overlap): about {rate(row['tg_tps'])} tokens/second{ratio}"
+    if len(order.first) > 1:
+        return f"Which format generates text fastest is not settled: {words(order.first, 'or')}"
+    first, row = order.first[0], rows[order.first[0]]
+    ratio = f", {speedup_words(row)} {base}" if order.better(first, base) else ""
     return f"{first} generates text fastest: {rate(row['tg_tps'])} tokens/second{ratio}"
 
 
@@ -154,11 +141,11 @@ def verdict_finding(records: LabRecords, rows: Rows, limit: float) -> str:
 
 def speed_finding(records: LabRecords, rows: Rows) -> str:
     """Title of speed."""
-    parts = []
+    orders, parts = Orders(records, rows), []
     for test, task in (("tg", "generating text"), ("pp", "reading a prompt")):
-        names = fastest(rows, test)
+        names = orders.speed(test).first
         if names:
-            parts.append(f"{words(names)} {'is' if len(names) == 1 else 'are about equally'} fastest at {task}")
+            parts.append(f"Fastest at {task}: {tied(names)}")
     return "; ".join(parts)
 
 
@@ -220,7 +207,3 @@ def readings(records: LabRecords, rows: Rows, limit: float) -> dict[str, str]:
         )
         found["winner_map"] = map_finding(normal, literal)
     return {name: f"{HOW_TO_READ[name]}. {finding}." for name, finding in found.items()}
-
-
-def _or(value: float, otherwise: float) -> float:
-    return otherwise if math.isnan(value) else value

@@ -8,7 +8,6 @@ from typing import Any
 
 from labctl.machine import clock_text
 from labctl.measure.bandwidth import bandwidth_for, bound_tps
-from labctl.measure.ratios import PRECISE, RATIO_RULE, round_ratio
 from labctl.records import LabRecords
 from labctl.records_hardware import BenchConditions, Conditions, MemoryLoad
 from labctl.report.text import NOT_MEASURED, rate, significant, size, table
@@ -64,32 +63,15 @@ def bound_table(records: LabRecords, rows: Rows) -> str:
                 f"{used.best_bytes_per_s / 1e9:.1f} GB/s" if used else NOT_MEASURED,
                 rate(limit) if math.isfinite(limit) else NOT_MEASURED,
                 f"{share:.0f} %" if math.isfinite(share) else NOT_MEASURED,
-                _ratio(records, name, "tg"),
-                _ratio(records, name, "pp"),
                 significant(gflops) if gflops else NOT_MEASURED,
             ]
         )
     header = ("Format", "Read a token: weights + cache", "Memory bandwidth", "Bound, tokens/second", "Reached")
-    base = records.formats[0]
-    return table((*header, f"tg against {base}, in rounds", f"pp against {base}, in rounds", "pp, GFLOP/s"), lines)
+    return table((*header, "pp, GFLOP/s"), lines)
 
 
 def _timed(rows: Rows, name: str) -> bool:
     return bool(rows[name]["pp_tps"] > 0)
-
-
-def _ratio(records: LabRecords, name: str, test: Any) -> str:
-    base = records.formats[0]
-    if name == base:
-        return "baseline"
-    found = None
-    if name in records.speed and base in records.speed:
-        found = round_ratio(records.speed[name], records.speed[base], test)
-    if found is None:
-        return NOT_MEASURED
-    if not math.isfinite(found.high):
-        return f"{found.ratio:.2f} (one round)"
-    return f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def bound_note(records: LabRecords) -> str:
@@ -110,8 +92,6 @@ def bound_note(records: LabRecords) -> str:
         " the format reads, because a small model is read from the processor's cache; measured right before the speeds"
         f" (GB/s by buffer: {tests or NOT_MEASURED}). A share over 100 % says that the bandwidth test was disturbed."
         " GFLOP/s: two operations a weight and token, plus attention, by the median prompt speed."
-        f" In rounds: {RATIO_RULE}; rounds go on until it reaches at most {100 * PRECISE:g} % to either side, or the"
-        " time allowed is over."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from labctl.measure.ratios import PRECISE, RATIO_RULE, times
 from labctl.records import LabRecords
 from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
 from labctl.report.tables import cell
@@ -18,23 +19,27 @@ def speeds(rows: Rows) -> str:
     """Q8."""
     lines = []
     for name, row in rows.items():
-        rounds = NOT_MEASURED
-        if known(row["speedup_round_min"]):
-            rounds = f"{row['speedup_round_min']:.2f} to {row['speedup_round_max']:.2f}"
         latencies = [row[f"token_p{percent_}_ms"] for percent_ in (50, 95, 99)]
         lines.append(
             [
                 name,
                 _speed(row, "tg"),
-                cell(row["speedup"], f"{row['speedup']:.2f}x"),
-                rounds if name != next(iter(rows)) else "baseline",
+                _speedup(rows, name, "speedup"),
                 _speed(row, "pp"),
+                _speedup(rows, name, "pp_speedup"),
                 cell(latencies[0], " / ".join(significant(latency) for latency in latencies)),
-                cell(row["n_speed_samples"], f"{row['n_speed_samples']:.0f}"),
+                cell(row["n_rounds"], f"{row['n_rounds']:.0f} / {row['n_speed_samples']:.0f}"),
             ]
         )
-    header = ("Format", "Tokens/second (tg)", "Speed-up", "Range over rounds", "Prompt, tokens/second (pp)")
-    return table((*header, "ms per token, p50 / p95 / p99", "Repetitions"), lines)
+    header = ("Format", "Tokens/second (tg)", "Speed-up (tg)", "Prompt, tokens/second (pp)", "Speed-up (pp)")
+    return table((*header, "ms per token, p50 / p95 / p99", "Rounds / repetitions"), lines)
+
+
+def _speedup(rows: Rows, name: str, column: str) -> str:
+    row = rows[name]
+    if name == next(iter(rows)):
+        return cell(row[column], "1.0")
+    return cell(row[column], times(*(row[f"{column}{end}"] for end in ("", "_low", "_high"))))
 
 
 def _speed(row: Mapping[str, Any], test: str) -> str:
@@ -51,8 +56,9 @@ def speed_note(records: LabRecords, rule: str) -> str:
         return "Speed was not measured."
     return (
         f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once; medians."
-        f" In brackets: {rule}. Speed-up: ratio of the medians; range over rounds: lowest and highest ratio within a"
-        " round, in which all formats were timed shortly after each other. p95: 95 of 100 tokens came at least as fast."
+        f" In brackets: {rule}. Speed-up over {records.formats[0]}: {RATIO_RULE}. It can differ a little from the ratio"
+        " of the medians, which compare different moments. Rounds go on until every speed-up is known to"
+        f" ± {100 * PRECISE:g} % or the time allowed is over. p95: 95 of 100 tokens came at least as fast."
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from labctl.measure.ratios import times
 
 NOT_MEASURED = "not measured"
 
@@ -57,6 +60,12 @@ def interval(low: float, high: float, digits: int = 2) -> str:
 def rate(value: float) -> str:
     """Tokens per second: 2918, 45.3, 4.53."""
     return significant(value) if abs(value) < 100 else f"{value:.0f}"
+
+
+def speedup_words(row: Mapping[str, Any], test: str = "tg") -> str:
+    """1.55 (1.29 to 1.65) times; the baseline's name follows."""
+    column = "speedup" if test == "tg" else "pp_speedup"
+    return f"{times(*(row[f'{column}{end}'] for end in ('', '_low', '_high')))} times"
 
 
 def stars(count: int | None) -> str:

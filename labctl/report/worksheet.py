@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labctl.measure.spread import MEDIAN_INTERVAL_RULE
 from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report import advice, hardware, machine_tables, sweep_tables, tables, tradeoffs
@@ -21,6 +22,7 @@ from labctl.report.drafts import (
 )
 from labctl.report.findings import chunk_words, machines, notices, readings, versions
 from labctl.report.gaps import STEPS, SWEEPS, gaps, outputs_name, provenances, record_name
+from labctl.report.order import Orders
 from labctl.report.rules import (
     candidates,
     in_ram,
@@ -40,7 +42,6 @@ from labctl.report.scoring import (
     literal_scores,
     normalised_scores,
 )
-from labctl.report.spread import MEDIAN_INTERVAL_RULE
 from labctl.report.text import escape, table
 from labctl.report.uses import minimum_formats
 
@@ -74,6 +75,7 @@ def context(
         q13_limits: the student's allowances of Q13; what it leaves out has its default.
     """
     base = records.formats[0]
+    orders = Orders(records, rows)
     found_gaps = gaps(records)
     literal, scaled = (score(candidates(rows), weights) for score in (literal_scores, normalised_scores))
     q7 = reasoning(rows, base)
@@ -158,7 +160,7 @@ def context(
         "choice": f"The rule: {q10.rule[0].lower()}{q10.rule[1:]}" if q10.pick else q10.text,
         "why": advice.why(rows, q10.pick, base, limit) if q10.pick else [],
         "costs": advice.costs(records, rows, q10.pick),
-        "others": advice.others(rows, q10.pick, base, picks),
+        "others": advice.others(rows, orders, q10.pick, base, picks),
         "caveats": advice.caveats(records, rows, machine, found_gaps, limit),
         "table": tradeoffs.summary(rows),
     }

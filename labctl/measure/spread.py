@@ -1,12 +1,9 @@
-"""How sure a figure is: intervals of medians and shares, McNemar's exact test, ratios within rounds."""
+"""How sure a figure is: intervals of medians and shares, and McNemar's exact test."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-
-from labctl.records_hardware import SpeedRun
 
 MEDIAN_INTERVAL_RULE = (
     "95 % interval of the median by order statistics (no assumption about the shape of the spread); with fewer than six"
@@ -23,13 +20,18 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     if n < 2:
         return math.nan, math.nan
     ordered = sorted(samples)
-    below = 0.0
-    rank = 0
+    low, high = median_ranks(n)
+    return ordered[low], ordered[high]
+
+
+def median_ranks(n: int) -> tuple[int, int]:
+    """Places, from 0, of the ordered values between which the median lies in 95 of 100 cases; the ends for few."""
+    below, rank = 0.0, 0
     while below + math.comb(n, rank) * 0.5**n <= 0.025:
         below += math.comb(n, rank) * 0.5**n
         rank += 1
     rank = max(rank, 1)
-    return ordered[rank - 1], ordered[n - rank]
+    return rank - 1, n - rank
 
 
 def wilson(n_correct: int, n: int) -> tuple[float, float]:
@@ -55,16 +57,3 @@ def mcnemar_exact(n_lost: int, n_gained: int) -> float:
     n = n_lost + n_gained
     tail = sum(math.comb(n, k) for k in range(min(n_lost, n_gained) + 1))
     return min(1.0, float(2 * tail / 2**n))
-
-
-def round_ratios(run: SpeedRun, base: SpeedRun) -> tuple[float, ...]:
-    """Generation speed against the baseline within each round that timed both (medians of the round)."""
-    mine, theirs = (
-        {
-            number: statistics.median(seconds)
-            for number in dict.fromkeys(visit.round for visit in one.visits)
-            if (seconds := [s / one.n_gen for visit in one.visits if visit.round == number for s in visit.tg_s])
-        }
-        for one in (run, base)
-    )
-    return tuple(theirs[number] / mine[number] for number in mine if number in theirs)

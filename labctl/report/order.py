@@ -1,0 +1,201 @@
+"""Which formats are told apart in a figure, and which can be first: what every table, rule, chart and page asks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from labctl.measure.ratios import Ratio, Test, round_ratio
+from labctl.measure.spread import mcnemar_exact
+from labctl.measure.verdict import chunk_differences, paired_increase
+from labctl.records import LabRecords
+from labctl.report.analysis import Floats, load_nll
+from labctl.report.answers import answer_changes, probe_names
+from labctl.report.text import known, words
+
+Rows = Mapping[str, Mapping[str, Any]]
+Names = tuple[str, str]
+ALPHA = 0.05
+SMALLER = 1.01
+"""A file is smaller only if another is at least so many times as large: headers alone differ by less."""
+
+ORDER_RULE = (
+    "Formats are told apart only where an interval of the difference itself says so. Perplexity: both formats on the"
+    " same chunks, 95 % for all pairs of formats together (Bonferroni). Speed: the ratio of the two within rounds, 95 %"
+    " each. Answers: McNemar's exact test, 5 %. Size: at least 1 %. Not told apart does not mean equal."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """How many times as good the first format of a pair is as the second, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How far the formats are ordered in one figure.
+
+    Attributes:
+        names: formats that were measured, the best estimate first.
+        shown: (better, worse): pairs that are told apart.
+        pairs: the ratio of every ordered pair, where the figure is one that has ratios.
+    """
+
+    names: tuple[str, ...]
+    shown: frozenset[Names]
+    pairs: Mapping[Names, Pair] = field(default_factory=dict)
+
+    def better(self, one: str, other: str) -> bool:
+        """Whether the first is shown to be better than the second."""
+        return (one, other) in self.shown
+
+    def apart(self, one: str, other: str) -> bool:
+        """Whether the two are told apart at all."""
+        return self.better(one, other) or self.better(other, one)
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """Formats that none is shown to beat, the best estimate first: one is a first place, several are a tie."""
+        return tuple(name for name in self.names if not any(self.better(other, name) for other in self.names))
+
+    @property
+    def ranks(self) -> dict[str, tuple[int, int]]:
+        """Format -> best and worst place it can have, from 1."""
+        return {
+            name: (
+                1 + sum(self.better(other, name) for other in self.names),
+                len(self.names) - sum(self.better(name, other) for other in self.names),
+            )
+            for name in self.names
+        }
+
+    def without(self, left_out: Iterable[str]) -> Order:
+        """The order of the other formats."""
+        gone = set(left_out)
+        return Order(names=tuple(name for name in self.names if name not in gone), shown=self.shown, pairs=self.pairs)
+
+
+def order_of(values: Mapping[str, float], pairs: Mapping[Names, Pair]) -> Order:
+    """An order by figures of which higher is better, told apart where a pair's whole interval lies above 1."""
+    return Order(
+        names=tuple(sorted(values, key=lambda name: -values[name])),
+        shown=frozenset(names for names, pair in pairs.items() if pair.low > 1),
+        pairs=pairs,
+    )
+
+
+class Orders:
+    """The orders of one lab, each worked out when first asked for."""
+
+    def __init__(self, records: LabRecords, rows: Rows) -> None:
+        self.records, self.rows = records, rows
+
+    @cached_property
+    def size(self) -> Order:
+        """By file size, the smallest first."""
+        sizes = {name: float(row["size_bytes"]) for name, row in self.rows.items() if known(row["size_bytes"])}
+        ratios = {(a, b): sizes[b] / sizes[a] for a, b in itertools.permutations(sizes, 2)}
+        return Order(
+            names=tuple(sorted(sizes, key=lambda name: sizes[name])),
+            shown=frozenset(names for names, ratio in ratios.items() if ratio >= SMALLER),
+            pairs={names: Pair(ratio=ratio, low=ratio, high=ratio) for names, ratio in ratios.items()},
+        )
+
+    @cached_property
+    def ppl(self) -> Order:
+        """By perplexity, the lowest first, the baseline among them."""
+        nll = load_nll(self.records)
+        n_pairs = max(1, math.comb(len(nll), 2))
+        pairs: dict[Names, Pair] = {}
+        for a, b in itertools.combinations(nll, 2):
+            pair = self._perplexity_pair((a, b), nll, ALPHA / n_pairs)
+            if pair is not None:
+                pairs[a, b], pairs[b, a] = pair, _turned(pair)
+        increase = {
+            name: 0.0 if name == self.records.formats[0] else self.rows[name]["ppl_increase_pct"] for name in nll
+        }
+        if not all(known(value) for value in increase.values()):
+            increase = {name: self.rows[name]["ppl"] for name in nll}
+        return order_of({name: -value for name, value in increase.items()}, pairs)
+
+    def _perplexity_pair(self, names: Names, nll: Mapping[str, Floats], alpha: float) -> Pair | None:
+        """How many times as high the second's perplexity is as the first's."""
+        one, other = (nll[name] for name in names)
+        if not (np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)).any():
+            return None
+        found = paired_increase(other, one, 1 - alpha)
+        low, high = found.low, found.high
+        runs = [self.records.perplexity[name] for name in names]
+        seeds = {run.order_seed for run in runs if run.order_seed is not None and run.n_chunks < run.n_chunks_text}
+        if seeds:  # the end of a run hung on its figures: only bounds that hold at every look are true
+            from labctl.measure.sequence import confidence_sequence, shuffled_chunks
+
+            visited = shuffled_chunks(runs[0].n_chunks_text, seeds.pop())
+            low, high = confidence_sequence(chunk_differences(other[visited], one[visited]), alpha)
+        return Pair(ratio=1 + found.increase, low=1 + low, high=1 + high)
+
+    @cached_property
+    def tg(self) -> Order:
+        """By generation speed, the fastest first."""
+        return self._speed("tg")
+
+    @cached_property
+    def pp(self) -> Order:
+        """By speed of reading a prompt, the fastest first."""
+        return self._speed("pp")
+
+    def speed(self, test: str) -> Order:
+        """The order of a test: "tg" or "pp"."""
+        return self.tg if test == "tg" else self.pp
+
+    def _speed(self, test: Test) -> Order:
+        runs = {name: run for name, run in self.records.speed.items() if name in self.rows}
+        pairs: dict[Names, Pair] = {}
+        for a, b in itertools.combinations(runs, 2):
+            ratio = round_ratio(runs[a], runs[b], test)
+            if ratio is not None:
+                pairs[a, b] = _pair_of(ratio)
+                pairs[b, a] = _turned(pairs[a, b])
+        column = "speedup" if test == "tg" else "pp_speedup"
+        if not all(known(self.rows[name][column]) for name in runs):
+            column = f"{test}_tps"
+        return order_of({n: float(self.rows[n][column]) for n in runs if known(self.rows[n][column])}, pairs)
+
+    @cached_property
+    def answers(self) -> Order:
+        """By right answers to the probe questions, the most first."""
+        runs = {name: run for name, run in self.records.generation.items() if name in self.rows and run.probes}
+        probes = probe_names(self.records)
+        shown = set()
+        for a, b in itertools.permutations(runs, 2):
+            lost, gained, _ = answer_changes(runs[a], runs[b], probes)
+            if gained > lost and mcnemar_exact(lost, gained) < ALPHA:
+                shown.add((a, b))
+        right = {name: sum(probe.n_correct for probe in run.probes) for name, run in runs.items()}
+        return Order(names=tuple(sorted(right, key=lambda name: -right[name])), shown=frozenset(shown))
+
+
+def tied(names: Iterable[str], last: str = "or") -> str:
+    """First places as words: "Q4_K_M", or "Q6_K or Q4_K_M (not told apart)"."""
+    found = list(names)
+    return words(found, last) + (" (not told apart)" if len(found) > 1 else "")
+
+
+def _pair_of(ratio: Ratio) -> Pair:
+    return Pair(ratio=ratio.ratio, low=ratio.low, high=ratio.high)
+
+
+def _turned(pair: Pair) -> Pair:
+    """The same from the other side."""
+    ratio, low, high = (1 / end if end else math.inf for end in (pair.ratio, pair.high, pair.low))
+    return Pair(ratio=ratio, low=low, high=high)
