@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from labctl.encodings import read_settings
 from labctl.errors import LabError
 from labctl.formats import LAB_FORMATS, parse_formats
 
@@ -179,7 +180,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise LabError(f"{path} is larger than a settings file can be.", "Keep only settings in it.")
-        loaded: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        loaded: dict[str, Any] = tomllib.loads(read_settings(path))
         return loaded
     except FileNotFoundError:
         return {}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from labctl.config import LabConfig
@@ -41,7 +42,7 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         llama_cpp=config.llama_cpp,
         dialogue=display.dialogue(config.yes),
     )
-    text = _find_text(config, lab_data, outputs)
+    text = _find_text(config, lab_data, outputs, display.dialogue(config.yes).say)
     imatrix = None
     if config.imatrix is not None:
         from labctl.prepare.imatrix import find_imatrix
@@ -68,13 +69,13 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     )
 
 
-def _find_text(config: LabConfig, lab_data: Path, outputs: Path) -> TextSource:
+def _find_text(config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[str], None]) -> TextSource:
     """The text to measure on; a Hub that could not be reached is not asked again for an hour."""
     from labctl.prepare.texts import resolve_text
 
     mark = outputs / ".hub-unreachable"
     told = "" if config.text is not None else _told_lately(mark)
-    text = resolve_text(config.text, lab_data, offline=bool(told))
+    text = resolve_text(config.text, lab_data, offline=bool(told), say=say)
     if config.text is None and text.kind == "demo":
         if told:
             return dataclasses.replace(text, notice=told)

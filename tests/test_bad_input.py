@@ -76,7 +76,7 @@ def test_a_line_of_a_hundred_megabytes_is_refused_unread(tmp_path: Path, size: i
 @pytest.mark.parametrize(
     ("content", "said"),
     [(b"", "empty"), (b" \r\n\t", "empty"), (b"\x89PNG\0", "zero bytes"), ("Grüße".encode("latin-1"), "not UTF-8"),
-     ("Text".encode("utf-16"), "zero bytes"), (b"ok \xed\xa0\x80", "not UTF-8"), (b"\x80" * 1000, "not UTF-8")],
+     ("Text".encode("utf-16"), "but UTF-16"), (b"ok \xed\xa0\x80", "not UTF-8"), (b"\x80" * 1000, "not UTF-8")],
 )  # fmt: skip
 def test_what_is_no_text(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "t.txt").write_bytes(content)

@@ -219,9 +219,9 @@ def test_custom_path_to_the_official_text_is_the_official_text(lab_data: Path, t
     [
         (b"", "is empty"),
         (b" \n\t\n", "is empty"),
-        (b"GGUF\0\0\0\3", "is not a text file: it has zero bytes"),
+        (b"GGUF\0\0\0\3", "is not a text file: it is a GGUF model"),
         ("Grüße".encode("latin-1"), "is not UTF-8 text: byte 2 does not fit"),
-        ("text".encode("utf-16"), "is not a text file"),
+        ("text".encode("utf-16"), "is not UTF-8 text, which llama.cpp reads, but UTF-16"),
     ],
 )
 def test_custom_file_that_is_no_text(lab_data: Path, tmp_path: Path, content: bytes, message: str) -> None:

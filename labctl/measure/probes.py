@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from labctl.encodings import read_settings
 from labctl.errors import LabError
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
@@ -56,12 +57,17 @@ def _first_line(output: str) -> str:
 def read_probe(path: Path) -> list[ProbeQuestion]:
     """Questions of a CSV file with the columns prompt and answer.
 
+    Columns may be separated by semicolons or tabs too, as spreadsheets write them in many countries.
+
     Raises:
-        LabError: no such columns, an empty prompt or answer, not UTF-8.
+        LabError: no such columns, an empty prompt or answer, or an encoding that is not known.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_settings(path)
+        titles = text.split("\n", 1)[0]
+        separator = next((mark for mark in ",;\t" if mark in titles), ",")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=separator))
+    except (OSError, ValueError, csv.Error) as error:
         raise LabError(f"Cannot read the probe {path.name}: {error}.", "Save it as CSV in UTF-8.") from error
     questions = [ProbeQuestion(row.get("prompt") or "", (row.get("answer") or "").strip()) for row in rows]
     if not questions or any(not question.prompt.strip() or not question.expected for question in questions):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from labctl.errors import LabError
 from labctl.prepare.gguf_reader import AGAIN, GgufHeader, read_header
 from labctl.prepare.header import read_model
+from labctl.prepare.plaintext import check_text
 from labctl.records import SourceModel, TextSource
 from labctl.store import DigestCache, digest, partial_path, publish, safe_name, writing
 
@@ -217,6 +218,7 @@ def _automatic(
     calibration = Path(named).expanduser() if named else lab_data / _CALIBRATION
     if not calibration.is_file():
         raise LabError(f"No such text to compute an importance matrix on: {calibration}.", "For example: auto:book.txt")
+    oddities = check_text(calibration.read_bytes(), str(calibration))
     sha256 = digests.sha256(calibration)
     if text is not None and sha256 == text.sha256:
         raise LabError(
@@ -231,6 +233,7 @@ def _automatic(
         key=key,
         shown=f"{path.name} (computed on {calibration.name} by llama-imatrix)",
         calibration=calibration,
+        notices=(f"The importance matrix is computed on {calibration.name}.{oddities}",) if oddities else (),
     )
 
 

@@ -6,11 +6,14 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import hub
+from labctl.prepare.dialogue import ignore
+from labctl.prepare.plaintext import check_text, plain_form
 from labctl.records import TextSource
 
 # The test split of WikiText-2 (raw) as llama.cpp's documentation and CI use it. CC BY-SA: fetched, never shipped.
@@ -29,7 +32,9 @@ MAX_TEXT_BYTES = 32 << 20
 WAYS = "Give `wikitext-2`, `demo`, or the path of a UTF-8 text file."
 
 
-def resolve_text(spec: str | None, lab_data: Path, *, offline: bool = False) -> TextSource:
+def resolve_text(
+    spec: str | None, lab_data: Path, *, offline: bool = False, say: Callable[[str], None] = ignore
+) -> TextSource:
     """Find the text to measure perplexity on, fetching WikiText-2 if need be.
 
     Args:
@@ -37,6 +42,7 @@ def resolve_text(spec: str | None, lab_data: Path, *, offline: bool = False) -> 
             where it cannot be had, the demo text with a notice that every table carries.
         lab_data: where the demo text is and WikiText-2 is kept.
         offline: do not ask the Hub.
+        say: told when a copy of WikiText-2 is put back into its official form.
     Raises:
         LabError: the text cannot be had, is not a text, or is not the official WikiText-2 where that is meant.
     """
@@ -46,9 +52,9 @@ def resolve_text(spec: str | None, lab_data: Path, *, offline: bool = False) -> 
     if wanted is not None and wanted.lower() == "demo":
         return _demo(lab_data, "Perplexity was measured on labctl's own demo text")
     if wanted is not None and wanted.lower() not in ("wikitext-2", "wikitext2", "wikitext"):
-        return _custom(wanted)
+        return _custom(wanted, lab_data, say)
     try:
-        return _wikitext(lab_data, offline)
+        return _wikitext(lab_data, offline, say)
     except hub.HubUnavailableError as error:
         if wanted is not None:
             raise LabError(
@@ -62,7 +68,7 @@ def resolve_text(spec: str | None, lab_data: Path, *, offline: bool = False) -> 
         )
 
 
-def _wikitext(lab_data: Path, offline: bool) -> TextSource:
+def _wikitext(lab_data: Path, offline: bool, say: Callable[[str], None]) -> TextSource:
     """Official WikiText-2, checked.
 
     Raises:
@@ -85,12 +91,43 @@ def _wikitext(lab_data: Path, offline: bool) -> TextSource:
         path = kept
         data = _download()
         hint = "Something on the way changes downloads (a proxy?). Try another network, or set LABCTL_WIKITEXT."
+    if path.exists() and (official := _put_back(data, path, lab_data, say)) is not None:
+        return official
     _check(data, path, hint)
     if path == kept and not kept.exists():
         store.write_bytes(kept, data)
+    return _official(path)
+
+
+def _official(path: Path) -> TextSource:
     return TextSource(
-        name=WIKITEXT_NAME, kind="wikitext-2", path=str(path.absolute()), size_bytes=len(data), sha256=WIKITEXT_SHA256
+        name=WIKITEXT_NAME,
+        kind="wikitext-2",
+        path=str(path.absolute()),
+        size_bytes=WIKITEXT_BYTES,
+        sha256=WIKITEXT_SHA256,
     )
+
+
+def _put_back(data: bytes, path: Path, lab_data: Path, say: Callable[[str], None]) -> TextSource | None:
+    """The official text, where `data` is that text as an editor saved it again; None where it is another, or as it was.
+
+    Measuring the saved form would give figures that look official and are not. The person's file stays as it is.
+    """
+    form, what = plain_form(data)
+    if not what or not _is_official(form):
+        return None
+    place = lab_data / WIKITEXT_FILE
+    if place.exists() and not _is_official(_read(place, str(place))):
+        place = place.with_name("wiki.test.official.raw")
+    if not place.exists():
+        store.write_bytes(place, form)
+    say(f"{path.name} is the official WikiText-2 test text with {what}: measured in its official form, {place}.")
+    return _official(place)
+
+
+def _is_official(data: bytes) -> bool:
+    return len(data) == WIKITEXT_BYTES and hashlib.sha256(data).hexdigest() == WIKITEXT_SHA256
 
 
 def _check(data: bytes, path: Path, hint: str) -> None:
@@ -144,6 +181,7 @@ def _demo(lab_data: Path, beginning: str) -> TextSource:
             f"The demo text is missing: {path}.", "Get it back with `git checkout -- lab_data/demo`, or clone again."
         )
     data = _read(path, str(path))
+    oddities = check_text(data, str(path))
     return TextSource(
         name="demo text",
         kind="demo",
@@ -151,36 +189,26 @@ def _demo(lab_data: Path, beginning: str) -> TextSource:
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         notice=f"{beginning} ({len(data) / 1000:.0f} kB): figures are not comparable with published WikiText-2"
-        " perplexities.",
+        f" perplexities.{oddities}",
     )
 
 
-def _custom(spec: str) -> TextSource:
+def _custom(spec: str, lab_data: Path, say: Callable[[str], None]) -> TextSource:
     path = Path(spec).expanduser()
     data = _read(path, spec)
-    if b"\0" in data:
-        raise LabError(f"{spec} is not a text file: it has zero bytes in it.", "Save it as UTF-8 text.")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise LabError(
-            f"{spec} is not UTF-8 text: byte {error.start:,} does not fit.", "Save it as UTF-8 text."
-        ) from error
-    if not text.strip():
-        raise LabError(f"{spec} is empty.", WAYS)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 == WIKITEXT_SHA256:
-        return TextSource(
-            name=WIKITEXT_NAME, kind="wikitext-2", path=str(path.absolute()), size_bytes=len(data), sha256=sha256
-        )
+    if _is_official(data):
+        return _official(path)
+    if (official := _put_back(data, path, lab_data, say)) is not None:
+        return official
+    oddities = check_text(data, spec)
     return TextSource(
         name=path.name,
         kind="custom",
         path=str(path.absolute()),
         size_bytes=len(data),
-        sha256=sha256,
+        sha256=hashlib.sha256(data).hexdigest(),
         notice=f"Perplexity was measured on {path.name}: figures are not comparable with published WikiText-2"
-        " perplexities.",
+        f" perplexities.{oddities}",
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.encodings import read_settings
 from labctl.errors import LabError
 from labctl.measure.verdict import DEFAULT_LIMIT
 from labctl.records import LabRecords
@@ -137,7 +138,7 @@ def read_answers(path: Path) -> dict[int, str]:
     try:
         if path.stat().st_size > _MAX_ANSWERS_BYTES:
             raise LabError(f"{path} is larger than eighteen answers can be.", "Keep only your answers in it.")
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(read_settings(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or an endless number
