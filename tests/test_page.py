@@ -41,7 +41,7 @@ def write_page(lab: LabRecords, folder: Path) -> Path:
     )
     html = render_page(
         lab, rows, worksheet=worksheet.render("worksheet.md.j2", values),
-        recommendation=worksheet.render("recommendation.md.j2", values), charts={}, pick=values["q10"],
+        recommendation=worksheet.render("recommendation.md.j2", values), charts={}, pick=values["q10"], own_choice="",
         weights=options.weights, limit=options.limit,
     )  # fmt: skip
     path = folder / "index.html"
@@ -177,6 +177,19 @@ def test_switched_off_formats_leave_score_and_tables(
     assert "Q3_K_M" not in page.get_attribute("#chart", "aria-label")
     page.check("#show-Q4_K_S")
     assert page.locator("#worksheet tr[data-format=Q4_K_S]:visible").count() > 5
+
+
+def test_a_switched_off_format_is_announced_where_it_stays(page_path: Path, visit: Callable[..., Any]) -> None:
+    page = visit(page_path)
+    notes = page.locator(".switched-off")
+    assert notes.count() == 3 and not any(note.is_visible() for note in notes.all())
+    page.uncheck("#show-Q6_K")
+    for note in notes.all():  # header, recommendation, worksheet
+        assert note.is_visible() and note.inner_text().startswith("Q6_K is switched off")
+    page.emulate_media(media="print")
+    assert page.is_visible("#recommendation .switched-off")
+    page.check("#show-Q6_K")
+    assert not page.is_visible("#recommendation .switched-off")
 
 
 def test_names_of_files_that_hold_other_types_carry_the_mark(tmp_path: Path, visit: Callable[..., Any]) -> None:

@@ -91,7 +91,7 @@ def test_measured_cells(lab: LabRecords) -> None:
     assert "| Q4_K_S | 0.00997 | 9,970,944 | 3.08x | 5.17 |" in section(text, 1)
     assert "| Q5_K_M | 18.4397 ± 0.3738 | +2.08 % | +1.89 to +2.26 % | 40 |" in section(text, 2)
     assert "Pass: Q8_0 and Q6_K. Undecided: Q5_K_M. Fail: Q4_K_M, Q4_K_S and Q3_K_M." in section(text, 3)
-    assert 'token 10: " was"; F16: " in"' in section(text, 5)
+    assert 'after 9 of 100 tokens: " was"; F16: " in"' in section(text, 5)
     assert "84 of 88 (89 to 98 %)" in section(text, 7)
     assert "`outputs/labllama/records/bench-{F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q4_K_S,Q3_K_M}.json`" in section(text, 8)
     assert "Q3_K_M: most bytes are q6_K (39 %)" in section(text, 1)
@@ -321,7 +321,9 @@ def test_every_chart_has_its_reading_beside_it(lab: LabRecords) -> None:
 def test_first_token_that_differs_is_bold(lab: LabRecords) -> None:
     assert "came it and in **the** people" not in section(render(lab), 5).split("| Q5_K_M")[0]
     assert re.search(r"\| Q4_K_M \|.*\*\*was\*\* ", section(render(lab), 5))
-    assert "| Q8_0 | 61 | 61 | 61 | 61 | 61 | 61 % |" in section(render(lab), 6)
+    assert "| Q8_0 | 61 of 100 | 61 of 100 | 61 of 100 | 61 of 100 | 61 of 100 | 305 of 500 (61 %) |" in section(
+        render(lab), 6
+    )
 
 
 def test_uses_follow_their_allowances(lab: LabRecords) -> None:
@@ -355,6 +357,6 @@ def test_recommendation_says_what_it_costs_and_for_whom_not(lab: LabRecords) -> 
     text = render(lab, template="recommendation.md.j2")
     for words in ("**Use Q6_K for production.**", "## Why", "## What it costs", "## For whom another choice is better"):
         assert words in text
-    assert "Q4_K_S is the smallest file that passes Q7" in text
+    assert "Q4_K_S is the smallest file that passes the rule of Q7" in text
     lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
     assert "**Use Q5_K_M for production.**" in render(lab, template="recommendation.md.j2")

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import LabRecords
 from labctl.records_base import Machine
-from labctl.report.drafts import tokens_same
 from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
+from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
 from labctl.report.order import Orders, tied
 from labctl.report.rules import Answer, increase_words, is_worse
 from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
+WORTH_SAVING = 0.01
+"""A smaller file is worth a sentence from this share of the pick's size on."""
+
+
+def named_format(text: str, formats: Sequence[str]) -> str | None:
+    """The one format of the lab that a student's answer names; None if it names none, or several."""
+    found = {name for name in formats if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text, re.IGNORECASE)}
+    return found.pop() if len(found) == 1 else None
+
+
+def by_the_figures(rows: Rows, name: str, limit: float) -> str:
+    """What this run measured of the format that the student's answer names."""
+    row = rows[name]
+    parts = [size(row["size_bytes"])] if known(row["size_bytes"]) else []
+    if known(row["ppl_increase_pct"]):
+        bar = f"the limit of {100 * limit:g} %"
+        where = {"pass": f"under {bar}", "fail": f"above {bar}"}.get(row["verdict"], f"not settled against {bar}")
+        parts.append(f"perplexity {increase_words(row)}, {where}")
+    if known(row["tg_tps"]):
+        parts.append(f"{rate(row['tg_tps'])} tokens per second")
+    if known(row["answers_p"]) and row["answers_lost"] + row["answers_gained"] > 0:
+        parts.append(f"{row['answers_lost']:.0f} known answers lost and {row['answers_gained']:.0f} gained")
+    return f"{name} in this run: {'; '.join(parts)}." if parts else f"{name} was not measured in this run."
 
 
 def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
-    """What speaks for the pick, measured against the baseline."""
+    """What speaks for the rule's pick, measured against the baseline."""
     if pick is None or pick == base:
         return [f"{base} is the baseline: no smaller file is shown to keep its quality within {100 * limit:g} %."]
     row, found = rows[pick], []
@@ -27,9 +51,9 @@ def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
             f"It is {significant(row['compression_ratio'])} times smaller than {base}:"
             f" {size(row['size_bytes'])} instead of {size(rows[base]['size_bytes'])}."
         )
-    if known(row["ppl_increase_high_pct"]):
+    if row["verdict"] == "pass":
         found.append(
-            f"Its perplexity rises by {percent(row['ppl_increase_pct'])}, at most"
+            f"Its perplexity changes by {percent(row['ppl_increase_pct'])},"
             f" {percent(row['ppl_increase_high_pct'])} at the upper end of the 95 % interval: under the limit of"
             f" {100 * limit:g} %."
         )
@@ -56,21 +80,22 @@ def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
             f"Of the questions with known answers it loses {lost:.0f} that {base} has right and gains {gained:.0f}:"
             f" {chance}."
             if lost or gained
-            else f"No answer: of the questions with known answers it has the same ones right as {base}."
+            else f"On questions with known answers it costs nothing: it has the same ones right as {base}."
         )
-    same = tokens_same(records).get(pick)
-    if same:
-        left = [count for number, count in sorted(same.items())]
-        found.append(
-            f"Its texts are not {base}'s: written greedily, they go their own way after {words(map(str, left))} tokens"
-            f" of the {len(left)} prompts."
-        )
-    smaller = [n for n, r in rows.items() if known(r["size_bytes"]) and r["size_bytes"] < row["size_bytes"]]
-    if smaller and known(row["size_bytes"]):
-        least = min(smaller, key=lambda name: float(rows[name]["size_bytes"]))
-        saved = row["size_bytes"] - rows[least]["size_bytes"]
+    texts = greedy_divergences(records).get(pick)
+    if texts:
+        found.append(greedy_words(texts, base))
+    circles = loop_words([loop for loop in loops(records) if loop.format == pick])
+    found += [circles] if circles else []
+    smaller = {
+        name: float(row["size_bytes"] - one["size_bytes"])
+        for name, one in rows.items()
+        if name != base and row["size_bytes"] - one["size_bytes"] >= WORTH_SAVING * row["size_bytes"]
+    }
+    if smaller:
+        least = max(smaller, key=lambda name: smaller[name])
         price = f", at {increase_words(rows[least])}" if known(rows[least]["ppl_increase_pct"]) else ""
-        found.append(f"{size(saved)} could still be saved with {least}{price}.")
+        found.append(f"{size(smaller[least])} could still be saved with {least}{price}.")
     return found
 
 
@@ -84,21 +109,21 @@ def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Map
     first = orders.tg.first
     if first and pick is not None and pick not in first:
         found.append(
-            f"Whoever waits for long answers: {tied(first)} ({rate(rows[first[0]]['tg_tps'])} tokens per second)."
+            f"If you wait for long answers: {tied(first)} ({rate(rows[first[0]]['tg_tps'])} tokens per second)."
         )
     readers = orders.pp.first
     if readers and pick is not None and pick not in readers:
         found.append(
-            f"Whoever has long documents read: {tied(readers)} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
+            f"If you have long documents read: {tied(readers)} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
             " second of prompt)."
         )
     reasoning, balance, ram = answers["reasoning"].pick, answers["balance"].pick, answers["ram"].pick
     if reasoning is not None and reasoning != pick:
-        found.append(f"Whoever needs sums to be right: {reasoning} is the smallest file that passes Q7.")
+        found.append(f"If sums must be right: {reasoning} is the smallest file that passes the rule of Q7.")
     if balance is not None and balance != pick:
-        found.append(f"Whoever weighs size, quality and speed alike: {balance} has the highest normalised score.")
+        found.append(f"If you weigh size, quality and speed alike: {balance} has the highest normalised score (Q11).")
     if ram is not None and ram not in (pick, base):
-        found.append(f"Whoever has 8 GB of memory: {ram} is the most faithful format that fits.")
+        found.append(f"If you have 8 GB of memory: {ram} has the lowest perplexity of what fits (Q9).")
     closer = [
         n
         for n, r in rows.items()
@@ -110,7 +135,7 @@ def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Map
     if closer:
         best = min(closer, key=lambda name: float(rows[name]["ppl_increase_pct"]))
         found.append(
-            f"Whoever wants to stay closest to {base}: {best} ({percent(rows[best]['ppl_increase_pct'])} perplexity,"
+            f"If you want to stay closest to {base}: {best} ({percent(rows[best]['ppl_increase_pct'])} perplexity,"
             f" {size(rows[best]['size_bytes'])})."
         )
     return found

@@ -53,6 +53,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         LabError: answers.toml cannot be read, or the folder cannot be written.
     """
     from labctl.report import analysis, coursefiles, page, worksheet
+    from labctl.report.advice import named_format
     from labctl.report.charts import CHARTS, draw_charts
 
     answers = read_answers(folder / ANSWERS)
@@ -68,6 +69,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         charts=[name for name in CHARTS if f"{name}.png" in charts],
         answers={number: _place_of(number) for number, text in answers.items() if text},
         blank=options.blank,
+        named=named_format(answers.get(10, ""), records.formats),
         q13_limits=options.q13_limits,
     )
     sheet, advice = (
@@ -83,6 +85,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
             recommendation=advice,
             charts=charts,
             pick=values["q10"],
+            own_choice=answers.get(10, ""),
             weights=options.weights,
             limit=options.limit,
         ),

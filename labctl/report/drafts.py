@@ -11,29 +11,14 @@ from labctl.measure.spread import mcnemar_exact
 from labctl.measure.verdict import paired_increase
 from labctl.records import LabRecords
 from labctl.report.analysis import Floats, common_chunks
-from labctl.report.answers import answer_changes, first_divergence, probe_names
+from labctl.report.answers import answer_changes, probe_names
 from labctl.report.gaps import content_notes
+from labctl.report.greedy import greedy_divergences, loop_words, loops, same_texts_words
 from labctl.report.order import Orders
 from labctl.report.rules import CHANCE_ALPHA, Answer, is_worse
 from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
-
-
-def tokens_same(records: LabRecords) -> dict[str, dict[int, int]]:
-    """How many tokens of each greedy text equal the baseline's from the start: format -> prompt number -> tokens."""
-    base = records.generation.get(records.formats[0])
-    found: dict[str, dict[int, int]] = {}
-    for name in records.formats[1:]:
-        run = records.generation.get(name)
-        if run is None or base is None:
-            continue
-        found[name] = {
-            theirs.prompt_number: first_divergence(mine, theirs).n_same
-            for theirs in base.generations
-            if theirs.decoding == "greedy" and (mine := run.find(theirs.prompt_number, "greedy")) is not None
-        }
-    return found
 
 
 def quality_loss(records: LabRecords, rows: Rows) -> str:
@@ -52,13 +37,15 @@ def quality_loss(records: LabRecords, rows: Rows) -> str:
         parts.append(f"Yes, on questions with known answers a loss shows in {listed}.")
     if unshown:
         parts.append(f"For {words(unshown)} the probes show no loss beyond chance.")
-    same = {name: list(counts.values()) for name, counts in tokens_same(records).items() if counts}
+    found_loops = loops(records)
+    if found_loops:
+        parts.append(loop_words(found_loops))
+    texts = greedy_divergences(records)
+    same = same_texts_words(texts, base)
     if same:
-        listed = words(f"{name} after {statistics.median(counts):g}" for name, counts in same.items())
-        parts.append(
-            f"Written greedily, the texts leave {base}'s at these medians over the prompts, in tokens: {listed}."
-            " A different text is not yet a worse one: read the samples and say what you see."
-        )
+        parts.append(same)
+    if any(not one.identical for by_prompt in texts.values() for one in by_prompt.values()):
+        parts.append("A different text is not yet a worse one: read the samples and say what you see.")
     return " ".join(parts) or "Nothing was measured that could show a loss."
 
 

@@ -13,7 +13,7 @@ from labctl.report.markup import to_html
 from labctl.report.pagedata import as_json, page_data
 from labctl.report.rules import Answer
 from labctl.report.scoring import Weights
-from labctl.report.text import interval, known, percent, printable, rate, significant, size
+from labctl.report.text import interval, known, percent, printable, rate, shortened, significant, size
 
 Rows = Mapping[str, Mapping[str, Any]]
 _SCRIPTS = ("page_score.js", "page_explore.js", "page_outputs.js")
@@ -27,6 +27,7 @@ def render_page(
     recommendation: str,
     charts: Mapping[str, bytes],
     pick: Answer,
+    own_choice: str,
     weights: Weights,
     limit: float,
 ) -> str:
@@ -36,7 +37,8 @@ def render_page(
         rows: as from `analysis.rows_of`.
         worksheet, recommendation: the finished Markdown: the page says what they say.
         charts: file name -> contents; the SVG files stand in for the PNG files that the worksheet names.
-        pick: the answer to Q10, said on top.
+        pick: the rule's answer to Q10, said on top.
+        own_choice: the student's answer to Q10; it then stands before the rule's.
         weights: what the sliders start at.
         limit: largest acceptable increase of perplexity, as a fraction.
     """
@@ -61,7 +63,9 @@ def render_page(
     return environment.get_template("page.html.j2").render(
         model=printable(records.model.name),
         base=printable(records.formats[0]),
+        own_choice=shortened(printable(own_choice), 200),
         lead=f"For production: {printable(pick.pick)}" if pick.pick else printable(pick.text),
+        pick=pick.pick,
         tiles=_tiles(rows, pick.pick, records.formats[0]),
         foot="Made by labctl. This file holds everything it shows and asks nothing from any server.",
         recommendation=to_html(recommendation, images, shift=1, prefix="recommendation-"),

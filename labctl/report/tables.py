@@ -8,11 +8,12 @@ from typing import Any
 
 from labctl.records import Generation, LabRecords
 from labctl.report.answers import first_divergence, probe_names, split_text
-from labctl.report.drafts import tokens_same
 from labctl.report.gaps import Gap, content_notes, twins
+from labctl.report.greedy import greedy_divergences, loop_quote, loops, same_words
 from labctl.report.rules import SUMS
 from labctl.report.text import (
     NOT_MEASURED,
+    counted,
     escape,
     gigabytes,
     interval,
@@ -264,28 +265,79 @@ def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
         return NOT_MEASURED
     found = first_divergence(greedy, theirs)
     if found.identical:
-        return f"none: all {found.n_tokens} tokens are the same"
+        return f"none: {same_words(found)} the same" if found.n_tokens else "none: both are empty"
     mine, other = ("ends" if piece is None else quote(piece) for piece in (found.piece, found.base_piece))
-    return f"token {found.n_same + 1}: {mine}; {base}: {other}"
+    return f"after {found.n_same} of {counted(found.n_tokens, 'token')}: {mine}; {base}: {other}"
 
 
-def same_tokens(records: LabRecords, rows: Rows) -> str:
+def same_tokens(records: LabRecords) -> str:
     """Q6: tokens in common with the baseline from the start, per prompt and of all."""
-    counts = tokens_same(records)
-    numbers = sorted({number for by_prompt in counts.values() for number in by_prompt})
+    found = greedy_divergences(records)
+    numbers = sorted({number for by_prompt in found.values() for number in by_prompt})
     if not numbers:
         return f"{NOT_MEASURED.capitalize()}."
+    lines = []
+    for name in records.formats[1:]:
+        places = found.get(name, {})
+        same, n = (sum(one.n_same for one in places.values()), sum(one.n_tokens for one in places.values()))
+        lines.append(
+            [
+                name,
+                *(same_words(places[number]) if number in places else NOT_MEASURED for number in numbers),
+                f"{same} of {n} ({100 * same / n:.0f} %)" if n else NOT_MEASURED,
+            ]
+        )
+    return table(("Format", *(f"Prompt {number}" for number in numbers), "All prompts"), lines)
+
+
+def looping(records: LabRecords) -> str:
+    """Q6: texts that go round in circles where the baseline's does not; empty without one."""
+    found = loops(records)
+    if not found:
+        return ""
+    base = records.formats[0]
     return table(
-        ("Format", *(f"Prompt {number}" for number in numbers), "Share of all"),
+        ("Format", "Prompt", "Text", "Repeated", f"In {base}'s text", "Where it goes round"),
         (
             (
-                name,
-                *(str(counts.get(name, {}).get(number, NOT_MEASURED)) for number in numbers),
-                cell(rows[name]["greedy_same_pct"], f"{rows[name]['greedy_same_pct']:.0f} %"),
+                loop.format,
+                str(loop.prompt_number),
+                loop.decoding,
+                f"{100 * loop.share:.0f} %",
+                f"{100 * loop.base_share:.0f} %",
+                loop_quote(loop),
             )
-            for name in records.formats[1:]
+            for loop in found
         ),
+        left=(0, 2, 5),
     )
+
+
+def worst_beside_base(records: LabRecords, rows: Rows, shown_prompt: int = 2) -> tuple[str, str]:
+    """Q6: the greedy texts of the format with the largest loss beside the baseline's; prompt 2 stands in Q5 already.
+
+    Returns: which format and why, and the table; both empty where there are no texts, or none differs.
+    """
+    base = records.formats[0]
+    leaving = {
+        name: places
+        for name, places in greedy_divergences(records).items()
+        if any(not one.identical for number, one in places.items() if number != shown_prompt)
+    }
+    if not leaving:
+        return "", ""
+    column, sign, why = "greedy_same_pct", -1, "the fewest tokens in common"
+    if any(known(rows[name]["ppl_increase_pct"]) for name in leaving):
+        column, sign, why = "ppl_increase_pct", 1, "the highest increase of perplexity"
+    figures = {name: sign * float(rows[name][column]) for name in leaving if known(rows[name][column])}
+    worst = max(figures, key=lambda name: figures[name])
+    lines = []
+    for number in sorted(set(leaving[worst]) - {shown_prompt}):
+        mine, theirs = (records.generation[name].find(number, "greedy") for name in (worst, base))
+        if mine is not None and theirs is not None:
+            lines.append([str(number), quote(theirs.text), _marked(records, worst, mine)])
+    which = f"{worst} (of the formats whose texts differ, the one with {why})"
+    return which, table(("Prompt", base, worst), lines, left=range(3))
 
 
 def probes(records: LabRecords, rows: Rows) -> str:

@@ -14,8 +14,9 @@ NOT_MEASURED = "not measured"
 
 # Marks that reorder the line around them; a model or a prompt has no business moving our words.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-_MARKDOWN = re.compile(r"://|www\.|@(?=\w)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>#|~$&]")
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;", "://": "&#58;//", "www.": "www&#46;"}
+_MARKDOWN = re.compile(r"@(?=\w)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>#|~$]|&(?=#?\w+;)")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
+_CODE = re.compile(r"`([^`|\n]+)`")
 
 
 def known(value: object) -> bool:
@@ -47,14 +48,25 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} bytes"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A change with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def percent(value: float, digits: int = 2) -> str:
     """A change in percent, with its sign."""
-    return f"{value:+.{digits}f} %"
+    return f"{signed(value, digits)} %"
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:
     """An interval of changes in percent: +1.90 to +2.26 %."""
-    return f"{low:+.{digits}f} to {high:+.{digits}f} %"
+    return f"{signed(low, digits)} to {signed(high, digits)} %"
+
+
+def counted(n: float, noun: str, many: str = "") -> str:
+    """1 chunk, 32 chunks, 4,080 tokens."""
+    return f"{n:,.0f} {noun if n == 1 else many or f'{noun}s'}"
 
 
 def rate(value: float) -> str:
@@ -103,9 +115,23 @@ def csv_cell(text: str) -> str:
 
 
 def escape(text: str, newline: str = " ") -> str:
-    """Text that Markdown shows as it is, in a table cell or in a sentence."""
+    """Text that Markdown shows as it is, in a table cell or in a sentence.
+
+    An address stays an address: where a viewer makes a link of it, the link goes where it says, and nothing is loaded.
+    """
     marked = _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), printable(text, newline="\n"))
     return marked.replace("\n", newline)
+
+
+def prose(text: str) -> str:
+    """A sentence of ours for Markdown: what stands between two backquotes is code, all else shows as it is."""
+    parts = _CODE.split(text)  # every other part was between two backquotes
+    return "".join(f"`{printable(part)}`" if place % 2 else escape(part) for place, part in enumerate(parts))
+
+
+def plain(text: str) -> str:
+    """The same sentence where there is no Markdown."""
+    return _CODE.sub(r"\1", text)
 
 
 def quote(text: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import LabRecords
-from labctl.report.drafts import tokens_same
+from labctl.report.greedy import greedy_divergences
 from labctl.report.rules import TOO_LITTLE
 from labctl.report.scoring import Score, Weights, winner, winner_map
 from labctl.report.tables import cell, count
@@ -57,7 +58,7 @@ def _increase(row: Mapping[str, Any]) -> str:
 
 def prediction(records: LabRecords, rows: Rows) -> str:
     """Q14: perplexity beside what the texts and probes show."""
-    same = tokens_same(records)
+    same = greedy_divergences(records)
     return table(
         (
             "Format",
@@ -72,7 +73,9 @@ def prediction(records: LabRecords, rows: Rows) -> str:
                 cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
                 count(row, "answers_lost"),
                 count(row, "answers_gained"),
-                f"{sum(same[name].values()) / len(same[name]):.1f}" if same.get(name) else NOT_MEASURED,
+                f"{statistics.fmean(one.n_same for one in same[name].values()):.1f}"
+                if same.get(name)
+                else NOT_MEASURED,
             )
             for name, row in list(rows.items())[1:]
         ),

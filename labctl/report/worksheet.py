@@ -22,6 +22,7 @@ from labctl.report.drafts import (
 )
 from labctl.report.findings import chunk_words, machines, notices, readings, versions
 from labctl.report.gaps import STEPS, SWEEPS, gaps, outputs_name, provenances, record_name
+from labctl.report.greedy import LOOP_RULE
 from labctl.report.order import Orders
 from labctl.report.rules import (
     candidates,
@@ -42,7 +43,7 @@ from labctl.report.scoring import (
     literal_scores,
     normalised_scores,
 )
-from labctl.report.text import escape, table
+from labctl.report.text import escape, prose, table
 from labctl.report.uses import minimum_formats
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def context(
     charts: Sequence[str],
     answers: Mapping[int, str],
     blank: bool,
+    named: str | None = None,
     q13_limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything the templates print, computed once for both.
@@ -72,6 +74,7 @@ def context(
         charts: names of the charts that were drawn, without ending.
         answers: the student's own words by number of the question.
         blank: leave a line instead of a draft.
+        named: the format that the student's answer to Q10 names.
         q13_limits: the student's allowances of Q13; what it leaves out has its default.
     """
     base = records.formats[0]
@@ -83,6 +86,7 @@ def context(
     q9, q11 = in_ram(records, rows, 8), sweet_spot(rows)
     picks = {"reasoning": q7, "ram": q9, "balance": q11}
     found_surprises = surprises(records, rows)
+    worst, worst_table = tables.worst_beside_base(records, rows)
     return {
         "model": records.model.name,
         "base": base,
@@ -110,7 +114,11 @@ def context(
         "q4": to_drop(rows, limit),
         "q5": tables.side_by_side(records),
         "q6": quality_loss(records, rows),
-        "q6_same": tables.same_tokens(records, rows),
+        "q6_same": tables.same_tokens(records),
+        "q6_worst": worst,
+        "q6_worst_table": worst_table,
+        "q6_loops": tables.looping(records),
+        "q6_loop_rule": LOOP_RULE,
         "q6_kl": tables.divergences(rows),
         "q6_kl_note": tables.divergence_note(records),
         "q6_probes": tables.probes(records, rows),
@@ -158,6 +166,7 @@ def context(
         "q18": for_everyone(records, rows, q10),
         "pick": q10.pick,
         "choice": f"The rule: {q10.rule[0].lower()}{q10.rule[1:]}" if q10.pick else q10.text,
+        "named": advice.by_the_figures(rows, named, limit) if named is not None and named != q10.pick else "",
         "why": advice.why(rows, q10.pick, base, limit) if q10.pick else [],
         "costs": advice.costs(records, rows, q10.pick),
         "others": advice.others(rows, orders, q10.pick, base, picks),
@@ -225,4 +234,5 @@ def _environment() -> Environment:
         autoescape=False,  # the output is Markdown: `escape` does it, by the filter md
     )
     environment.filters["md"] = escape
+    environment.filters["prose"] = prose
     return environment

@@ -62,7 +62,10 @@ function sizeText(bytes) {
   return `${bytes} bytes`;
 }
 const gib = (bytes) => `${(bytes / data.fit.gib).toFixed(3)} GiB`;
-const signed = (value, digits = 2) => `${value < 0 ? "-" : "+"}${Math.abs(value).toFixed(digits)} %`;
+function signed(value, digits = 2) {
+  const size = Math.abs(value).toFixed(digits);
+  return `${Number(size) === 0 ? "" : value < 0 ? "-" : "+"}${size} %`;
+}
 const inWords = (names) =>
   names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}`;
 
@@ -71,6 +74,13 @@ const inWords = (names) =>
 const listeners = [];
 function refresh() {
   for (const row of document.querySelectorAll("tr[data-format]")) row.hidden = !shown.has(row.dataset.format);
+  const off = data.formats.map((format) => format.name).filter((name) => !shown.has(name));
+  for (const note of document.querySelectorAll(".switched-off")) {
+    note.hidden = !off.length;
+    note.textContent = off.length
+      ? `${inWords(off.map(titleOf))} ${off.length > 1 ? "are" : "is"} switched off under Explore and left out of the tables; sentences and pictures were written with all formats.`
+      : "";
+  }
   for (const listener of listeners) listener();
 }
 

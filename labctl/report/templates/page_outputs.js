@@ -27,7 +27,7 @@ function renderOutputs() {
         const note =
           name === data.base ? "baseline"
           : text.n_same === null ? "no baseline to compare with"
-          : text.first === null ? `all ${text.n_tokens} tokens as in ${data.base}`
+          : text.first === null ? (text.n_tokens ? `all ${text.n_tokens} tokens as in ${data.base}` : `empty, as in ${data.base}`)
           : `first ${text.n_same} of ${text.n_tokens} tokens as in ${data.base}`;
         return el("article", { class: "output", "data-output": name }, el("h4", {}, label(name)), body, el("p", { class: "note" }, note));
       }),
