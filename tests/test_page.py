@@ -188,6 +188,7 @@ def test_a_switched_off_format_is_announced_where_it_stays(page_path: Path, visi
         assert note.is_visible() and note.inner_text().startswith("Q6_K is switched off")
     page.emulate_media(media="print")
     assert page.is_visible("#recommendation .switched-off")
+    page.emulate_media(media="screen")
     page.check("#show-Q6_K")
     assert not page.is_visible("#recommendation .switched-off")
 

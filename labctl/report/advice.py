@@ -11,13 +11,11 @@ from labctl.records_base import Machine
 from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
 from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
-from labctl.report.order import Orders, tied
-from labctl.report.rules import Answer, increase_words, is_worse
+from labctl.report.order import SMALLER, Orders, tied
+from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words
 from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
-WORTH_SAVING = 0.01
-"""A smaller file is worth a sentence from this share of the pick's size on."""
 
 
 def named_format(text: str, formats: Sequence[str]) -> str | None:
@@ -75,7 +73,7 @@ def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
     row, found = rows[pick], []
     if pick != base and known(row["answers_p"]):
         lost, gained = row["answers_lost"], row["answers_gained"]
-        chance = "more than chance explains" if is_worse(row) else "no more than chance explains"
+        chance = "more than chance explains" if row["answers_p"] < CHANCE_ALPHA else "no more than chance explains"
         found.append(
             f"Of the questions with known answers it loses {lost:.0f} that {base} has right and gains {gained:.0f}:"
             f" {chance}."
@@ -90,7 +88,7 @@ def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
     smaller = {
         name: float(row["size_bytes"] - one["size_bytes"])
         for name, one in rows.items()
-        if name != base and row["size_bytes"] - one["size_bytes"] >= WORTH_SAVING * row["size_bytes"]
+        if name != base and row["size_bytes"] >= SMALLER * one["size_bytes"]
     }
     if smaller:
         least = max(smaller, key=lambda name: smaller[name])
