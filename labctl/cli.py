@@ -144,7 +144,7 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
         [
             (
                 f"{label} {MARK}" if label in marked else label,
-                "-" if row.get("size_bytes") is None else size_text(row["size_bytes"]),
+                "-" if cell(row, "size_bytes", "{}") == "-" else size_text(row["size_bytes"]),
                 cell(row, "bpw", "{:.2f}"),
                 cell(row, "ppl", "{:.4f}"),
                 cell(row, "ppl_se", "{:.4f}"),

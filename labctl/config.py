@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,9 @@ from typing import Any
 
 import msgspec
 
-from labctl.encodings import read_settings
 from labctl.errors import LabError
 from labctl.formats import LAB_FORMATS, parse_formats
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from labctl.toml_words import read_toml
 
 CONFIG_NAME = "lab.toml"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -151,7 +145,8 @@ def load_config(flags: Mapping[str, Any], folder: Path = Path(), environ: Mappin
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
-    _merge(values, _read_toml(folder / CONFIG_NAME), CONFIG_NAME)
+    found = read_toml(folder / CONFIG_NAME, what="a settings file", max_bytes=_MAX_CONFIG_BYTES)
+    _merge(values, found, CONFIG_NAME)
     for name in _FIELDS:
         variable = f"LABCTL_{name.upper()}"
         if environ.get(variable):
@@ -174,20 +169,6 @@ def _merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
     except msgspec.ValidationError as error:
         raise LabError(f"{where}: {error}.", "Correct that value; see `labctl run --help`.") from error
     values.update(new)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise LabError(f"{path} is larger than a settings file can be.", "Keep only settings in it.")
-        loaded: dict[str, Any] = tomllib.loads(read_settings(path))
-        return loaded
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or an endless number
-        raise LabError(f"{path} is not valid TOML: {error}.", "Correct that line, or move the file away.") from error
-    except OSError as error:
-        raise LabError(f"Cannot read {path}: {error.strerror}.", "Check its permissions.") from error
 
 
 def _from_text(name: str, text: str) -> Any:

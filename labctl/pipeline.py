@@ -79,7 +79,7 @@ class _Run:
         )
         self.display.error(error.message, error.hint)
         if tail:
-            self.display.note(f"  last line of {log_path}: {tail[-1]}")
+            self.display.note(f"  log: {log_path}")
         self._keep_failures()
 
     def _keep_failures(self) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from labctl import tasks
 from labctl.errors import LabError
 from labctl.limits import address_space_bytes
+from labctl.reasons import last_words, log_tail
 from labctl.store import writing
 
 RecordT = TypeVar("RecordT")
@@ -26,8 +27,7 @@ OnProgress = Callable[[tasks.Progress], None]
 
 # Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
 _CHILD = "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); from labctl.worker import leave; leave()"
-_TAIL_LINES = 12
-_LAST_WORDS = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
+_ASSERTION = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
 # How llama.cpp, C++ and numpy say that memory was refused.
 _NO_MEMORY = re.compile(
     r"failed to allocate|unable to allocate|cannot allocate memory|insufficient memory|out of memory|bad_alloc"
@@ -199,18 +199,8 @@ def _death(status: int, tail: tuple[str, ...]) -> tuple[str, str]:
     # Windows reports a crash as an NTSTATUS in the exit code.
     name = name or {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL"}.get(status & 0xFFFFFFFF, "")
     reason = _SIGNALS.get(name, f"its process ended with status {status}")
-    said = next((found[0] for line in reversed(tail) if (found := _LAST_WORDS.search(line))), "")
+    said = next((found[0] for line in reversed(tail) if (found := _ASSERTION.search(line))), "")
     reason = f"{reason} ({name})" if name else reason
-    if status > 0 and not name and tail:
-        said = tail[-1]  # Python's own last line
+    if status > 0 and not name:
+        said = last_words(tail, "")
     return f"{reason}: {said.rstrip('.')}" if said else reason, _HINTS.get(name, "The step's log says more; run again.")
-
-
-def log_tail(path: Path, n_lines: int = _TAIL_LINES) -> tuple[str, ...]:
-    """The last lines of a log, without control characters."""
-    try:
-        text = path.read_bytes()[-16_384:].decode("utf-8", "replace")
-    except OSError:
-        return ()
-    lines = ["".join(c for c in line if c.isprintable()) for line in text.splitlines()]
-    return tuple(line[:300] for line in lines if line.strip())[-n_lines:]

@@ -16,7 +16,8 @@ from lab_factory import provenance
 
 from labctl import process, tasks
 from labctl.errors import LabError
-from labctl.process import ChildError, log_tail, run_task
+from labctl.process import ChildError, run_task
+from labctl.reasons import log_tail
 from labctl.records import GgufFile
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="plays a child with a shell script")

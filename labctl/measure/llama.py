@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +22,8 @@ from numpy.typing import NDArray
 
 from labctl.errors import LabError
 from labctl.measure.threadpool import ThreadPool
+from labctl.reasons import last_words
 
-_ERROR = re.compile(r"error|fail|invalid|unknown|missing|unsupported", re.IGNORECASE)
-_NO_REASON = re.compile(r"failed to load model(?: from .*)?\W*$")
 LogLine = Callable[[str], None]
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -92,11 +90,8 @@ class Llama:
         return str(self.binding.llama_version().decode())
 
     def last_words(self) -> str:
-        """The newest line that sounds like an error, for a message; one with a reason, if there is any."""
-        found = [line.strip() for line in self.lines if _ERROR.search(line)]
-        if found:
-            return next((line for line in reversed(found) if not _NO_REASON.search(line)), found[-1])
-        return self.lines[-1].strip() if self.lines else "llama.cpp gave no reason"
+        """Why llama.cpp refused, by its log."""
+        return last_words(self.lines, "llama.cpp gave no reason")
 
 
 class Model:

@@ -39,7 +39,10 @@ def quantize_file(
         parameters.kv_overrides = _kv_overrides(binding, metadata, kept)
     status = binding.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
     if status != 0:
-        raise LabError(f"llama.cpp could not quantize {source.name}: {llama.last_words()}.", "Look at the step's log.")
+        raise LabError(
+            f"llama.cpp could not quantize {source.name}: {llama.last_words()}.",
+            "Leave this format out with --formats; the others are made all the same. The step's log says more.",
+        )
 
 
 def _imatrix_array(binding: Any, imatrix: Mapping[str, FloatArray], kept: list[Any]) -> Any:

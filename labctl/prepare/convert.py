@@ -19,6 +19,7 @@ from labctl.prepare.converter import SCRIPT, Converter, make_ready
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.header import model_shape, read_model
 from labctl.prepare.quantize import require_space
+from labctl.reasons import last_words
 
 _F16_MAX = 65504
 _BLOCK = 1 << 22
@@ -216,6 +217,4 @@ def explain(log: str, status: int) -> tuple[str, str]:
             return message.format(what.strip()[:120]), hint
     if status == -9:
         return "the converter was killed, most likely because memory ran out", "Close other programs and try again."
-    told = [line.strip() for line in log.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b|ERROR", line)]
-    last = told[-1] if told else f"the converter ended with status {status}"
-    return re.sub(r"^ERROR:[\w-]+:", "", last).rstrip(".")[:200], "The log says more."
+    return last_words(log, f"the converter ended with status {status}"), "The log says more."

@@ -18,6 +18,7 @@ from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import packages
 from labctl.prepare.dialogue import Dialogue
+from labctl.reasons import last_words
 
 PACKAGE = "llama-cpp-python"
 SCRIPT = "convert_hf_to_gguf.py"
@@ -216,7 +217,7 @@ def _make_environment(home: Path, requirements_file: Path, dialogue: Dialogue) -
         raise LabError("pip would install the CUDA build of PyTorch, several GB that are of no use here.", hint)
     done = packages.run(command)
     if done.returncode != 0:
-        raise LabError(f"pip could not install {packages.last_line(done.stderr, 'PyTorch')}.", hint)
+        raise LabError(f"pip could not install {last_words(done.stderr, 'PyTorch')}.", hint)
     versions = _check_python(python, str(home / "env"))
     store.write_text(_mark(home), json.dumps({"versions": versions}, indent=1) + "\n")
 
@@ -247,7 +248,7 @@ def _check_python(python: Path, shown: str) -> Mapping[str, str]:
         raise LabError(f"{shown} cannot be run: {error.strerror}.", f"Check {_PYTHON_VARIABLE}.") from error
     if done.returncode != 0:
         raise LabError(
-            f"{shown} cannot convert: {packages.last_line(done.stderr, 'it does not start')}.",
+            f"{shown} cannot convert: {last_words(done.stderr, 'it does not start')}.",
             f"It needs {', '.join(_MODULES)}. Without {_PYTHON_VARIABLE} labctl sets up an environment itself.",
         )
     versions: dict[str, str] = json.loads(done.stdout.splitlines()[-1])

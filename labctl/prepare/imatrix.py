@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from labctl.errors import LabError
 from labctl.prepare.gguf_reader import AGAIN, GgufHeader, read_header
 from labctl.prepare.header import read_model
 from labctl.prepare.plaintext import check_text
+from labctl.reasons import last_words, log_tail
 from labctl.records import SourceModel, TextSource
 from labctl.store import DigestCache, digest, partial_path, publish, safe_name, writing
 
@@ -278,8 +278,9 @@ def ensure_imatrix(imatrix: Imatrix, model: SourceModel, n_threads: int, log_pat
         with log:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
         if done.returncode != 0 or not partial.is_file():
+            said = last_words(log_tail(log_path), "it said nothing")
             raise LabError(
-                f"llama-imatrix failed (status {done.returncode}): {_last_words(log_path)}.",
+                f"llama-imatrix failed (status {done.returncode}): {said}.",
                 f"See {log_path}; a text of at least 512 tokens is needed.",
             )
         require_fit(read_imatrix(partial), imatrix.path.name, Path(model.path))
@@ -289,10 +290,3 @@ def ensure_imatrix(imatrix: Imatrix, model: SourceModel, n_threads: int, log_pat
     finally:
         partial.unlink(missing_ok=True)
     return imatrix.path
-
-
-def _last_words(log_path: Path) -> str:
-    lines = log_path.read_bytes()[-8192:].decode("utf-8", "replace").splitlines()
-    said = [line.strip().rstrip(".") for line in lines if line.strip()]
-    told = [line for line in said if re.search(r"error|fail|need|invalid", line, re.IGNORECASE)]
-    return (told or said or ["it said nothing"])[-1][:200]

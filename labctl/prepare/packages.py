@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from labctl import store
 from labctl.errors import LabError
+from labctl.reasons import last_words
 
 TIMEOUT_S = 3600.0
 MAX_MEMBER_BYTES = 4 << 30
@@ -36,7 +37,7 @@ def make_environment(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
     done = run([sys.executable, "-m", "venv", "--clear", str(folder)])
     if done.returncode != 0:
-        said = last_line(done.stdout + done.stderr, "")
+        said = last_words(done.stdout + done.stderr, "")
         raise LabError(
             f"Python could not make a virtual environment in {folder}: {said}.",
             "Install Python's venv module, for example: sudo apt install python3-venv",
@@ -91,18 +92,10 @@ def download(pip: Sequence[str], requirement: str, folder: Path, *, source_of: s
     files = sorted(path for path in folder.iterdir() if path.is_file())
     if done.returncode != 0 or len(files) != 1:
         raise LabError(
-            f"pip could not get {requirement}: {last_line(done.stderr, 'no file came')}.",
+            f"pip could not get {requirement}: {last_words(done.stderr, 'no file came')}.",
             "Check the network and pip's settings (pip config list), then run the same command again.",
         )
     return files[0]
-
-
-def last_line(text: str, otherwise: str) -> str:
-    """The last line that sounds like an error, or else the last one, without a full stop."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(ERROR|error|\w*Error)\b", line)]
-    line = (told or lines or [otherwise])[-1]
-    return re.sub(r"^(ERROR|error):\s*", "", line).rstrip(".")[:300]
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:

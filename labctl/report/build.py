@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labctl.encodings import read_settings
 from labctl.errors import LabError
 from labctl.measure.verdict import DEFAULT_LIMIT
 from labctl.records import LabRecords
@@ -18,6 +16,7 @@ from labctl.report.gaps import mark_names
 from labctl.report.scoring import Weights
 from labctl.report.text import printable, shortened
 from labctl.store import write_bytes
+from labctl.toml_words import read_toml
 
 ANSWERS = "answers.toml"
 _MAX_ANSWERS_BYTES = 1 << 20
@@ -133,19 +132,7 @@ def read_answers(path: Path) -> dict[int, str]:
     Raises:
         LabError: the file is not TOML, or names something that is not a question.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    try:
-        if path.stat().st_size > _MAX_ANSWERS_BYTES:
-            raise LabError(f"{path} is larger than eighteen answers can be.", "Keep only your answers in it.")
-        content = tomllib.loads(read_settings(path))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or an endless number
-        raise LabError(f"Cannot read {path}: {error}.", 'Write one line an answer: Q6 = "my words".') from error
+    content = read_toml(path, what="eighteen answers", max_bytes=_MAX_ANSWERS_BYTES)
     answers: dict[int, str] = {}
     for key, value in content.items():
         number = key[1:] if key[:1] in ("Q", "q") else key
