@@ -6,19 +6,20 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labctl import __version__
 from labctl.errors import LabError
+from labctl.groups import record_keys, runs
 from labctl.records import LabRecords
 from labctl.results import report_folder
 from labctl.steps import Lab, prompt_path
-from labctl.submission import KIND, FileEntry, Manifest, without_paths, write_zip
+from labctl.submission import KIND, FileEntry, Manifest, stays_inside, without_paths, write_zip
 
 JUDGEMENT = (6, 12, 14, 17, 18)
 """Questions that ask for the student's own words."""
 
 _COURSE_FILES = ("model_sizes.txt", "perplexity_results.txt", "performance_results.csv", "test_prompts.txt")
+_AGAIN = "Measure it again: labctl run"
 _CHARTS = ("size_vs_quality.png", "size_vs_performance.png")
 
 
@@ -119,45 +120,23 @@ def _contents(lab: Lab, records: LabRecords) -> Iterator[tuple[str, bytes]]:
         if path.is_file() and not path.name.startswith(".") and path.suffix != ".zip":
             yield f"reports/{path.name}", path.read_bytes()
     root = f"outputs/{lab.model.name}"
-    for step, label in _steps(records):
+    of_lab = ("source", "text", "failures", *(("conditions",) if records.conditions is not None else ()))
+    for step, label in (*((name, "") for name in of_lab), *((one.group.step, one.label) for one in runs(records))):
         path = lab.folder.record_path(step, label)
         if path.is_file():
             yield f"{root}/records/{path.name}", without_paths(path.read_bytes())
-    for label, run in records.perplexity.items():
-        yield f"{root}/{_inside(lab, label, run.nll_path)}", _read(lab.folder.root / run.nll_path)
-    for label, other in records.divergence.items():
-        yield f"{root}/{_inside(lab, label, other.values_path)}", _read(lab.folder.root / other.values_path)
-    for label, generation in records.generation.items():
-        for one in generation.generations:
-            path = prompt_path(lab, label, one.prompt_number, one.decoding)
-            if path.is_file():
-                yield f"{root}/{path.relative_to(lab.folder.root).as_posix()}", path.read_bytes()
-
-
-def _steps(records: LabRecords) -> Iterator[tuple[str, str]]:
-    yield from (("source", ""), ("text", ""), ("failures", ""))
-    if records.conditions is not None:
-        yield "conditions", ""
-    groups: tuple[dict[str, Any], ...] = (
-        records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation,
-    )  # fmt: skip
-    for group in groups:
-        for label, record in group.items():
-            yield record.provenance.step, label
-
-
-def _inside(lab: Lab, label: str, name: str) -> str:
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise LabError(f"The raw samples of {label} lie outside {lab.folder.root}.", "Measure it again: labctl run")
-    return path.as_posix()
+    for group, label, record, _ in runs(records):
+        for name in group.raw(record):
+            if not stays_inside(name):
+                raise LabError(f"The raw samples of {label} lie outside {lab.folder.root}.", _AGAIN)
+            yield f"{root}/{Path(name).as_posix()}", _read(lab.folder.root / name)
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise LabError(f"Cannot read {path}: {error.strerror}.", "Measure it again: labctl run") from error
+        raise LabError(f"Cannot read {path}: {error.strerror}.", _AGAIN) from error
 
 
 def _manifest(
@@ -169,12 +148,6 @@ def _manifest(
     from labctl.report.gaps import provenances
 
     config, dated = lab.config, provenances(records)
-    keys = {
-        f"{record.provenance.step}-{label}": record.provenance.key
-        for group in (records.files, records.perplexity, records.divergence, records.speed, records.memory,
-                      records.generation)
-        for label, record in group.items()
-    }  # fmt: skip
     text = records.text
     return Manifest(
         kind=KIND,
@@ -195,7 +168,7 @@ def _manifest(
             "q13_limits": config.q13_limits,
         },
         gguf_sha256={label: file.sha256 for label, file in records.files.items()},
-        record_keys=keys,
+        record_keys=record_keys(records),
         warnings=records.warnings,
         missing=missing,
         drafts=open_questions,

@@ -11,17 +11,22 @@ from pathlib import Path
 from labctl import adaptive, divergence, plan, quality, rounds, steps, tasks
 from labctl.console import Display
 from labctl.errors import LabError
+from labctl.groups import KINDS, Failures, runs
 from labctl.plan import STEP, STEPS, is_fresh
 from labctl.process import ChildError, OnProgress
 from labctl.records import LabRecords, StepFailure
-from labctl.results import KINDS, Failures, build_report, failures_of, load_records, report_folder
+from labctl.results import build_report, failures_of, load_records, report_folder
 from labctl.steps import Lab
 from labctl.store import lock, refuse_newer, remove_partials, set_aside_damaged, write_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run did."""
+    """What a run did.
+
+    Attributes:
+        made, fresh: records that it wrote, and those that it found up to date.
+    """
 
     made: int
     fresh: int
@@ -36,7 +41,7 @@ class _Run:
     def __init__(self, lab: Lab, display: Display, cost: float) -> None:
         self.lab = lab
         self.display = display
-        self.made = 0
+        self.made: set[tuple[str, str]] = set()
         self.failures = {(one.step, one.format): one for one in failures_of(lab)}
         self.touched: set[tuple[str, str]] = set()
         self._cost_done = 0.0
@@ -59,7 +64,7 @@ class _Run:
                 raise
             self._fail(name, label, error)
         else:
-            self.made += 1
+            self.made.add((name, label))
             if self.failures.pop((name, label), None) is not None:
                 self._keep_failures()
             return True
@@ -117,11 +122,11 @@ def run(
         finally:
             display.end()
         records = load_records(lab)
-        total = len(lab.labels) * len(names) - ("divergence" in names)
+        there = {(one.group.step, one.label) for one in runs(records) if one.group.step in names}
         reports = build_report(lab, records) if report else ()
         return Outcome(
-            made=running.made,
-            fresh=total - len(running.touched),
+            made=len(running.made & there),
+            fresh=len(there - running.touched),
             failures=tuple(one for key, one in running.failures.items() if key in running.touched),
             reports=reports,
             records=records,

@@ -5,43 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labctl import __version__, divergence, quality, rounds, sweeps
 from labctl.errors import LabError
+from labctl.groups import Failures, runs
 from labctl.plan import STEP, is_fresh
-from labctl.records import (
-    DivergenceRun,
-    GenerationRun,
-    GgufFile,
-    LabRecords,
-    PerplexityRun,
-    SourceModel,
-    StepFailure,
-    TextSource,
-)
-from labctl.records_hardware import BatchRun, BenchConditions, MemoryRun, SpeedRun, ThreadSweep
+from labctl.records import DivergenceRun, LabRecords, PerplexityRun, StepFailure
 from labctl.steps import Lab
 from labctl.store import digest, read_record, refuse_newer, write_text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
-    """What went wrong in the last run of each step; kept beside the records."""
-
-    failures: tuple[StepFailure, ...] = ()
-
-
-KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *(SourceModel, TextSource, GgufFile, PerplexityRun, DivergenceRun, GenerationRun),
-        *(SpeedRun, MemoryRun, BenchConditions, BatchRun, ThreadSweep, Failures),
-    )
-}
-"""What a lab's record files hold, by the name of the kind that each file states."""
 
 
 def load_records(lab: Lab) -> LabRecords:
@@ -113,8 +85,16 @@ def failures_of(lab: Lab) -> tuple[StepFailure, ...]:
     return tuple(
         one
         for one in (() if stored is None else stored.failures)
-        if one.format in lab.labels and not (one.step in STEP and is_fresh(lab, STEP[one.step](one.format)))
+        if one.format in lab.labels and not _is_done(lab, one)
     )
+
+
+def _is_done(lab: Lab, failure: StepFailure) -> bool:
+    """Whether what failed once has been made since."""
+    if failure.step == "divergence":
+        left = divergence.stale_divergence(lab, force=False)
+        return failure.format not in left and not (failure.format == lab.model.baseline and left)
+    return failure.step in STEP and is_fresh(lab, STEP[failure.step](failure.format))
 
 
 def report_folder(lab: Lab) -> Path:
@@ -157,16 +137,7 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
 def _report_key(lab: Lab, records: LabRecords) -> str:
     """Digest of everything the report shows; a record's visits or chunks change its key or its time of making."""
     answers = report_folder(lab) / "answers.toml"
-    groups = (
-        records.files, records.perplexity, records.divergence, records.speed, records.memory, records.generation,
-        records.batch, records.threads,
-    )  # fmt: skip
-    stamps = [
-        [label, record.provenance.key, record.provenance.created_at]
-        for group in groups
-        for label, record in group.items()
-        if record.provenance is not None
-    ]
+    stamps = [[one.group.step, one.label, one.provenance.key, one.provenance.created_at] for one in runs(records)]
     return digest(
         {
             "version": __version__,

@@ -13,11 +13,12 @@ from labctl import __version__, tasks
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
+from labctl.groups import prompt_file
 from labctl.process import ChildError, OnProgress, run_task
 from labctl.records import GenerationRun, GgufFile, SourceModel, TextSource
 from labctl.records_base import SCHEMA_VERSION, Machine, Provenance
 from labctl.records_hardware import MemoryLoad, MemoryRun
-from labctl.store import DigestCache, RunFolder, digest, read_record, safe_name, write_record, write_text
+from labctl.store import DigestCache, RunFolder, digest, read_record, write_record, write_text
 
 if TYPE_CHECKING:
     from labctl.prepare.imatrix import Imatrix
@@ -254,7 +255,7 @@ def _generate_key(lab: Lab, label: str) -> str:
 
 def prompt_path(lab: Lab, label: str, number: int, decoding: str) -> Path:
     """outputs/<model>/<format>/prompt_<n>.txt, and prompt_<n>_greedy.txt beside it."""
-    return lab.folder.root / safe_name(label) / f"prompt_{number}{'' if decoding == 'sampled' else '_greedy'}.txt"
+    return lab.folder.root / prompt_file(label, number, decoding)
 
 
 def _fresh_generation(lab: Lab, label: str) -> GenerationRun | None:

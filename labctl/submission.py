@@ -18,10 +18,10 @@ import msgspec
 
 from labctl.errors import LabError
 from labctl.formats import FORMATS
-from labctl.records import DivergenceRun, GenerationRun, GgufFile, LabRecords, PerplexityRun, SourceModel, TextSource
+from labctl.groups import Failures, only, read_all
+from labctl.records import LabRecords, SourceModel, TextSource
 from labctl.records_base import Machine
-from labctl.records_hardware import BenchConditions, MemoryRun, SpeedRun
-from labctl.results import Failures
+from labctl.records_hardware import BenchConditions
 from labctl.store import RunFolder, read_record, write_bytes
 
 MANIFEST = "manifest.json"
@@ -190,10 +190,9 @@ def without_paths(data: bytes) -> bytes:
     return json.dumps(cleaned(json.loads(data)), indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def _stays_inside(record: Any) -> bool:
-    """Whether a record's raw samples lie in its own folder: those of a stranger may point anywhere."""
-    name = getattr(record, "nll_path", None) or getattr(record, "values_path", None)
-    return name is None or not (Path(name).is_absolute() or ".." in Path(name).parts)
+def stays_inside(name: str) -> bool:
+    """Whether a file's name leads no way out of its folder: those of a stranger may point anywhere."""
+    return not (Path(name).is_absolute() or ".." in Path(name).parts)
 
 
 def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> LabRecords:
@@ -213,23 +212,15 @@ def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str
         order = [name for name in FORMATS if name in there and name != model.baseline]
         formats = (model.baseline, *order)
 
-    def all_of(step: str, kind: type[Any]) -> dict[str, Any]:
-        found = {name: read_record(run.record_path(step, name), kind) for name in formats}
-        return {name: record for name, record in found.items() if record is not None and _stays_inside(record)}
-
     failures = read_record(run.record_path("failures"), Failures)
-    return LabRecords(
+    records = LabRecords(
         folder=str(folder),
         model=model,
         text=read_record(run.record_path("text"), TextSource),
         formats=formats,
-        files=all_of("quantize", GgufFile),
-        perplexity=all_of("perplexity", PerplexityRun),
-        divergence=all_of("divergence", DivergenceRun),
-        speed=all_of("bench", SpeedRun),
-        memory=all_of("memory", MemoryRun),
-        generation=all_of("generate", GenerationRun),
         failures=() if failures is None else failures.failures,
         warnings=warnings,
         conditions=read_record(run.record_path("conditions"), BenchConditions),
+        **read_all(run, formats),  # type: ignore[arg-type]
     )
+    return only(records, lambda one: all(stays_inside(name) for name in one.group.raw(one.record)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 import random
@@ -12,16 +11,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from labctl import __version__
 from labctl.config import LabConfig
 from labctl.errors import LabError
+from labctl.groups import only, prompt_file, record_keys, runs
 from labctl.records import DivergenceRun, LabRecords
 from labctl.remeasure import Status, measure_again, stored_nll
 from labctl.submission import Manifest, changed_files, load_folder, read_manifest, read_zip, unpack
 
-RecordT = TypeVar("RecordT")
 _SAME = 1e-9  # figures computed again from the same samples, on whatever machine
 
 
@@ -100,42 +99,19 @@ def _folder_name(files: Mapping[str, bytes]) -> str:
 
 def _read_as_made(records: LabRecords, manifest: Manifest) -> LabRecords:
     """The records as the report had them: only steps that the manifest names took part."""
-
-    def kept(group: Mapping[str, RecordT]) -> dict[str, RecordT]:
-        return {label: one for label, one in group.items() if f"{_step(one)}-{label}" in manifest.record_keys}
-
-    return dataclasses.replace(
-        records,
-        files=kept(records.files),
-        perplexity=kept(records.perplexity),
-        divergence=kept(records.divergence),
-        speed=kept(records.speed),
-        memory=kept(records.memory),
-        generation=kept(records.generation),
-    )
-
-
-def _step(record: Any) -> str:
-    return str(record.provenance.step)
-
-
-def _runs(records: LabRecords) -> Iterator[tuple[str, Any]]:
-    for group in (records.files, records.perplexity, records.divergence, records.speed, records.memory,
-                  records.generation):  # fmt: skip
-        yield from group.items()
+    return only(records, lambda one: f"{one.group.step}-{one.label}" in manifest.record_keys)
 
 
 def _other_records(records: LabRecords, manifest: Manifest) -> list[str]:
-    found = {f"{record.provenance.step}-{label}": record.provenance.key for label, record in _runs(records)}
+    found = record_keys(records)
     wrong = [name for name, key in manifest.record_keys.items() if found.get(name) != key]
     hashes = {label: file.sha256 for label, file in records.files.items()}
     wrong += [
         f"digest of {label}" for label in manifest.formats if hashes.get(label) != manifest.gguf_sha256.get(label)
     ]
-    for label, record in _runs(records):
-        digest = record.provenance.inputs.get("model")
-        if record.provenance.step not in ("quantize", "convert") and digest not in (None, hashes.get(label)):
-            wrong.append(f"{record.provenance.step} {label} was measured on another file")
+    for group, label, _, provenance in runs(records):
+        if group.field != "files" and provenance.inputs.get("model") not in (None, hashes.get(label)):
+            wrong.append(f"{group.step} {label} was measured on another file")
     return wrong
 
 
@@ -184,15 +160,13 @@ def _divergence(folder: Path, run: DivergenceRun) -> tuple[float, float]:
 
 
 def _wrong_outputs(records: LabRecords, files: Mapping[str, bytes]) -> Iterator[str]:
-    from labctl.store import safe_name
-
     root = f"outputs/{Path(records.folder).name}"
     for label, run in records.generation.items():
         for one in run.generations:
-            name = f"prompt_{one.prompt_number}{'' if one.decoding == 'sampled' else '_greedy'}.txt"
-            data = files.get(f"{root}/{safe_name(label)}/{name}")
+            name = prompt_file(label, one.prompt_number, one.decoding)
+            data = files.get(f"{root}/{name}")
             if data is None or data.decode("utf-8", "replace") != f"{one.prompt}{one.text}\n":
-                yield f"{label}/{name}"
+                yield name
 
 
 def _wrong_tables(records: LabRecords, manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[str]:

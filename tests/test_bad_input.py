@@ -22,9 +22,9 @@ from small_gguf import TEXT, Small
 from labctl import compare, journal, store, submission
 from labctl.config import load_config
 from labctl.errors import LabError
+from labctl.groups import KINDS
 from labctl.prepare.texts import MAX_TEXT_BYTES, resolve_text
 from labctl.report.build import read_answers
-from labctl.results import KINDS
 from labctl.verify import verify
 
 # -- texts ------------------------------------------------------------------------------------------------------------

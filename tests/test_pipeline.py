@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from labctl import pipeline, plan, process, results, rounds, steps, tasks
+from labctl import groups, pipeline, plan, process, results, rounds, steps, tasks
 from labctl.console import Display
 from labctl.journal import load_nll
 from labctl.records_hardware import BenchEffort
@@ -284,7 +284,7 @@ def _failed(lab: steps.Lab, step: str, label: str) -> None:
     from labctl.store import write_record
 
     failure = StepFailure(step=step, format=label, message="It failed.", hint="Try again.")
-    write_record(lab.folder.record_path("failures"), results.Failures(failures=(failure,)))
+    write_record(lab.folder.record_path("failures"), groups.Failures(failures=(failure,)))
 
 
 @pytest.mark.parametrize("label", ["Q2_K", "Q8_0"], ids=["a format left out now", "a step that is done by now"])
@@ -346,7 +346,7 @@ def test_the_plan_is_exact_about_bytes(new_lab: Path, open_lab: Open, quantized:
 def test_failures_survive_as_a_record(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
     _failed(lab, "bench", "Q8_0")
-    stored = read_record(lab.folder.record_path("failures"), results.Failures)
+    stored = read_record(lab.folder.record_path("failures"), groups.Failures)
     assert stored is not None
     assert json.loads(lab.folder.record_path("failures").read_text("utf-8"))["kind"] == "Failures"
     assert results.load_records(lab).failures == stored.failures

@@ -5,26 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labctl.formats import FORMATS, UNQUANTIZED_TYPES
-from labctl.records import GgufFile, LabRecords
+from labctl.groups import GROUPS, Group, of_group, runs
+from labctl.records import GgufFile, LabRecords, StepFailure
 from labctl.records_base import Provenance
 from labctl.report.analysis import load_nll
-
-SWEEPS = ("batch", "threads")
-"""Measured on request only: without them nothing is missing."""
-
-STEPS: dict[str, tuple[str, ...]] = {
-    "files": ("quantize", "convert", "prepare", "source"),
-    "perplexity": ("perplexity",),
-    "divergence": ("divergence",),
-    "speed": ("bench", "speed"),
-    "memory": ("memory",),
-    "generation": ("generate", "generation"),
-}
-"""Fields of LabRecords and the names that their steps go by in records and failures."""
-
 
 MARK = "⚠"
 """Stands behind the name of a format whose file is not what the name says."""
@@ -42,6 +28,8 @@ class Gap:
 
 def gaps(records: LabRecords) -> tuple[Gap, ...]:
     """What was not measured, in the lab's order, with the reason; failures of the whole model come first."""
+    asked = [group for group in GROUPS if not group.on_request]
+    known = {group.step for group in asked}
     found = [
         Gap(
             step=failure.step,
@@ -50,13 +38,14 @@ def gaps(records: LabRecords) -> tuple[Gap, ...]:
             log_path=failure.log_path,
         )
         for failure in records.failures
-        if failure.format not in records.formats or not any(failure.step in names for names in STEPS.values())
+        if failure.format not in records.formats or failure.step not in known
     ]
     usable = load_nll(records)
-    for step, names in STEPS.items():
-        for name in records.formats[1:] if step == "divergence" else records.formats:
-            failure = next((f for f in records.failures if f.format == name and f.step in names), None)
-            missing = name not in getattr(records, step)
+    for group in asked:
+        step, there = group.field, of_group(records, group)
+        for name in records.formats if group.of_baseline else records.formats[1:]:
+            missing = name not in there
+            failure = _failure(records, group, name, missing)
             if failure is not None:
                 reason = _sentence(failure.message, failure.hint)
                 if not missing:
@@ -70,21 +59,20 @@ def gaps(records: LabRecords) -> tuple[Gap, ...]:
     return tuple(found)
 
 
+def _failure(records: LabRecords, group: Group, name: str, missing: bool) -> StepFailure | None:
+    """What failed for a format in a step; where it all begins with the baseline, its failure is every format's."""
+    names = (name, records.model.baseline) if missing and not group.of_baseline else (name,)
+    found = (one for name in names for one in records.failures if (one.step, one.format) == (group.step, name))
+    return next(found, None)
+
+
 def _sentence(message: str, hint: str) -> str:
     return f"{message} {hint}".strip()
 
 
 def provenances(records: LabRecords) -> tuple[Provenance, ...]:
     """Where all figures come from, oldest first."""
-    tables: tuple[dict[str, Any], ...] = (
-        records.files,
-        records.perplexity,
-        records.divergence,
-        records.speed,
-        records.memory,
-        records.generation,
-    )
-    return tuple(sorted((run.provenance for table in tables for run in table.values()), key=lambda one: one.created_at))
+    return tuple(sorted((one.provenance for one in runs(records)), key=lambda one: one.created_at))
 
 
 def outputs_name(records: LabRecords) -> str:

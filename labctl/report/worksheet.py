@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labctl.groups import GROUPS
 from labctl.measure.spread import MEDIAN_INTERVAL_RULE
 from labctl.records import LabRecords
 from labctl.records_base import Machine
@@ -21,7 +22,7 @@ from labctl.report.drafts import (
     surprises,
 )
 from labctl.report.findings import chunk_words, machines, notices, readings, versions
-from labctl.report.gaps import STEPS, SWEEPS, gaps, outputs_name, provenances, record_name
+from labctl.report.gaps import gaps, outputs_name, provenances, record_name
 from labctl.report.greedy import LOOP_RULE
 from labctl.report.order import Orders
 from labctl.report.rules import (
@@ -96,7 +97,7 @@ def context(
         "header": header(records, rows, machine),
         "has_gaps": bool(found_gaps),
         "gap_table": tables.gap_table(found_gaps),
-        "sources": {step: _sources(records, step) for step in (*STEPS, *SWEEPS)},
+        "sources": {group.field: _sources(records, group.field) for group in GROUPS},
         "limit": f"{100 * limit:g} %",
         "charts": list(charts),
         "readings": readings(records, rows, limit),
