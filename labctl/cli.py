@@ -284,10 +284,19 @@ def _run() -> int:
             return _stopped()
         if not isinstance(error, (LabError, OSError, UnicodeEncodeError)):
             raise
-        if os.environ.get("LABCTL_DEBUG"):
+        if _debugging():
             raise
         _say(error if isinstance(error, LabError) else _explain(error))
         return 1
+
+
+def _debugging() -> bool:
+    from labctl.values import is_yes
+
+    try:
+        return is_yes("LABCTL_DEBUG", os.environ.get("LABCTL_DEBUG", ""))
+    except LabError:  # said where settings are read
+        return False
 
 
 def _stopped() -> int:

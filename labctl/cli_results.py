@@ -46,12 +46,12 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 
     Example: labctl score --weights size=.2,quality=.3,speed=.5
     """
-    from labctl.config import parse_weights
     from labctl.console import print_json, print_table
     from labctl.report.analysis import frame, rows_of
     from labctl.report.rules import candidates
     from labctl.report.scoring import literal_scores, normalised_scores
     from labctl.results import as_measured, load_records
+    from labctl.values import parse_weights
 
     lab = open_lab({**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json))
     lab = lab if settings.get("chunks") else as_measured(lab)

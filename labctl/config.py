@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from labctl.errors import LabError
-from labctl.formats import LAB_FORMATS, parse_formats
+from labctl.formats import LAB_FORMATS
 from labctl.toml_words import read_toml
+from labctl.values import check_together, checked_value, values_of
 
 CONFIG_NAME = "lab.toml"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -37,11 +38,6 @@ right continuation: 10 %. Sums have one: 2 %, and at most 5 percentage points fe
 chatbot, code, creative and math takes <use>_ppl_increase_pct, <use>_kld_mean (nats a token), <use>_same_top_pct and
 <use>_sums_lost_pct.
 """
-_Q13_NAMES = {
-    f"{use}_{name}"
-    for use in ("chatbot", "code", "creative", "math")
-    for name in ("ppl_increase_pct", "kld_mean", "same_top_pct", "sums_lost_pct")
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,178 +127,101 @@ class LabConfig:
         return self.probe_items if self.probe_items is not None else (None if is_demo else 50)
 
 
-_FIELDS = {one.name: one for one in dataclasses.fields(LabConfig)}
+FIELDS = {one.name: one for one in dataclasses.fields(LabConfig)}
 
 
-def load_config(flags: Mapping[str, Any], folder: Path = Path(), environ: Mapping[str, str] | None = None) -> LabConfig:
+class Source(NamedTuple):
+    """Settings that come from one place.
+
+    Attributes:
+        before: what stands before a setting's value in a message, by the setting's name.
+    """
+
+    values: dict[str, Any]
+    before: Callable[[str], str]
+
+
+def load_config(
+    flags: Mapping[str, Any],
+    folder: Path = Path(),
+    environ: Mapping[str, str] | None = None,
+    *,
+    remembered: Mapping[str, Any] | None = None,
+) -> LabConfig:
     """Put settings together: a flag beats LABCTL_<NAME>, which beats lab.toml, which beats the default.
 
     Args:
         flags: settings from the command line; None means not given.
         folder: where lab.toml is looked for.
+        remembered: what the lab was asked before, in place of the defaults.
     Raises:
         LabError: an unknown key, a wrong type or an impossible value, with its place.
     """
-    environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    found = read_toml(folder / CONFIG_NAME, what="a settings file", max_bytes=_MAX_CONFIG_BYTES)
-    _merge(values, found, CONFIG_NAME)
-    for name in _FIELDS:
-        variable = f"LABCTL_{name.upper()}"
-        if environ.get(variable):
-            _merge(values, {name: _from_text(name, environ[variable])}, variable)
-    _merge(values, {name: value for name, value in flags.items() if value is not None}, "the command line")
-    return _checked(msgspec.convert(values, LabConfig))
+    return merged(dict(remembered or {}), *sources(flags, folder, environ))
 
 
-def _merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
-    """Add settings after checking their names and types, so that an error names its place."""
-    for name in new:
-        if name not in _FIELDS:
-            nearest = difflib.get_close_matches(name, _FIELDS, n=1)
-            raise LabError(
-                f"{where}: there is no setting {name!r}.",
-                f"Did you mean {nearest[0]!r}?" if nearest else f"Settings: {', '.join(_FIELDS)}.",
-            )
-    try:
-        msgspec.convert(dict(new), LabConfig)
-    except msgspec.ValidationError as error:
-        raise LabError(f"{where}: {error}.", "Correct that value; see `labctl run --help`.") from error
-    values.update(new)
-
-
-def _from_text(name: str, text: str) -> Any:
-    """A LABCTL_* variable's text as the type its setting has."""
-    kind = str(_FIELDS[name].type)
-    try:
-        if name == "formats":
-            return [part.strip() for part in text.split(",")]
-        if name == "weights":
-            return parse_weights(text)
-        if kind.startswith("bool"):
-            return text.strip().lower() in ("1", "true", "yes", "on")
-        if name == "chunks":
-            return int(text) if text.strip().isdigit() else text
-        if kind.startswith("int"):
-            return int(text)
-        if kind.startswith("float"):
-            return float(text)
-    except ValueError as error:
-        raise LabError(f"LABCTL_{name.upper()}: {text!r} is not a number.", "Give a number.") from error
-    return text
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """size=.3,quality=.4,speed=.3 as a mapping.
+def sources(
+    flags: Mapping[str, Any], folder: Path = Path(), environ: Mapping[str, str] | None = None
+) -> tuple[Source, Source, Source]:
+    """What lab.toml, variables and flags say, each value checked.
 
     Raises:
-        LabError: an unknown name, not a number, a negative weight, or all zero.
+        LabError: as load_config.
     """
-    weights = {"size": 0.0, "quality": 0.0, "speed": 0.0}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if name.strip() not in weights or not 0 <= number < float("inf"):
-            raise LabError(f"{part.strip()!r} is not a weight.", "Write, for example: size=.3,quality=.4,speed=.3")
-        weights[name.strip()] = number
-    if sum(weights.values()) <= 0:
-        raise LabError("All weights are zero.", "Write, for example: size=.3,quality=.4,speed=.3")
-    return weights
+    toml = read_toml(folder / CONFIG_NAME, what="a settings file", max_bytes=_MAX_CONFIG_BYTES)
+    _check_names(toml, CONFIG_NAME)
+    said = Source(values_of(os.environ if environ is None else environ, FIELDS), lambda name: f"LABCTL_{name.upper()}=")
+    given = Source({name: value for name, value in flags.items() if value is not None}, flag)
+    _check_names(given.values, "the command line")
+    found = (Source(toml, lambda name: f"{CONFIG_NAME}: {name} "), said, given)
+    for source in found:
+        for name, value in source.values.items():
+            source.values[name] = _checked(source, name, value)
+    return found
 
 
-def _checked(config: LabConfig) -> LabConfig:
-    """Values that have the right type and still cannot be."""
+def flag(name: str) -> str:
+    """A setting as the command line has it: --chunks."""
+    return f"--{_FLAGS.get(name, name.replace('_', '-'))} "
 
-    def require(condition: bool, message: str, hint: str) -> None:
-        if not condition:
-            raise LabError(message, hint)
 
-    require(
-        isinstance(config.chunks, int) or config.chunks in ("auto", "all"),
-        f"--chunks {config.chunks} is neither a number, nor `auto` or `all`.",
-        "For example: --chunks 64",
-    )
-    require(
-        not isinstance(config.chunks, int) or config.chunks >= 1,
-        f"--chunks {config.chunks} measures nothing.",
-        "Give a number from 1, `auto` or `all`.",
-    )
-    require(
-        config.budget_s is None or (config.is_auto and config.budget_s > 0),
-        "--budget goes with --chunks auto, and must be longer than nothing.",
-        "For example: --budget 20m",
-    )
-    require(
-        config.kl_spool_bytes >= 1 << 20 and (config.kl_chunks is None or config.kl_chunks >= 1),
-        "kl_spool_bytes or kl_chunks is too small.",
-        "The lab uses kl_spool_bytes = 1073741824.",
-    )
-    require(
-        config.threads is None or 1 <= config.threads <= 1024,
-        f"--threads {config.threads} is out of range.",
-        "Give a number from 1 to 1024, or leave it out for this machine's physical cores.",
-    )
-    require(
-        16 <= config.ctx <= 1 << 20 and config.ctx % 2 == 0,
-        f"--ctx {config.ctx} cannot be used.",
-        "Give an even number of tokens from 16; the lab uses 512.",
-    )
-    require(0 < config.limit < 10, f"limit {config.limit} is out of range.", "0.02 stands for 2 %.")
-    require(
-        set(config.weights) <= {"size", "quality", "speed"}
-        and all(0 <= value < float("inf") for value in config.weights.values())
-        and sum(config.weights.values()) > 0,
-        f"weights {config.weights} are not size, quality and speed.",
-        "Write, for example: weights = { size = 0.3, quality = 0.4, speed = 0.3 }",
-    )
-    for name, bar in config.q13_limits.items():
-        require(
-            name in _Q13_NAMES and 0 <= bar < float("inf"),
-            f"q13_limits: {name} = {bar:g} is not an allowance.",
-            f"For example: chatbot_ppl_increase_pct = 5.0. Names: {', '.join(sorted(_Q13_NAMES))}.",
-        )
-    require(0 < config.hang_s <= 1e7, f"hang_s {config.hang_s} is out of range.", "The lab uses 3600 seconds.")
-    require(
-        config.memory_limit_bytes is None or 0 <= config.memory_limit_bytes < 1 << 62,
-        f"memory_limit_bytes {config.memory_limit_bytes} is out of range.",
-        "Leave it out for a limit by the model's size, or set 0 for none.",
-    )
-    require(0 <= config.temperature <= 100, f"temperature {config.temperature} cannot be.", "The lab uses 0.7.")
-    require(0 < config.top_p <= 1, f"top_p {config.top_p} cannot be.", "The lab uses 0.9; 1 leaves it out.")
-    require(
-        0 <= config.seed < 1 << 32, f"seed {config.seed} is out of range.", "Give a whole number from 0 to 2^32 - 1."
-    )
-    require(bool(config.outputs and config.reports), "outputs or reports names no folder.", "For example: outputs")
-    for name, least, most, usual in (
-        ("new_tokens", 1, 1 << 20, 100),
-        ("bench_rounds", 1, 10_000, 4),
-        ("bench_max_rounds", 1, 10_000, 12),
-        ("probe_items", 0, 1 << 20, None),
-        ("kl_chunks", 1, 1 << 31, None),
-        ("kl_spool_bytes", 1 << 20, 1 << 50, 1 << 30),
-        ("chunks", 1, 1 << 31, None),
-    ):
-        value = getattr(config, name)
-        require(
-            not isinstance(value, int) or least <= value <= most,
-            f"{name} {value} is out of range.",
-            f"Give {least:,} to {most:,}" + ("." if usual is None else f"; the lab uses {usual:,}."),
-        )
-    require(
-        config.bench_budget_s is None or 0 <= config.bench_budget_s < float("inf"),
-        f"bench_budget_s {config.bench_budget_s} is out of range.",
-        "Give seconds, from 0.",
-    )
-    require(0 <= config.cooldown_s <= 3600, f"--cooldown {config.cooldown_s:g} is out of range.", "Give 0 to 3600 s.")
-    formats = parse_formats(config.formats)
-    needing = [format_.name for format_ in formats if format_.needs_imatrix]
-    require(
-        not needing or config.imatrix is not None,
-        f"{', '.join(needing)} cannot be made without an importance matrix, which says which weights matter most.",
-        "Add --imatrix FILE (GGUF) or --imatrix auto, or take Q2_K or IQ3_S, which need none.",
-    )
-    require(bool(formats), "No format to quantize to.", f"For example: --formats {','.join(LAB_FORMATS)}")
-    return dataclasses.replace(config, formats=tuple(format_.name for format_ in formats))
+_FLAGS = {"budget_s": "budget", "cooldown_s": "cooldown"}
+
+
+def merged(remembered: dict[str, Any], *found: Source) -> LabConfig:
+    """Later sources beat earlier ones.
+
+    Raises:
+        LabError: settings that do not go together.
+    """
+    values = dict(remembered)
+    for source in found:
+        values.update(source.values)
+    config = msgspec.convert(values, LabConfig)
+    check_together(config.formats, config.imatrix, config.chunks, config.budget_s)
+    return config
+
+
+def _check_names(new: Mapping[str, Any], where: str) -> None:
+    for name in new:
+        if name not in FIELDS:
+            nearest = difflib.get_close_matches(name, FIELDS, n=1)
+            raise LabError(
+                f"{where}: there is no setting {name!r}.",
+                f"Did you mean {nearest[0]!r}?" if nearest else f"Settings: {', '.join(FIELDS)}.",
+            )
+
+
+def _checked(source: Source, name: str, value: Any) -> Any:
+    """A setting of the right type that can be.
+
+    Raises:
+        LabError: it names the setting, its value and where it comes from.
+    """
+    before = source.before(name)
+    try:
+        typed = getattr(msgspec.convert({name: value}, LabConfig), name)
+    except msgspec.ValidationError as error:
+        said = str(error).replace(f" - at `$.{name}`", "")
+        raise LabError(f"{before.rstrip(' =')}: {said}.", "Correct that value; see `labctl run --help`.") from error
+    return checked_value(name, typed, before)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from labctl.errors import LabError
 
-BASELINE = "F16"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
@@ -105,7 +103,6 @@ def parse_format(name: str) -> Format:
 
 
 def parse_formats(names: Iterable[str]) -> tuple[Format, ...]:
-    """Look several formats up; the baseline and repetitions are dropped, largest first as the worksheet lists them."""
+    """Look several formats up; repetitions are dropped, largest first as the worksheet lists them."""
     found = {parse_format(name).name for name in names if name.strip()}
-    order = list(FORMATS)
-    return tuple(FORMATS[name] for name in sorted(found - {BASELINE}, key=order.index))
+    return tuple(row for name, row in FORMATS.items() if name in found)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.config import LabConfig, load_config, parse_weights
+from labctl.config import FIELDS, LabConfig, load_config
 from labctl.errors import LabError
 from labctl.formats import LAB_FORMATS
+from labctl.values import OTHER_VARIABLES, parse_weights
 
 
 def from_toml(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> LabConfig:
@@ -47,6 +48,8 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
         ("limit", "0.05", 0.05),
         ("model", "hf:a/b", "hf:a/b"),
         ("hang_s", "5", 5.0),
+        ("yes", "off", False),
+        ("q13_limits", "chatbot_kld_mean=.1,code_kld_mean=0.2", {"chatbot_kld_mean": 0.1, "code_kld_mean": 0.2}),
     ],
 )
 def test_variables_are_read_as_their_settings_type(tmp_path: Path, name: str, text: str, value: object) -> None:
@@ -71,7 +74,7 @@ def test_variables_are_read_as_their_settings_type(tmp_path: Path, name: str, te
         ('formats = "Q8_0"', "formats", ""),
         ("formats = [1]", "formats", ""),
         ('formats = ["Q4_K_N"]', "Q4_K_N", "Q4_K_M"),
-        ('formats = ["F16"]', "No format", ""),
+        ("formats = []", "No format", "Q4_K_M"),
         ("weights = { speeed = 0.1 }", "speeed", ""),
         ("new_tokens = 0", "new_tokens", ""),
         ("bench_rounds = 0", "bench_rounds", ""),
@@ -100,9 +103,68 @@ def test_a_lab_toml_that_is_no_utf8_or_no_file(tmp_path: Path) -> None:
         load_config({}, tmp_path, {})
 
 
-def test_a_wrong_variable_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="LABCTL_THREADS"):
-        load_config({}, tmp_path, {"LABCTL_THREADS": "two"})
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_a_wrong_variable_names_itself_whatever_the_setting(tmp_path: Path, name: str) -> None:
+    texts = {"str": "", "str | None": "", "str | int": "many", "bool": "nope", "tuple[str, ...]": "Q4_K_N"}
+    text = texts.get(str(FIELDS[name].type), "not so")
+    if not text:
+        return  # any text is a name or a path
+    with pytest.raises(LabError, match=f"^LABCTL_{name.upper()}") as caught:
+        load_config({}, tmp_path, {f"LABCTL_{name.upper()}": text})
+    assert text in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said", "hint"),
+    [
+        ("LABCTL_YES", "nope", "neither yes nor no", "LABCTL_YES=1"),
+        ("LABCTL_BLANK", "2", "neither yes nor no", "LABCTL_BLANK=0"),
+        ("LABCTL_DEBUG", "perhaps", "neither yes nor no", "LABCTL_DEBUG=0"),
+        ("LABCTL_CHUNKS", "-3", "-3", "64"),
+        ("LABCTL_CTX", "511", "LABCTL_CTX=511", "even"),
+        ("LABCTL_TOP_P", "nan", "LABCTL_TOP_P=nan", ""),
+        ("LABCTL_HANG_S", "inf", "LABCTL_HANG_S=inf", ""),
+        ("LABCTL_THREADS", "4.0", "not a number", ""),
+        ("LABCTL_FORMATS", ",", "No format", "Q4_K_M"),
+        ("LABCTL_WEIGHTS", "size=a", "not a weight", "size=.3"),
+        ("LABCTL_Q13_LIMITS", "chatbot_speed=1", "chatbot_speed = 1", "chatbot_ppl_increase_pct"),
+        ("LABCTL_Q13_LIMITS", "chatbot_kld_mean", "not an allowance", "chatbot_ppl_increase_pct=5"),
+        ("LABCTL_CHUNK", "4", "no such variable", "LABCTL_CHUNKS"),
+        ("LABCTL_WIKITEX", "x", "no such variable", "LABCTL_WIKITEXT"),
+        ("LABCTL_XYZ", "1", "no such variable", ""),
+    ],
+)
+def test_a_variable_that_cannot_be_understood_is_an_error(
+    tmp_path: Path, variable: str, text: str, said: str, hint: str
+) -> None:
+    with pytest.raises(LabError, match=variable) as caught:
+        load_config({}, tmp_path, {variable: text})
+    assert said in caught.value.message
+    assert hint in caught.value.hint and caught.value.hint
+
+
+def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
+    assert load_config({}, tmp_path, {f"LABCTL_{name}": "1" for name in OTHER_VARIABLES}) == load_config(
+        {}, tmp_path, {}
+    )
+
+
+def test_the_place_of_an_impossible_value_is_named(tmp_path: Path) -> None:
+    for flags, environ, toml, said in (
+        ({"ctx": 511}, {}, "", "--ctx 511"),
+        ({"budget_s": -1.0}, {}, "", "--budget -1.0"),
+        ({}, {"LABCTL_CTX": "511"}, "", "LABCTL_CTX=511"),
+        ({}, {}, "ctx = 511", "lab.toml: ctx 511"),
+        ({"ctx": 64}, {"LABCTL_CTX": "511"}, "", "LABCTL_CTX=511"),  # a flag that beats it does not hide it
+    ):
+        with pytest.raises(LabError) as caught:
+            from_toml(tmp_path, toml, environ, **flags)
+        assert caught.value.message.startswith(said)
+
+
+def test_the_baseline_alone_can_be_asked_for(tmp_path: Path) -> None:
+    for text in ("F16", "fp16", "BF16"):
+        assert load_config({}, tmp_path, {"LABCTL_FORMATS": text}).formats == (text.upper().replace("FP", "F"),)
 
 
 _UNCHECKED = (

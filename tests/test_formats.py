@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.errors import LabError
-from labctl.formats import BASELINE, FORMATS, LAB_FORMATS, parse_format, parse_formats
+from labctl.formats import FORMATS, LAB_FORMATS, parse_format, parse_formats
 
 
 def test_the_numbers_are_those_of_the_installed_llama_cpp() -> None:
@@ -58,9 +58,9 @@ def test_a_name_near_nothing_lists_the_formats() -> None:
 
 
 @given(st.lists(st.sampled_from([*FORMATS, "q4_k_m", " "])))
-def test_lists_come_out_in_the_worksheets_order_once_and_without_the_baseline(names: list[str]) -> None:
+def test_lists_come_out_in_the_worksheets_order_and_once(names: list[str]) -> None:
     found = [row.name for row in parse_formats(names)]
-    assert set(found) == {name.strip().upper() for name in names if name.strip()} - {BASELINE}
+    assert set(found) == {name.strip().upper() for name in names if name.strip()}
     order = list(FORMATS)
     assert found == sorted(found, key=order.index)
     assert len(found) == len(set(found))
