@@ -48,8 +48,10 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     """
     from labctl.console import print_json, print_table
     from labctl.report.analysis import frame, rows_of
-    from labctl.report.rules import candidates
-    from labctl.report.scoring import literal_scores, normalised_scores
+    from labctl.report.board import boards
+    from labctl.report.order import Orders
+    from labctl.report.scoring import PLACES_RULE
+    from labctl.report.tradeoffs import missing_words, place
     from labctl.results import as_measured, load_records
     from labctl.values import parse_weights
 
@@ -57,22 +59,24 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     lab = lab if settings.get("chunks") else as_measured(lab)
     shares = lab.config.weights
     chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
-    found = candidates(rows_of(frame(load_records(lab))))
-    if not found:
-        raise LabError("Size, perplexity and speed are not measured for any format yet.", "Measure first: labctl run")
-    literal, normalised = literal_scores(found, chosen), normalised_scores(found, chosen)
-    scaled = {one.format: one.total for one in normalised}
-    table = sorted(
-        ((one.format, one.total, scaled[one.format]) for one in literal), key=lambda row: row[1], reverse=True
-    )  # fmt: skip
+    records = load_records(lab)
+    rows = rows_of(frame(records))
+    found = boards(rows, Orders(records, rows), chosen)
+    if not found.comparable:
+        raise LabError(f"There are no scores: {missing_words(rows)}.", "Measure what is missing: labctl run")
+    first, second = ({score.format: score.total for score in board.scores} for board in found.both)
+    places, scaled_places = (board.order().ranks for board in found.both)
+    lines = [(name, first[name], places[name], second[name], scaled_places[name]) for name in places]
     if as_json:
-        print_json([{"format": name, "score": total, "normalised_score": other} for name, total, other in table])
+        keys = ("format", "score", "place", "normalised_score", "normalised_place")
+        print_json([dict(zip(keys, line, strict=True)) for line in lines])
         return
     print_table(
         f"{lab.model.name}: score for size {chosen[0]:g}, quality {chosen[1]:g}, speed {chosen[2]:g}",
-        ("format", "score", "normalised 0..1"),
-        [(name, f"{total:.3f}", f"{other:.3f}") for name, total, other in table],
-        caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats.",
+        ("format", "score", "place", "normalised", "place"),
+        [(name, f"{one:.3f}", place(at), f"{two:.3f}", place(there)) for name, one, at, two, there in lines],
+        caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats. Sorted by score."
+        f" {PLACES_RULE}",
     )
 
 

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_factory import FORMATS, MACHINE, empty_lab, make_lab, text_source
+from lab_factory import FORMATS, MACHINE, empty_lab, make_lab, speed_run, text_source
 
 from labctl.records import LabRecords, TensorFallback
 from labctl.report import worksheet
 from labctl.report.analysis import frame, rows_of
+from labctl.report.board import boards
 from labctl.report.build import ReportOptions, build
 from labctl.report.fit import fit_table
 from labctl.report.markup import to_html
+from labctl.report.order import Orders
 from labctl.report.page import render_page
 from labctl.report.pagedata import as_json
-from labctl.report.rules import candidates
-from labctl.report.scoring import literal_scores, normalised_scores, winner
+from labctl.report.text import words as in_words
+from labctl.report.tradeoffs import place as in_place
 
 SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NASTY = (
@@ -125,9 +127,25 @@ def ranking(page: Any) -> list[tuple[str, float, float]]:
     return [(name, float(total), float(other)) for name, total, other in rows]
 
 
+def places(page: Any) -> dict[str, str]:
+    return dict(page.eval_on_selector_all("#ranking tr", "rows => rows.map(r => [r.dataset.ranked, r.dataset.rank])"))
+
+
+def test_speeds_of_one_round_make_no_first_place(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    lab = make_lab(tmp_path)
+    for seed, name in enumerate(FORMATS):
+        lab.speed[name] = speed_run(name, 9000, 1000 * (seed + 1), seed, rounds=1)
+    page = visit(write_page(lab, tmp_path))
+    assert "not settled: " in page.text_content("#winners") and "wins" not in page.text_content("#winners")
+    assert set(places(page).values()) == {"1 to 7"}
+    for name, value in (("size", 100), ("quality", 0), ("speed", 0)):
+        set_slider(page, f"weight-{name}", value)
+    assert places(page)["Q3_K_M"] == "1" and page.text_content("#winner-literal") == "Q3_K_M"
+
+
 def test_sliders_rank_as_scoring_does(lab: LabRecords, page_path: Path, visit: Callable[..., Any]) -> None:
     page = visit(page_path)
-    found = candidates(rows_of(frame(lab)))
+    rows = rows_of(frame(lab))
     seen = set()
     for sliders in (
         (30, 40, 30),
@@ -143,17 +161,26 @@ def test_sliders_rank_as_scoring_does(lab: LabRecords, page_path: Path, visit: C
             set_slider(page, f"weight-{name}", value)
         total = sum(sliders)
         weights = (sliders[0] / total, sliders[1] / total, sliders[2] / total)
-        literal, normal = literal_scores(found, weights), normalised_scores(found, weights)
-        assert page.text_content("#winner-normalised") == winner(normal)
-        assert page.text_content("#winner-literal") == winner(literal)
-        expected = {one.format: (one.total, two.total) for one, two in zip(normal, literal, strict=True)}
+        found = boards(rows, Orders(lab, rows), weights)
+        for board in found.both:
+            assert page.text_content(f"#winner-{board.name}") == in_words(board.order().first, "or")
+        expected = {
+            one.format: (one.total, two.total)
+            for one, two in zip(found.literal.scores, found.normalised.scores, strict=True)
+        }
         shown = ranking(page)
         assert {name: (one, two) for name, one, two in shown} == expected  # to the last digit
-        assert [one for _, one, _ in shown] == sorted((one for _, one, _ in shown), reverse=True)
-        seen.add(winner(normal))
+        assert tuple(name for name, _, _ in shown) == found.literal.order().names
+        assert places(page) == {name: in_place(ends) for name, ends in found.literal.order().ranks.items()}
+        seen.add(found.literal.order().first)
     assert len(seen) >= 3
-    page.check("#score-literal")
-    assert ranking(page)[0][0] == winner(literal)
+    page.check("#score-normalised")
+    assert tuple(name for name, _, _ in ranking(page)) == found.normalised.order().names
+    assert places(page) == {name: in_place(ends) for name, ends in found.normalised.order().ranks.items()}
+    shares = found.normalised.map(50)
+    for name, share in shares.shares.items():
+        text = f"{name} {100 * share:.0f} % (settled {100 * shares.settled_shares[name]:.0f} %)"
+        assert text in page.get_attribute("#triangle", "aria-label")
     for name in ("size", "quality", "speed"):
         set_slider(page, f"weight-{name}", 0)
     assert "All weights are zero" in page.text_content("#winners")
@@ -167,9 +194,10 @@ def test_switched_off_formats_leave_score_and_tables(
     page.uncheck("#show-Q3_K_M")
     assert page.is_disabled("#show-F16")
     weights = (0.3, 0.4, 0.3)
-    left = tuple(one for one in candidates(rows_of(frame(lab))) if one.format not in ("Q4_K_S", "Q3_K_M"))
-    assert {name: total for name, total, _ in ranking(page)} == {
-        one.format: pytest.approx(one.total, abs=1e-12) for one in normalised_scores(left, weights)
+    rows = {name: row for name, row in rows_of(frame(lab)).items() if name not in ("Q4_K_S", "Q3_K_M")}
+    left = boards(rows, Orders(lab, rows), weights).normalised
+    assert {name: other for name, _, other in ranking(page)} == {
+        one.format: pytest.approx(one.total, abs=1e-12) for one in left.scores
     }
     assert page.locator("#worksheet tr[data-format=Q4_K_S]:visible").count() == 0
     assert page.locator("#worksheet tr[data-format=Q4_K_M]:visible").count() > 5

@@ -27,13 +27,16 @@ from labctl.errors import LabError
 from labctl.records import LabRecords, StepFailure
 from labctl.report import worksheet
 from labctl.report.analysis import frame, load_nll, rows_of
+from labctl.report.board import boards
 from labctl.report.build import ReportOptions, build, read_answers
 from labctl.report.coursefiles import perplexity_results, prompt_lines
 from labctl.report.drafts import prediction, spearman, surprises
 from labctl.report.findings import HOW_TO_READ, readings
-from labctl.report.rules import in_ram, production, reasoning, sweet_spot, to_drop, under_limit
+from labctl.report.order import Orders
+from labctl.report.rules import in_ram, production, to_drop, under_limit
 from labctl.report.text import escape, gigabytes, significant, table
-from labctl.report.uses import minimum_formats
+from labctl.report.tradeoffs import sweet_spot
+from labctl.report.uses import minimum_formats, reasoning
 
 
 def render(lab: LabRecords, options: ReportOptions | None = None, template: str = "worksheet.md.j2") -> str:
@@ -139,11 +142,12 @@ def test_notices_stand_on_top(lab: LabRecords) -> None:
 
 def test_rules_give_the_answers_of_the_figures(lab: LabRecords) -> None:
     rows = rows_of(frame(lab))
-    assert to_drop(rows, 0.02).pick == "Q3_K_M"
-    assert reasoning(rows, "F16").pick == "Q4_K_S"
+    orders = Orders(lab, rows)
+    assert to_drop(rows, orders, 0.02).pick == "Q3_K_M"
+    assert reasoning(rows, "F16", {}).pick == "Q4_K_S"
     assert production(lab, rows, 0.02).pick == "Q6_K"
-    assert sweet_spot(rows).pick == "Q4_K_S"
-    assert in_ram(lab, rows, 8).pick == "F16"
+    assert sweet_spot(rows, boards(rows, orders, (0.3, 0.4, 0.3))).pick == "Q4_K_S"
+    assert in_ram(lab, rows, orders, 8).pick == "F16"
     assert "about 226 chunks" in under_limit(rows, 0.02).text
 
 
@@ -155,8 +159,8 @@ def test_answers_change_with_the_data(lab: LabRecords) -> None:
     )
     rows = rows_of(frame(lab))
     assert production(lab, rows, 0.02).pick == "Q5_K_M"
-    assert reasoning(rows, "F16").pick == "Q4_K_M"
-    ram = in_ram(lab, rows, 8)
+    assert reasoning(rows, "F16", {}).pick == "Q4_K_M"
+    ram = in_ram(lab, rows, Orders(lab, rows), 8)
     assert ram.pick == "Q8_0" and "Ruled out: F16 (does not fit)" in ram.text
     assert "Q4_K_S (+1)" not in " ".join(surprises(lab, rows))
 
@@ -164,13 +168,13 @@ def test_answers_change_with_the_data(lab: LabRecords) -> None:
 def test_a_model_that_cannot_add_has_no_reasoning_format(lab: LabRecords) -> None:
     for name in FORMATS:
         lab.generation[name] = generation_run(name, 100, 20, 3)
-    answer = reasoning(rows_of(frame(lab)), "F16")
+    answer = reasoning(rows_of(frame(lab)), "F16", {})
     assert answer.pick is None and "20 of 88" in answer.text
 
 
 def test_no_pass_means_the_baseline(lab: LabRecords) -> None:
     answer = production(lab, rows_of(frame(lab, 0.0001)), 0.0001)
-    assert answer.pick == "F16" and "no quantized format is shown" in answer.text
+    assert answer.pick == "F16" and "no smaller file is shown" in answer.text
 
 
 def test_prediction_names_a_disagreement_only_where_there_is_one(lab: LabRecords) -> None:
@@ -187,7 +191,7 @@ def test_prediction_names_a_disagreement_only_where_there_is_one(lab: LabRecords
 def test_weights_and_limit_reach_the_page(lab: LabRecords) -> None:
     text = render(lab, ReportOptions(weights=(0.0, 1.0, 0.0), limit=0.10))
     assert "size 0 %, quality 100 %, speed 0 %" in text
-    assert "**Answer:** F16 with 1.000, before Q8_0 with 0.999" in section(text, 15)
+    assert "**Answer:** Literal score: F16 with 1.000, ahead of Q8_0 with 0.999" in section(text, 15)
     assert "under an increase of 10 %" in text and "Fail: Q3_K_M." in section(text, 3)
 
 
@@ -334,7 +338,7 @@ def test_uses_follow_their_allowances(lab: LabRecords) -> None:
         "Chatbot": "Q5_K_M",
         "Code generation": "Q6_K",
         "Creative writing": "Q4_K_S",
-        "Math reasoning": "Q6_K",
+        "Math reasoning": "Q4_K_S",
     }
     assert picks({"chatbot_ppl_increase_pct": 0.3})["Chatbot"] == "Q8_0"
     assert picks({"creative_kld_mean": 0.02})["Creative writing"] == "Q5_K_M"

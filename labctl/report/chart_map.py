@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
+from labctl.report.board import boards
 from labctl.report.findings import caption_lines, map_finding, notices
 from labctl.report.gaps import shown_name
+from labctl.report.order import Orders
 from labctl.report.plot import GREY, INK, chart_text, look, new_figure
-from labctl.report.rules import candidates
-from labctl.report.scoring import WinnerMap, literal_scores, normalised_scores
-from labctl.report.scoring import winner_map as map_of
+from labctl.report.scoring import MAP_STEPS, WinnerMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,16 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 def winner_map(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     """The format with the highest score for every division of the weights: a triangle for each of the two scores."""
-    compared = candidates(rows)
-    if len(compared) < 2:
+    scored = boards(rows, Orders(records, rows), (0.3, 0.4, 0.3))
+    if not scored.comparable:
         return None
-    maps = [map_of(score(compared, (0.3, 0.4, 0.3))) for score in (normalised_scores, literal_scores)]
+    maps = [board.map(MAP_STEPS) for board in scored.both]
     figure, panels = new_figure(
         map_finding(*maps),
         [
-            "Each point divides the weights between size, quality and speed; its colour is the format that wins there."
-            " In a corner one of them counts alone. Q15 and Q16 mark the course's weights.",
+            "Each point divides the weights between size, quality and speed; its colour is the format with the highest"
+            " score there, paler where the intervals allow another one the first place. In a corner one of them counts"
+            " alone. Q15 and Q16 mark the course's weights.",
             *caption_lines(records, "speed"),
         ],
         notices(records),
@@ -40,7 +41,7 @@ def winner_map(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         legend=True,
     )
     shown: set[str] = set()
-    for panel, found, name in zip(panels, maps, ("Normalised score", "Literal score"), strict=True):
+    for panel, found, name in zip(panels, maps, ("Literal score", "Normalised score"), strict=True):
         _triangle(panel, found, records.formats)
         panel.annotate(name, (0.5, -0.05), ha="center", va="center", fontsize=11, color=INK)
         shown |= set(found.winners.values())
@@ -76,9 +77,16 @@ def _triangle(panel: Axes, found: WinnerMap, formats: Sequence[str]) -> None:
         return (1 - size_weight - quality_weight) + quality_weight / 2, quality_weight * math.sqrt(3) / 2
 
     for name in dict.fromkeys(found.winners.values()):
-        spots = [spot(s / found.steps, q / found.steps) for (s, q), winner in found.winners.items() if winner == name]
         style = look(formats.index(name))
-        panel.plot(*zip(*spots, strict=True), "h", color=style.color, markersize=5.6, mew=0)
+        for settled in (True, False):
+            spots = [
+                spot(s / found.steps, q / found.steps)
+                for (s, q), winner in found.winners.items()
+                if winner == name and ((s, q) in found.settled) == settled
+            ]
+            if spots:
+                shade = 1.0 if settled else 0.4
+                panel.plot(*zip(*spots, strict=True), "h", color=style.color, alpha=shade, markersize=5.6, mew=0)
         # The shape again, thinly: colour alone would leave some readers out.
         sparse = [spot(s / found.steps, q / found.steps) for (s, q), n in found.winners.items() if n == name
                   and s % 6 == 3 and q % 6 == 3]  # fmt: skip

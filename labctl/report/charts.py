@@ -22,6 +22,7 @@ from labctl.report.findings import (
 from labctl.report.fit import plain_load
 from labctl.report.gaps import shown_name
 from labctl.report.hardware import repacked_bytes
+from labctl.report.order import Order, Orders, front
 from labctl.report.plot import (
     ALARM,
     GREY,
@@ -38,7 +39,6 @@ from labctl.report.plot import (
     render,
     styled,
 )
-from labctl.report.scoring import sure_pareto_front
 from labctl.report.text import interval, percent, rate, size
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ def size_vs_quality(records: LabRecords, rows: Rows, limit: float) -> Figure | N
         low, high = (row["ppl"] * share / shares[1] for share in (shares[0], shares[2]))
         points.append((name, row["size_bytes"], row["ppl"], low, high))
     bars = f"Bars: 95 % interval of the increase over {base} (paired, chunk by chunk)."
+    orders = Orders(records, rows)
+    title = quality_finding(records, rows, limit)
     return _scatter(
-        records, points, quality_finding(records, rows, limit), "perplexity", "Perplexity (lower is better)", bars
+        records, points, (orders.size, orders.ppl), title, "perplexity", "Perplexity (lower is better)", bars
     )
 
 
@@ -91,22 +93,15 @@ def size_vs_performance(records: LabRecords, rows: Rows, limit: float) -> Figure
         for name, row in _with(rows, "size_bytes", "tg_tps")
     ]
     label = "Generation speed, tokens/second (higher is better)"
-    return _scatter(
-        records, points, performance_finding(records, rows), "speed", label, "Bars: 95 % interval of the median."
-    )
-
-
-def _cost(better: int, low: float, high: float) -> tuple[float, float]:
-    """A figure's interval as a cost, lower is better; what has no interval may be anything."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return (-math.inf, math.inf)
-    ends = sorted((better * low, better * high))
-    return ends[0], ends[1]
+    orders = Orders(records, rows)
+    title, bars = performance_finding(records, rows), "Bars: 95 % interval of the median."
+    return _scatter(records, points, (orders.size, orders.tg), title, "speed", label, bars)
 
 
 def _scatter(
     records: LabRecords,
     points: Sequence[tuple[str, float, float, float, float]],
+    orders: Sequence[Order],
     title: str,
     kind: str,
     label: str,
@@ -114,10 +109,9 @@ def _scatter(
 ) -> Figure | None:
     if not points:
         return None
-    better = -1 if kind == "speed" else 1
     unit, factor = ("GB", 1e9) if max(point[1] for point in points) >= 1e9 else ("MB", 1e6)
-    on_front = sure_pareto_front([((point[1], point[1]), _cost(better, *point[3:])) for point in points])
-    corners = sorted((points[index][1] / factor, points[index][2]) for index in on_front)
+    on_front = front(orders)
+    corners = sorted((point[1] / factor, point[2]) for point in points if point[0] in on_front)
     captions = caption_lines(records, kind)
     figure, (axes,) = new_figure(
         title, [f"{bars} {captions[0]}", *captions[1:]], notices(records, kind), plot_in=4.1, legend=True

@@ -8,11 +8,12 @@ from typing import Any
 
 from labctl.records import LabRecords
 from labctl.records_base import Machine
+from labctl.report.board import boards
 from labctl.report.gaps import mislabelled_notice, provenances
 from labctl.report.hardware import bits_finding
 from labctl.report.order import Orders, tied
-from labctl.report.rules import candidates
-from labctl.report.scoring import WinnerMap, literal_scores, normalised_scores, winner_map
+from labctl.report.rules import smallest_passing
+from labctl.report.scoring import MAP_STEPS, WinnerMap
 from labctl.report.text import percent, rate, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -92,15 +93,9 @@ def caption_lines(records: LabRecords, kind: str) -> list[str]:
     return [*lines, *([f"{'; '.join(conditions)}."] if conditions else [])]
 
 
-def smallest_that_passes(records: LabRecords, rows: Rows) -> str | None:
-    """The smallest quantized format whose increase is under the limit with its whole interval."""
-    passing = [name for name in records.formats if rows[name]["verdict"] == "pass" and rows[name]["size_bytes"] > 0]
-    return min(passing, key=lambda name: float(rows[name]["size_bytes"]), default=None)
-
-
 def quality_finding(records: LabRecords, rows: Rows, limit: float) -> str:
     """Title of size_vs_quality."""
-    pick = smallest_that_passes(records, rows)
+    pick = smallest_passing(rows)
     if pick is not None:
         row = rows[pick]
         return (
@@ -158,15 +153,19 @@ def memory_finding(records: LabRecords, rows: Rows) -> str:
     return f"Peak memory: from {size(peaks[most])} ({most}) down to {size(peaks[least])} ({least})"
 
 
-def map_finding(normal: WinnerMap, literal: WinnerMap) -> str:
+def map_finding(literal: WinnerMap, normal: WinnerMap) -> str:
     """Title of winner_map."""
 
     def leaders(found: WinnerMap) -> str:
         return words(f"{name} for {100 * share:.0f} %" for name, share in list(found.shares.items())[:2])
 
-    if list(normal.shares) == list(literal.shares) and len(normal.shares) == 1:
+    settled = [100 * math.fsum(found.settled_shares.values()) for found in (literal, normal)]
+    if list(normal.shares) == list(literal.shares) and len(normal.shares) == 1 and min(settled) > 99.5:
         return f"{next(iter(normal.shares))} wins whatever the weights, by both scores"
-    return f"Winners over all weightings: normalised, {leaders(normal)}; literal, {leaders(literal)}"
+    return (
+        f"Highest score over all weightings: literal, {leaders(literal)} ({settled[0]:.0f} % settled); normalised,"
+        f" {leaders(normal)} ({settled[1]:.0f} % settled)"
+    )
 
 
 def interval_kind(records: LabRecords) -> str:
@@ -200,10 +199,7 @@ def readings(records: LabRecords, rows: Rows, limit: float) -> dict[str, str]:
     }
     if any(row["peak_rss_bytes"] > 0 for row in rows.values()):
         found["memory"] = memory_finding(records, rows)
-    compared = candidates(rows)
-    if len(compared) > 1:
-        normal, literal = (
-            winner_map(score(compared, (0.3, 0.4, 0.3))) for score in (normalised_scores, literal_scores)
-        )
-        found["winner_map"] = map_finding(normal, literal)
+    scored = boards(rows, Orders(records, rows), (0.3, 0.4, 0.3))
+    if scored.comparable:
+        found["winner_map"] = map_finding(*(board.map(MAP_STEPS) for board in scored.both))
     return {name: f"{HOW_TO_READ[name]}. {finding}." for name, finding in found.items()}

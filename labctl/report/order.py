@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -68,6 +68,10 @@ class Order:
         """Formats that none is shown to beat, the best estimate first: one is a first place, several are a tie."""
         return tuple(name for name in self.names if not any(self.better(other, name) for other in self.names))
 
+    def at_least(self, one: str, other: str) -> bool:
+        """Whether the first is shown to be no worse than the second."""
+        return (one, other) in self.pairs and self.pairs[one, other].low >= 1
+
     @property
     def ranks(self) -> dict[str, tuple[int, int]]:
         """Format -> best and worst place it can have, from 1."""
@@ -79,10 +83,10 @@ class Order:
             for name in self.names
         }
 
-    def without(self, left_out: Iterable[str]) -> Order:
-        """The order of the other formats."""
-        gone = set(left_out)
-        return Order(names=tuple(name for name in self.names if name not in gone), shown=self.shown, pairs=self.pairs)
+    def among(self, names: Iterable[str]) -> Order:
+        """The order of these formats only."""
+        kept = set(names)
+        return Order(names=tuple(name for name in self.names if name in kept), shown=self.shown, pairs=self.pairs)
 
 
 def order_of(values: Mapping[str, float], pairs: Mapping[Names, Pair]) -> Order:
@@ -114,7 +118,7 @@ class Orders:
     @cached_property
     def ppl(self) -> Order:
         """By perplexity, the lowest first, the baseline among them."""
-        nll = load_nll(self.records)
+        nll = {name: values for name, values in load_nll(self.records).items() if name in self.rows}
         n_pairs = max(1, math.comb(len(nll), 2))
         pairs: dict[Names, Pair] = {}
         for a, b in itertools.combinations(nll, 2):
@@ -183,6 +187,26 @@ class Orders:
                 shown.add((a, b))
         right = {name: sum(probe.n_correct for probe in run.probes) for name, run in runs.items()}
         return Order(names=tuple(sorted(right, key=lambda name: -right[name])), shown=frozenset(shown))
+
+
+def beaten_by(name: str, orders: Sequence[Order]) -> str | None:
+    """A format that is shown to be no worse in any of these and better in one; None if there is none."""
+    others = [other for other in orders[0].names if other != name and all(other in order.names for order in orders)]
+    return next(
+        (
+            other
+            for other in others
+            if all(order.at_least(other, name) for order in orders)
+            and any(order.better(other, name) for order in orders)
+        ),
+        None,
+    )
+
+
+def front(orders: Sequence[Order]) -> tuple[str, ...]:
+    """The Pareto front: formats measured in all of these that none is shown to beat, in the first's order."""
+    measured = [name for name in orders[0].names if all(name in order.names for order in orders)]
+    return tuple(name for name in measured if beaten_by(name, orders) is None)
 
 
 def tied(names: Iterable[str], last: str = "or") -> str:

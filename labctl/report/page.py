@@ -13,7 +13,7 @@ from labctl.report.markup import to_html
 from labctl.report.pagedata import as_json, page_data
 from labctl.report.rules import Answer
 from labctl.report.scoring import Weights
-from labctl.report.text import interval, known, percent, printable, rate, shortened, significant, size
+from labctl.report.text import interval, known, percent, printable, rate, shortened, significant, size, speedup_words
 
 Rows = Mapping[str, Mapping[str, Any]]
 _SCRIPTS = ("page_score.js", "page_explore.js", "page_outputs.js")
@@ -92,8 +92,8 @@ def _tiles(rows: Rows, pick: str | None, base: str) -> list[tuple[str, str, str]
         spread = interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
         tiles.append(("Perplexity", percent(row["ppl_increase_pct"]), f"95 % interval {spread}"))
     if known(row["tg_tps"]):
-        speedup = row["speedup"]
-        words = f"{significant(speedup)} times {base}" if known(speedup) and pick != base else "generating text"
+        compared = known(row["speedup"]) and pick != base
+        words = f"{speedup_words(row)} {base}" if compared else "generating text"
         tiles.append(("Tokens per second", rate(row["tg_tps"]), words))
     if known(row["peak_rss_bytes"]):
         tiles.append(("Peak memory", size(row["peak_rss_bytes"]), f"at {row['memory_n_ctx']:.0f} tokens of context"))

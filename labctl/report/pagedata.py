@@ -9,12 +9,13 @@ from typing import Any
 
 from labctl.records import Generation, LabRecords
 from labctl.report.answers import first_divergence, split_text
+from labctl.report.board import boards
 from labctl.report.coursefiles import prompts
 from labctl.report.fit import COMFORTABLE, GIB, kv_bytes_at
 from labctl.report.gaps import mislabelled
+from labctl.report.order import Orders
 from labctl.report.plot import look
-from labctl.report.rules import candidates
-from labctl.report.scoring import Weights
+from labctl.report.scoring import Leads, Weights
 from labctl.report.text import printable
 from labctl.store import digest
 
@@ -35,6 +36,7 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
     Returns: values that JSON can hold; a figure that was not measured is None.
     """
     outputs, marked = _outputs(records), mislabelled(records)
+    literal = boards(rows, Orders(records, rows), weights).literal
     return {
         "model": printable(records.model.name),
         "base": records.formats[0],
@@ -52,10 +54,8 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
             }
             for place, name in enumerate(records.formats)
         ],
-        "candidates": [
-            {"format": one.format, "size_bytes": one.size_bytes, "ppl": one.ppl, "tg_tps": one.tg_tps}
-            for one in candidates(rows)
-        ],
+        "candidates": [{"format": score.format, "terms": list(score.terms)} for score in literal.scores],
+        "leads": _leads(literal.leads),
         "fit": {"gib": GIB, "comfortable": COMFORTABLE},
         "n_ctx_train": max((file.shape.n_ctx_train for file in records.files.values()), default=0),
         "outputs": outputs,
@@ -73,6 +73,14 @@ def as_json(data: Mapping[str, Any]) -> str:
 
 def _figure(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _leads(leads: Leads) -> dict[str, dict[str, list[float | None]]]:
+    """Format -> other format -> how much each term is at least above the other's; None for no bound."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for (one, other), terms in leads.items():
+        found.setdefault(one, {})[other] = [_figure(term) for term in terms]
+    return found
 
 
 def _memory(records: LabRecords, name: str) -> dict[str, Any] | None:

@@ -1,13 +1,18 @@
-"""The combined scores, the stars, the Pareto front and the map of winners: pure arithmetic."""
+"""The combined scores, how far they order the formats, the stars and the map of winners: pure arithmetic."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from labctl.report.order import Names, Order, Pair
 
 Weights = tuple[float, float, float]
 """Weight of size, quality and speed, in this order."""
+Leads = Mapping[Names, Weights]
+"""(One, other) -> how much each term of the one is at least above the other's, by the intervals; may be negative."""
 
 MAP_STEPS = 50
 
@@ -16,16 +21,18 @@ STARS_RULE = (
     " 5; less 1.",
     "Perplexity: the increase over the baseline; up to 0.5 % gives 5 stars, up to 2 % 4, up to 5 % 3, up to 10 % 2,"
     " more 1.",
-    "Speed: generated tokens per second against the baseline; 1.1 times or more gives 2 stars, 1.5 gives 3, 2 gives 4,"
-    " 2.5 gives 5; less 1.",
+    "Speed: the speed-up of generation over the baseline; 1.1 times or more gives 2 stars, 1.5 gives 3, 2 gives 4, 2.5"
+    " gives 5; less 1.",
     "Quality: of the probe questions (short questions with known answers) that the baseline answers correctly, the"
     " share that the format answers correctly too; 99 % or more gives 5 stars, 97 % 4, 92 % 3, 80 % 2, less 1.",
+    "Where the 95 % interval of a figure (of the share: Wilson's) lies in more than one band, the stars of both ends"
+    " are given: ★★★ to ★★★★.",
 )
 """The written rule behind `size_stars`, `perplexity_stars`, `speed_stars` and `quality_stars`, in this order."""
 
 SCORE_RULE = (
-    "size_score = 1 - size / baseline size; quality_score = baseline perplexity / perplexity;"
-    " speed_score = tokens per second / baseline tokens per second;"
+    "size_score = 1 - size / baseline size; quality_score = baseline perplexity / perplexity, over the chunks that both"
+    " were measured on; speed_score = tokens per second / baseline tokens per second, which is the speed-up of Q8;"
     " score = sum of weight x term. Not normalised: speed_score can pass 1 and decide alone."
 )
 NORMALISED_RULE = (
@@ -33,16 +40,26 @@ NORMALISED_RULE = (
     " baseline included; a term that is equal for all formats counts 0.5 for all. It depends on which formats take"
     " part."
 )
+PLACES_RULE = (
+    "One format is ahead of another only if its score is higher even where quality and speed of the two differ by the"
+    " least that the intervals of that difference allow, both terms at once; formats not ahead of each other share"
+    " their places."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What the scores need to know about a format."""
+    """What the scores need to know about a format.
+
+    Attributes:
+        quality: baseline perplexity / perplexity.
+        speedup: generation, against the baseline.
+    """
 
     format: str
     size_bytes: float
-    ppl: float
-    tg_tps: float
+    quality: float
+    speedup: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +84,25 @@ class WinnerMap:
     Attributes:
         steps: the grid divides each side of the triangle of weights into this many steps.
         winners: (size, quality) weights in steps -> format; speed has the rest.
+        settled: the places of `winners` at which no other format can be first as well.
     """
 
     steps: int
     winners: dict[tuple[int, int], str]
+    settled: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the grid each winner has, 0..1, largest first."""
+        """Share of the grid on which each format has the highest score, 0..1, largest first."""
         names = list(self.winners.values())
         counts = {name: names.count(name) for name in dict.fromkeys(names)}
         return {name: counts[name] / len(names) for name in sorted(counts, key=lambda name: -counts[name])}
+
+    @property
+    def settled_shares(self) -> dict[str, float]:
+        """Share of the grid on which each format is the only one that can be first; in the order of `shares`."""
+        surely = [name for place, name in self.winners.items() if place in self.settled]
+        return {name: surely.count(name) / len(self.winners) for name in self.shares}
 
 
 def literal_scores(candidates: Sequence[Candidate], weights: Weights) -> tuple[Score, ...]:
@@ -94,7 +119,7 @@ def literal_scores(candidates: Sequence[Candidate], weights: Weights) -> tuple[S
     return tuple(
         _score(
             one.format,
-            (1 - one.size_bytes / base.size_bytes, base.ppl / one.ppl, one.tg_tps / base.tg_tps),
+            (1 - one.size_bytes / base.size_bytes, one.quality, one.speedup),
             weights,
         )
         for one in candidates
@@ -117,114 +142,125 @@ def normalised_scores(candidates: Sequence[Candidate], weights: Weights) -> tupl
     )
 
 
-def winner(scores: Sequence[Score], weights: Weights | None = None) -> str | None:
-    """The format with the highest score; of equal ones the one with the better size term.
+def least_leads(candidates: Sequence[Candidate], ppl: Order, tg: Order) -> Leads:
+    """How much each term of one candidate is at least above another's, for every ordered pair.
 
     Args:
-        scores: as from `literal_scores` or `normalised_scores`.
-        weights: other weights to apply to the same terms; None takes the scores' own totals.
+        candidates: the formats compared, the baseline first.
+        ppl, tg: the orders whose pairs say how the two differ.
+    Returns: size exactly; quality and speed by the intervals, minus infinity where there is none.
     """
-    if not scores:
-        return None
-    return max(
-        scores,
-        key=lambda score: (
-            round(score.total if weights is None else weigh(score.terms, weights), 12),
-            score.size_score,
-        ),
-    ).format
+    if not candidates:
+        return {}
+    base = candidates[0]
+    return {
+        (one.format, other.format): (
+            (other.size_bytes - one.size_bytes) / base.size_bytes,
+            _least_lead(ppl, (one.format, other.format), base.format),
+            _least_lead(tg, (one.format, other.format), base.format),
+        )
+        for one, other in itertools.permutations(candidates, 2)
+    }
 
 
-def winner_map(scores: Sequence[Score], steps: int = MAP_STEPS) -> WinnerMap:
-    """The winner at every point of a grid over all weights that sum to 1."""
+def _least_lead(order: Order, names: Names, base: str) -> float:
+    """Least difference of two terms that are ratios to the baseline: other x (one / other - 1)."""
+    open_ended = Pair(ratio=1.0, low=0.0, high=math.inf)
+    between = order.pairs.get(names, open_ended).low - 1
+    even = Pair(ratio=1.0, low=1.0, high=1.0)
+    other = even if names[1] == base else order.pairs.get((names[1], base), open_ended)
+    least = between * (other.low if between > 0 else other.high)
+    return 0.0 if between == 0 else -math.inf if math.isnan(least) else least
+
+
+def scaled_leads(leads: Leads, literal: Sequence[Score]) -> Leads:
+    """The same for the normalised terms: divided by how far each term runs over the candidates."""
+    columns = list(zip(*(score.terms for score in literal), strict=True))
+    spans = [max(column) - min(column) if _differ(column) else None for column in columns]
+
+    def scaled(lead: Weights, term: int) -> float:
+        span = spans[term]
+        return 0.0 if span is None else lead[term] / span
+
+    return {names: (scaled(lead, 0), scaled(lead, 1), scaled(lead, 2)) for names, lead in leads.items()}
+
+
+def score_order(scores: Sequence[Score], leads: Leads, weights: Weights) -> Order:
+    """The formats by score, told apart by PLACES_RULE; of equal scores the smaller file first.
+
+    Args:
+        scores: as from `literal_scores` or `normalised_scores`; their terms count, whatever they were weighed with.
+        leads: of the same terms.
+    """
+    ranked = sorted(scores, key=lambda score: (-round(weigh(score.terms, weights), 12), -score.size_score))
+    names = tuple(score.format for score in ranked)
+    pairs = itertools.combinations(names, 2)
+    shown = frozenset(pair for pair in pairs if pair in leads and weigh(leads[pair], weights) > 1e-12)
+    return Order(names=names, shown=shown)
+
+
+def winner_map(scores: Sequence[Score], leads: Leads, steps: int = MAP_STEPS) -> WinnerMap:
+    """The highest score at every point of a grid over all weights that sum to 1."""
+    firsts = {
+        (size, quality): score_order(
+            scores, leads, (size / steps, quality / steps, (steps - size - quality) / steps)
+        ).first
+        for size in range(steps + 1)
+        for quality in range(steps + 1 - size)
+        if scores
+    }
     return WinnerMap(
         steps=steps,
-        winners={
-            (size, quality): winner(scores, (size / steps, quality / steps, (steps - size - quality) / steps)) or ""
-            for size in range(steps + 1)
-            for quality in range(steps + 1 - size)
-            if scores
-        },
+        winners={place: names[0] for place, names in firsts.items()},
+        settled=frozenset(place for place, names in firsts.items() if len(names) == 1),
     )
 
 
 def weigh(terms: Weights, weights: Weights) -> float:
-    """Weighted sum of the three terms."""
-    return math.fsum(term * weight for term, weight in zip(terms, weights, strict=True))
+    """Weighted sum of the three terms; a term without weight counts nothing, whatever it is."""
+    return math.fsum(term * weight for term, weight in zip(terms, weights, strict=True) if weight)
 
 
-def pareto_front(costs: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Which points no other point beats: none is at least as good in everything and better in something.
-
-    Args:
-        costs: one row a point, lower is better in every column; rows with a NaN take no part.
-    Returns: indexes of the points on the front, ascending.
-    """
-    known = [index for index, row in enumerate(costs) if not any(math.isnan(value) for value in row)]
-    return tuple(index for index in known if not any(dominates(costs[other], costs[index]) for other in known))
+Stars = tuple[int, int]
+"""Fewest and most stars that an interval allows, from 1 to 5."""
 
 
-def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is nowhere worse than `other` and somewhere better; lower is better."""
-    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
-
-
-Interval = tuple[float, float]
-"""Lowest and highest value that fits a measurement; twice the same for a figure that is exact."""
-
-
-def surely_dominates(one: Sequence[Interval], other: Sequence[Interval]) -> bool:
-    """Whether `one` is shown to be nowhere worse than `other` and somewhere better; lower is better.
-
-    Intervals that overlap show nothing.
-    """
-    pairs = list(zip(one, other, strict=True))
-    return all(a[1] <= b[0] for a, b in pairs) and any(a[1] < b[0] for a, b in pairs)
-
-
-def sure_pareto_front(costs: Sequence[Sequence[Interval]]) -> tuple[int, ...]:
-    """Which points no other point is shown to beat.
-
-    Args:
-        costs: one row a point, an interval a column, lower is better.
-    Returns: indexes of the points on the front, ascending.
-    """
-    return tuple(
-        index
-        for index, row in enumerate(costs)
-        if not any(surely_dominates(other, row) for place, other in enumerate(costs) if place != index)
-    )
-
-
-def size_stars(compression_ratio: float) -> int | None:
+def size_stars(compression_ratio: float) -> Stars | None:
     """Stars of a file that is this many times smaller than the baseline; None if not measured."""
-    return _rising(compression_ratio, (1.5, 2.0, 2.5, 3.0))
+    return _rising((1.5, 2.0, 2.5, 3.0), compression_ratio, compression_ratio)
 
 
-def perplexity_stars(ppl_increase_pct: float) -> int | None:
-    """Stars of a perplexity increase in percent; None if not measured."""
-    return None if math.isnan(ppl_increase_pct) else 1 + sum(ppl_increase_pct <= bar for bar in (0.5, 2.0, 5.0, 10.0))
+def perplexity_stars(low_pct: float, high_pct: float) -> Stars | None:
+    """Stars of a perplexity increase in percent, by its interval; None if not measured."""
+    return _rising((-10.0, -5.0, -2.0, -0.5), -high_pct, -low_pct)
 
 
-def speed_stars(speedup: float) -> int | None:
-    """Stars of a generation speed against the baseline's; None if not measured."""
-    return _rising(speedup, (1.1, 1.5, 2.0, 2.5))
+def speed_stars(low: float, high: float) -> Stars | None:
+    """Stars of a generation's speed-up over the baseline, by its interval; None if not measured."""
+    return _rising((1.1, 1.5, 2.0, 2.5), low, high)
 
 
-def quality_stars(kept_pct: float) -> int | None:
-    """Stars of the share of the baseline's correct answers that are still correct, in percent; None if not measured."""
-    return _rising(kept_pct, (80.0, 92.0, 97.0, 99.0))
+def quality_stars(low_pct: float, high_pct: float) -> Stars | None:
+    """Stars of the share of the baseline's correct answers that are still correct, by its interval in percent."""
+    return _rising((80.0, 92.0, 97.0, 99.0), low_pct, high_pct)
 
 
-def _rising(value: float, bars: tuple[float, ...]) -> int | None:
-    return None if math.isnan(value) else 1 + sum(value >= bar for bar in bars)
+def _rising(bars: tuple[float, ...], low: float, high: float) -> Stars | None:
+    if math.isnan(low) or math.isnan(high):
+        return None
+    return 1 + sum(low >= bar for bar in bars), 1 + sum(high >= bar for bar in bars)
 
 
 def _scaled(values: list[float]) -> list[float]:
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    if high - low <= 1e-12 * max(abs(high), abs(low)):
+    if not _differ(values):
         return [0.5] * len(values)
+    low, high = min(values), max(values)
     return [(value - low) / (high - low) for value in values]
+
+
+def _differ(values: Sequence[float]) -> bool:
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    return high - low > 1e-12 * max(abs(high), abs(low))
 
 
 def _score(name: str, terms: Weights, weights: Weights) -> Score:

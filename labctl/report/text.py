@@ -80,9 +80,14 @@ def speedup_words(row: Mapping[str, Any], test: str = "tg") -> str:
     return f"{times(*(row[f'{column}{end}'] for end in ('', '_low', '_high')))} times"
 
 
-def stars(count: int | None) -> str:
-    """One to five stars, the missing ones hollow."""
-    return NOT_MEASURED if count is None else "★" * count + "☆" * (5 - count)
+def stars(found: tuple[int, int] | None) -> str:
+    """One to five stars, the missing ones hollow; the fewest and the most where an interval leaves it open."""
+    if found is None:
+        return NOT_MEASURED
+    if found == (1, 5):
+        return "not settled"
+    low, high = found
+    return "★" * low + "☆" * (5 - low) if low == high else f"{'★' * low} to {'★' * high}"
 
 
 def words(names: Iterable[str], last: str = "and") -> str:

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.records import LabRecords
+from labctl.report.board import Board, Boards
 from labctl.report.greedy import greedy_divergences
-from labctl.report.rules import TOO_LITTLE
-from labctl.report.scoring import Score, Weights, winner, winner_map
+from labctl.report.order import Order, tied
+from labctl.report.rules import Answer, increase_words, is_smaller, not_smaller
+from labctl.report.scoring import MAP_STEPS, PLACES_RULE, Weights, weigh
 from labctl.report.tables import cell, count
-from labctl.report.text import NOT_MEASURED, interval, known, percent, rate, size, table
+from labctl.report.text import NOT_MEASURED, interval, known, percent, rate, size, table, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -82,87 +84,165 @@ def prediction(records: LabRecords, rows: Rows) -> str:
     )
 
 
-def scores(rows: Rows, literal: Sequence[Score], scaled: Sequence[Score]) -> str:
-    """Q15: terms and totals of both scores."""
-    found = {one.format: (one, other) for one, other in zip(literal, scaled, strict=True)}
-    return table(
-        (
-            "Format",
-            "size_score",
-            "quality_score",
-            "speed_score",
-            "Literal score",
-            "Normalised terms",
-            "Normalised score",
-        ),
-        (
-            (
+def scores(rows: Rows, boards: Boards) -> str:
+    """Q15: terms, totals and places of both scores."""
+    found = {score.format for score in boards.literal.scores}
+    places = [board.order().ranks for board in boards.both]
+    header = ("Format", "size_score", "quality_score", "speed_score", "Literal score", "Place")
+    lines = []
+    for name, row in rows.items():
+        if name not in found:
+            reason = NOT_MEASURED if found and is_smaller(row) else f"no smaller than {next(iter(rows))}"
+            lines.append([name, *[reason if found else NOT_MEASURED] * 8])
+            continue
+        literal, scaled = (board.score(name) for board in boards.both)
+        lines.append(
+            [
                 name,
-                *(f"{term:.3f}" for term in found[name][0].terms),
-                f"{found[name][0].total:.3f}",
-                " / ".join(f"{term:.2f}" for term in found[name][1].terms),
-                f"{found[name][1].total:.3f}",
+                *(f"{term:.3f}" for term in literal.terms),
+                f"{literal.total:.3f}",
+                place(places[0][name]),
+                " / ".join(f"{term:.2f}" for term in scaled.terms),
+                f"{scaled.total:.3f}",
+                place(places[1][name]),
+            ]
+        )
+    return table((*header, "Normalised terms", "Normalised score", "Place"), lines)
+
+
+def place(ends: tuple[int, int]) -> str:
+    """A place in an order, or the places that it can be: 1, or 1 to 3."""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def sweet_spot(rows: Rows, boards: Boards) -> Answer:
+    """Q11: the highest normalised score under equal weights."""
+    rule = (
+        "The highest normalised score (see Q15) with size, quality and speed weighted equally, one third each."
+        f" {PLACES_RULE} Beside it: who has the highest score for what share of all weightings."
+    )
+    board = boards.normalised
+    if not boards.comparable:
+        return Answer(rule=rule, text=too_little(rows))
+    order = board.order((1 / 3, 1 / 3, 1 / 3))
+    text = _leader(board, order, (1 / 3, 1 / 3, 1 / 3))
+    text = f"{text[0].upper()}{text[1:]}"
+    shares, surely = (getattr(board.map(MAP_STEPS), kind) for kind in ("shares", "settled_shares"))
+    listed = words(f"{name} for {100 * share:.0f} %" for name, share in shares.items() if share >= 0.005)
+    settled = math.fsum(surely.values())
+    text += f" Over all weightings the highest score is that of {listed}; {_settled_words(settled)}."
+    pick = order.first[0] if len(order.first) == 1 else None
+    for name in order.first if pick else ():
+        row = rows[name]
+        if row["verdict"] in ("fail", "undecided"):
+            state = "is above" if row["verdict"] == "fail" else "is not shown to be under"
+            text += (
+                f" Its increase of perplexity, {increase_words(row)}, {state} the limit of Q3: the score trades that"
+                " for size and speed."
             )
-            if name in found
-            else (name, *[NOT_MEASURED] * 6)
-            for name in rows
-        ),
+    return Answer(rule=rule, text=text, pick=pick)
+
+
+def _settled_words(share: float) -> str:
+    if share > 0.995:
+        return "the intervals leave no other first place"
+    if share < 0.005:
+        return "by the intervals none of these first places is settled"
+    return f"by the intervals the first place is settled for {100 * share:.0f} % of them"
+
+
+def _leader(board: Board, order: Order, weights: Weights) -> str:
+    """Who has the highest score, and whether that is settled."""
+    totals = {score.format: weigh(score.terms, weights) for score in board.scores}
+    first, others = order.first[0], [name for name in order.names if name != order.first[0]]
+    if len(order.first) > 1:
+        listed = words((f"{name} ({totals[name]:.3f})" for name in order.first), "or")
+        return f"not settled, {listed}: the intervals of quality and speed allow each of them the first place."
+    return (
+        f"{first} with {totals[first]:.3f}, ahead of {others[0]} with {totals[others[0]]:.3f} by more than the"
+        " intervals of quality and speed can move."
     )
 
 
-def score_words(rows: Rows, literal: Sequence[Score], scaled: Sequence[Score], weights: Weights) -> str:
+def too_little(rows: Rows) -> str:
+    """Why there is no score, as a sentence."""
+    return f"There are no scores: {missing_words(rows)}."
+
+
+def missing_words(rows: Rows) -> str:
+    """What the scores lack: the figures that are missing, by format, or a format that saves space."""
+    base = next(iter(rows))
+    if len(rows) == 1:
+        return f"{base} is the only format of this lab"
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, row in rows.items():
+        columns = (("size", "size_bytes"), ("perplexity", "ppl"), ("speed", "tg_tps"))
+        missing = tuple(what for what, column in columns if not known(row[column]))
+        if missing:
+            groups.setdefault(missing, []).append(name)
+    if not groups:
+        return f"{words(not_smaller(rows))} {'is' if len(rows) == 2 else 'are'} no smaller than {base}"
+    return "; ".join(
+        f"{words(missing)} {'is' if len(missing) == 1 else 'are'} not measured"
+        + ("" if len(names) == len(rows) else f" for {words(names)}")
+        for missing, names in groups.items()
+    )
+
+
+def score_words(rows: Rows, boards: Boards) -> str:
     """Q15 in words, with how sure the lead is."""
-    first, normal = winner(literal), winner(scaled)
-    if first is None or normal is None or len(literal) < 2:
-        return TOO_LITTLE
-    best = next(score for score in literal if score.format == first)
-    second = max((score for score in literal if score.format != first), key=lambda score: score.total)
-    text = f"{first} with {best.total:.3f}, before {second.format} with {second.total:.3f}"
-    text += f"; normalised, {'also ' if normal == first else ''}{normal}."
-    row, other = rows[first], rows[second.format]
-    if known(row["tg_low_tps"]) and known(other["tg_high_tps"]):
-        base_tps = rows[literal[0].format]["tg_tps"]
-        slack = weights[2] * (row["tg_tps"] - row["tg_low_tps"] + other["tg_high_tps"] - other["tg_tps"]) / base_tps
-        lead = best.total - second.total
-        text += (
-            f" The lead of {lead:.3f} is larger than what the spread of the speeds can move ({slack:.3f})."
-            if lead > slack
-            else f" The lead of {lead:.3f} is within what the spread of the speeds can move ({slack:.3f}): not settled."
-        )
-    return text
+    if not boards.comparable:
+        return too_little(rows)
+    return " ".join(
+        f"{head}: {_leader(board, board.order(), board.weights)}"
+        for head, board in (("Literal score", boards.literal), ("Normalised score", boards.normalised))
+    )
 
 
-def change_words(literal: Sequence[Score], scaled: Sequence[Score], weights: Weights) -> str:
+def change_words(rows: Rows, boards: Boards, weights: Weights) -> str:
     """Q16 in words, for both scores."""
+    if not boards.comparable:
+        return too_little(rows)
     parts = []
-    for name, found in (("Literal score", literal), ("Normalised score", scaled)):
-        before, after = winner(found), winner(found, weights)
-        if before is None or len(found) < 2:
-            return TOO_LITTLE
-        parts.append(f"{name}: {f'yes, from {before} to {after}' if after != before else f'no, it stays {before}'}.")
+    for head, board in (("Literal score", boards.literal), ("Normalised score", boards.normalised)):
+        before, after = (board.order(one).first for one in (None, weights))
+        if not set(before) & set(after):
+            text = f"yes, from {tied(before)} to {tied(after)}"
+        elif before == after and len(before) == 1:
+            text = f"no, it stays {before[0]}"
+        else:
+            text = f"not settled: before {tied(before)}, after {tied(after)}"
+        parts.append(f"{head}: {text}.")
     return " ".join(parts)
 
 
-def winners(scaled: Sequence[Score], steps: int = 5) -> str:
-    """Q16: the winner for weights in steps of 20 %."""
-    if len(scaled) < 2:
-        return ""
-    found = winner_map(scaled, steps).winners
+def winners(board: Board, steps: int = 5) -> str:
+    """Q16: who can be first, for weights in steps of 20 %."""
     share = 100 // steps
+
+    def first(size_steps: int, speed_steps: int) -> str:
+        if size_steps + speed_steps > steps:
+            return ""
+        names = board.order((size_steps / steps, (steps - size_steps - speed_steps) / steps, speed_steps / steps)).first
+        return " / ".join(names) if len(names) < 4 else f"{names[0]} or {len(names) - 1} others"
+
     return table(
         ("Size weight \\ speed weight", *(f"{share * speed} %" for speed in range(steps + 1))),
-        (
-            (f"{share * s} %", *(found.get((s, steps - s - speed), "") for speed in range(steps + 1)))
-            for s in range(steps + 1)
-        ),
+        ((f"{share * s} %", *(first(s, speed) for speed in range(steps + 1))) for s in range(steps + 1)),
     )
 
 
-def shares(literal: Sequence[Score], scaled: Sequence[Score]) -> str:
-    """Q16: share of the triangle of weights that each format wins."""
-    maps = [winner_map(found).shares for found in (literal, scaled)]
-    names = [score.format for score in literal if any(score.format in found for found in maps)]
+def shares(boards: Boards) -> str:
+    """Q16: share of all weightings at which each format has the highest score, and at which that is settled."""
+    maps = [board.map(MAP_STEPS) for board in boards.both]
+    names = [score.format for score in boards.literal.scores if any(score.format in one.shares for one in maps)]
     return table(
-        ("Format", "Literal score", "Normalised score"),
-        ((name, *(f"{100 * found.get(name, 0):.0f} %" for found in maps)) for name in names),
+        ("Format", "Literal: highest", "settled", "Normalised: highest", "settled"),
+        (
+            (
+                name,
+                *(f"{100 * found.get(name, 0):.0f} %" for one in maps for found in (one.shares, one.settled_shares)),
+            )
+            for name in names
+        ),
     )

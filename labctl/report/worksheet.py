@@ -12,6 +12,7 @@ from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report import advice, hardware, machine_tables, sweep_tables, tables, tradeoffs
 from labctl.report.analysis import load_nll
+from labctl.report.board import boards
 from labctl.report.coursefiles import prompts
 from labctl.report.drafts import (
     for_everyone,
@@ -24,28 +25,19 @@ from labctl.report.drafts import (
 from labctl.report.findings import chunk_words, machines, notices, readings, versions
 from labctl.report.gaps import gaps, outputs_name, provenances, record_name
 from labctl.report.greedy import LOOP_RULE
-from labctl.report.order import Orders
-from labctl.report.rules import (
-    candidates,
-    in_ram,
-    matrix,
-    production,
-    reasoning,
-    sweet_spot,
-    to_drop,
-    under_limit,
-)
+from labctl.report.matrix import matrix
+from labctl.report.order import ORDER_RULE, Orders
+from labctl.report.rules import in_ram, production, to_drop, under_limit
 from labctl.report.scoring import (
     MAP_STEPS,
     NORMALISED_RULE,
+    PLACES_RULE,
     SCORE_RULE,
     STARS_RULE,
     Weights,
-    literal_scores,
-    normalised_scores,
 )
 from labctl.report.text import escape, prose, table
-from labctl.report.uses import minimum_formats
+from labctl.report.uses import minimum_formats, reasoning
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,10 +73,10 @@ def context(
     base = records.formats[0]
     orders = Orders(records, rows)
     found_gaps = gaps(records)
-    literal, scaled = (score(candidates(rows), weights) for score in (literal_scores, normalised_scores))
-    q7 = reasoning(rows, base)
+    scored = boards(rows, orders, weights)
+    q7, uses = reasoning(rows, base, q13_limits or {}), minimum_formats(rows, base, q13_limits or {})
     q10 = production(records, rows, limit)
-    q9, q11 = in_ram(records, rows, 8), sweet_spot(rows)
+    q9, q11 = in_ram(records, rows, orders, 8), tradeoffs.sweet_spot(rows, scored)
     picks = {"reasoning": q7, "ram": q9, "balance": q11}
     found_surprises = surprises(records, rows)
     worst, worst_table = tables.worst_beside_base(records, rows)
@@ -112,7 +104,7 @@ def context(
         "q2_note": tables.perplexity_note(records, rows),
         "q3": under_limit(rows, limit),
         "q3_table": tables.verdicts(rows),
-        "q4": to_drop(rows, limit),
+        "q4": to_drop(rows, orders, limit),
         "q5": tables.side_by_side(records),
         "q6": quality_loss(records, rows),
         "q6_same": tables.same_tokens(records),
@@ -139,28 +131,32 @@ def context(
         "q9_parts": hardware.memory_parts(records),
         "q9_parts_note": hardware.MEMORY_NOTE,
         "matrix": table(
-            ("Format", "Size", "Perplexity", "Speed", "Quality", "Best for"), matrix(rows, scaled), left=range(6)
+            ("Format", "Size", "Perplexity", "Speed", "Quality", "Best for"),
+            matrix(rows, orders, scored, uses),
+            left=range(6),
         ),
         "stars_rule": STARS_RULE,
+        "order_rule": ORDER_RULE,
         "q10": q10,
         "q11": q11,
         "q12": large_against_small(rows),
         "q12_table": tradeoffs.compared(rows, ("Q8_0", "Q4_K_M")),
         "q13": table(
             ("Use", "Allowance", "Least format"),
-            ((use, escape(a.rule), escape(a.text)) for use, a in minimum_formats(rows, base, q13_limits or {})),
+            ((use, escape(a.rule), escape(a.text)) for use, a in uses),
             left=range(3),
         ),
         "q14": prediction(records, rows, load_nll(records)),
         "q14_table": tradeoffs.prediction(records, rows),
         "weights": [f"{100 * weight:g}" for weight in weights],
-        "q15": tradeoffs.score_words(rows, literal, scaled, weights),
-        "q15_table": tradeoffs.scores(rows, literal, scaled),
+        "q15": tradeoffs.score_words(rows, scored),
+        "q15_table": tradeoffs.scores(rows, scored),
         "score_rule": SCORE_RULE,
+        "places_rule": PLACES_RULE,
         "normalised_rule": NORMALISED_RULE,
-        "q16": tradeoffs.change_words(literal, scaled, (0.2, 0.3, 0.5)),
-        "q16_map": tradeoffs.winners(scaled),
-        "q16_shares": tradeoffs.shares(literal, scaled),
+        "q16": tradeoffs.change_words(rows, scored, (0.2, 0.3, 0.5)),
+        "q16_map": tradeoffs.winners(scored.normalised) if scored.comparable else "",
+        "q16_shares": tradeoffs.shares(scored),
         "map_points": (MAP_STEPS + 1) * (MAP_STEPS + 2) // 2,
         "q17_found": found_surprises,
         "q17": surprise_draft(rows, found_surprises),

@@ -66,8 +66,8 @@ function signed(value, digits = 2) {
   const size = Math.abs(value).toFixed(digits);
   return `${Number(size) === 0 ? "" : value < 0 ? "-" : "+"}${size} %`;
 }
-const inWords = (names) =>
-  names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}`;
+const inWords = (names, last = "and") =>
+  names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} ${last} ${names[names.length - 1]}`;
 
 /* -- which formats -- */
 
@@ -127,6 +127,16 @@ function setWeights(weights) {
   renderScores();
 }
 
+/* tradeoffs.py, place and _leader */
+const placeText = (score) => (score.best === score.worst ? String(score.best) : `${score.best} to ${score.worst}`);
+function winnerWords(id, ranked) {
+  const first = firsts(ranked);
+  const names = inWords(first.map((score) => score.format), "or");
+  return first.length === 1
+    ? [el("strong", { id }, names), ` wins with ${first[0].total.toFixed(3)}.`]
+    : ["not settled: ", el("strong", { id }, names), "."];
+}
+
 function renderScores() {
   const weights = shares();
   const found = candidates();
@@ -141,28 +151,28 @@ function renderScores() {
   if (!weights || found.length < 2) {
     body.replaceChildren();
     winners.textContent = weights
-      ? "Size, perplexity and speed of the baseline and one more format are needed."
+      ? "Size, perplexity and speed of the baseline and of one smaller format are needed."
       : "All weights are zero: move a slider.";
     return;
   }
-  const literal = ranking(literalTerms(found), weights);
-  const normal = ranking(normalisedTerms(found), weights);
+  const literal = ranking(literalBoard(found, data.leads), weights);
+  const normal = ranking(normalisedBoard(found, data.leads), weights);
   const other = new Map((normalisedChosen() ? literal : normal).map((score) => [score.format, score.total]));
   const main = normalisedChosen() ? normal : literal;
   const most = Math.max(...main.map((score) => score.total), 1e-9);
   winners.replaceChildren(
-    "Normalised score: ", el("strong", { id: "winner-normalised" }, normal[0].format), ` wins with ${normal[0].total.toFixed(3)}. `,
-    "Literal score: ", el("strong", { id: "winner-literal" }, literal[0].format), ` wins with ${literal[0].total.toFixed(3)}.`,
+    "Literal score: ", ...winnerWords("winner-literal", literal),
+    " Normalised score: ", ...winnerWords("winner-normalised", normal),
   );
   byId("other-score").textContent = normalisedChosen() ? "Literal" : "Normalised";
   body.replaceChildren(
-    ...main.map((score, place) => {
+    ...main.map((score) => {
       const bar = el("span", { class: "bar" }, el("span", {}));
       bar.firstChild.style.width = `${Math.max(0, (100 * score.total) / most)}%`;
       return el(
         "tr",
-        { "data-rank": place + 1, "data-ranked": score.format, "data-total": score.total, "data-other": other.get(score.format) },
-        el("td", { class: "number" }, String(place + 1)),
+        { "data-rank": placeText(score), "data-ranked": score.format, "data-total": score.total, "data-other": other.get(score.format) },
+        el("td", { class: "number" }, placeText(score)),
         el("th", { scope: "row" }, label(score.format)),
         el("td", { class: "wide" }, bar),
         el("td", { class: "number" }, score.total.toFixed(3)),
@@ -193,26 +203,33 @@ function renderMap() {
     legend.replaceChildren();
     return;
   }
-  const cells = winnerMap(normalisedChosen() ? normalisedTerms(found) : literalTerms(found), MAP_STEPS);
+  const cells = winnerMap((normalisedChosen() ? normalisedBoard : literalBoard)(found, data.leads), MAP_STEPS);
   const paths = new Map();
   const counts = new Map();
+  const settled = new Map();
   for (const cell of cells) {
     const [x, y] = inTriangle(cell.weights);
     const dot = `M${x.toFixed(1)} ${(y - 3).toFixed(1)}l2.7 1.4v3.2l-2.7 1.4l-2.7-1.4v-3.2z`;
-    paths.set(cell.format, (paths.get(cell.format) || "") + dot);
+    const path = JSON.stringify([cell.format, cell.settled]);
+    paths.set(path, (paths.get(path) || "") + dot);
     counts.set(cell.format, (counts.get(cell.format) || 0) + 1);
+    if (cell.settled) settled.set(cell.format, (settled.get(cell.format) || 0) + 1);
   }
   const order = [...counts].sort((a, b) => b[1] - a[1]);
   svg.replaceChildren(
-    ...[...paths].map(([name, d]) => svgEl("path", { d, fill: ink(formatOf.get(name).color) })),
+    ...[...paths].map(([path, d]) => {
+      const [name, sure] = JSON.parse(path);
+      return svgEl("path", { d, fill: ink(formatOf.get(name).color), "fill-opacity": sure ? 1 : 0.4 });
+    }),
     svgEl("text", { x: 20, y: 224, "text-anchor": "start" }, "only size"),
     svgEl("text", { x: 154, y: 13, "text-anchor": "start" }, "only quality"),
     svgEl("text", { x: 260, y: 224, "text-anchor": "end" }, "only speed"),
     svgEl("g", { id: "weight-mark" }, svgEl("circle", { r: 6.5, class: "halo" }), svgEl("circle", { r: 6.5, class: "ring" })),
   );
   const share = (count) => `${Math.round((100 * count) / cells.length)} %`;
-  svg.setAttribute("aria-label", `Winner for every division of the weights: ${order.map(([name, n]) => `${name} ${share(n)}`).join(", ")}`);
-  legend.replaceChildren(...order.map(([name, n]) => el("li", {}, label(name), ` ${share(n)}`)));
+  const shareText = (name, n) => `${share(n)} (settled ${share(settled.get(name) || 0)})`;
+  svg.setAttribute("aria-label", `Highest score for every division of the weights: ${order.map(([name, n]) => `${name} ${shareText(name, n)}`).join(", ")}`);
+  legend.replaceChildren(...order.map(([name, n]) => el("li", {}, label(name), ` ${shareText(name, n)}`)));
 }
 
 function buildScores() {

@@ -42,47 +42,64 @@ function roundEven(value) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-const weigh = (terms, weights) => fsum(terms.map((term, i) => term * weights[i]));
+/* scoring.py, weigh: a term without weight counts nothing, whatever it is. */
+const weigh = (terms, weights) => fsum(terms.map((term, i) => (weights[i] ? term * weights[i] : 0)));
 
-/* scoring.py, literal_scores */
-function literalTerms(candidates) {
-  const base = candidates[0];
-  return candidates.map((one) => ({
-    format: one.format,
-    terms: [1 - one.size_bytes / base.size_bytes, base.ppl / one.ppl, one.tg_tps / base.tg_tps],
-  }));
-}
-
-/* scoring.py, _scaled */
-function scaled(values) {
+/* scoring.py, _differ */
+function differ(values) {
   const low = Math.min(...values);
   const high = Math.max(...values);
-  if (high - low <= 1e-12 * Math.max(Math.abs(high), Math.abs(low))) return values.map(() => 0.5);
-  return values.map((value) => (value - low) / (high - low));
+  return high - low > 1e-12 * Math.max(Math.abs(high), Math.abs(low));
 }
 
-/* scoring.py, normalised_scores */
-function normalisedTerms(candidates) {
-  const literal = literalTerms(candidates);
-  const columns = [0, 1, 2].map((term) => scaled(literal.map((score) => score.terms[term])));
-  return literal.map((score, row) => ({ format: score.format, terms: columns.map((column) => column[row]) }));
+/* board.py: the terms of one score, and what each term of one format is at least above another's (null: no bound). */
+function literalBoard(candidates, leads) {
+  return { scores: candidates, lead: (one, other, term) => leads[one][other][term] ?? -Infinity };
 }
 
-/* scoring.py, winner: the highest score; of equal ones the better size term; of those the first. */
-function ranking(scores, weights) {
-  return scores
+/* scoring.py, normalised_scores and scaled_leads */
+function normalisedBoard(candidates, leads) {
+  const columns = [0, 1, 2].map((term) => candidates.map((one) => one.terms[term]));
+  const lows = columns.map((column) => Math.min(...column));
+  const spans = columns.map((column, term) => (differ(column) ? Math.max(...column) - lows[term] : null));
+  const literal = literalBoard(candidates, leads);
+  return {
+    scores: candidates.map((one) => ({
+      format: one.format,
+      terms: one.terms.map((value, term) => (spans[term] === null ? 0.5 : (value - lows[term]) / spans[term])),
+    })),
+    lead: (one, other, term) => (spans[term] === null ? 0 : literal.lead(one, other, term) / spans[term]),
+  };
+}
+
+/* scoring.py, score_order: by score, of equal ones the better size term, of those the first; and which places each can have. */
+function ranking(board, weights) {
+  const ranked = board.scores
     .map((score, place) => ({ ...score, place, total: weigh(score.terms, weights) }))
-    .map((score) => ({ ...score, rounded: Number(score.total.toFixed(12)) }))
+    .map((score) => ({ ...score, rounded: Number(score.total.toFixed(12)), best: 1, worst: board.scores.length }))
     .sort((a, b) => b.rounded - a.rounded || b.terms[0] - a.terms[0] || a.place - b.place);
+  const ahead = (a, b) => weigh([0, 1, 2].map((term) => board.lead(a.format, b.format, term)), weights) > 1e-12;
+  ranked.forEach((a, i) => {
+    for (const b of ranked.slice(i + 1)) {
+      if (!ahead(a, b)) continue;
+      b.best += 1;
+      a.worst -= 1;
+    }
+  });
+  return ranked;
 }
+
+/* order.py, Order.first: formats that none is shown to beat. */
+const firsts = (ranked) => ranked.filter((score) => score.best === 1);
 
 /* scoring.py, winner_map */
-function winnerMap(scores, steps) {
+function winnerMap(board, steps) {
   const cells = [];
   for (let size = 0; size <= steps; size++) {
     for (let quality = 0; quality <= steps - size; quality++) {
       const weights = [size / steps, quality / steps, (steps - size - quality) / steps];
-      cells.push({ weights, format: ranking(scores, weights)[0].format });
+      const first = firsts(ranking(board, weights));
+      cells.push({ weights, format: first[0].format, settled: first.length === 1 });
     }
   }
   return cells;
