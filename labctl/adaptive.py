@@ -15,8 +15,8 @@ from pathlib import Path
 from labctl import quality, tasks
 from labctl.divergence import spool_plan
 from labctl.process import OnProgress
-from labctl.quality import ALPHA, COMMON_CHUNKS, ORDER_SEED, Attempt, measure
-from labctl.records import PerplexityRun
+from labctl.quality import ALPHA, ORDER_SEED, Attempt, measure
+from labctl.records import COMMON_CHUNKS, PerplexityRun
 from labctl.steps import Lab
 from labctl.store import write_record
 

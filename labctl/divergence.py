@@ -9,8 +9,8 @@ from typing import Any
 
 from labctl import tasks
 from labctl.errors import LabError
-from labctl.quality import COMMON_CHUNKS, ORDER_SEED, Attempt, kl_path, measure, nll_key
-from labctl.records import DivergenceRun
+from labctl.quality import ORDER_SEED, Attempt, kl_path, measure, nll_key
+from labctl.records import COMMON_CHUNKS, DivergenceRun
 from labctl.steps import Lab, key_of, need_file, stored
 from labctl.store import write_record
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labctl import preflight, quality, rounds, steps
 from labctl.errors import LabError
+from labctl.records import COMMON_CHUNKS
 from labctl.steps import Lab
 
 STEPS = ("quantize", "perplexity", "divergence", "generate", "memory", "bench")
@@ -60,7 +61,7 @@ def cost(lab: Lab, name: str) -> float:
         alone = lab.folder.record_path("perplexity", lab.model.baseline).exists()
         n_chunks = min(n_text, lab.config.kl_chunks or _KL_CHUNKS)
         return lab.config.ctx * n_chunks * (1.0 if alone else _KL_SHARE)
-    n_first = quality.COMMON_CHUNKS + _FURTHER_CHUNKS if lab.config.is_auto else lab.config.n_chunks
+    n_first = COMMON_CHUNKS + _FURTHER_CHUNKS if lab.config.is_auto else lab.config.n_chunks
     return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
 
 

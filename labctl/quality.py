@@ -20,7 +20,6 @@ Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 PROTOCOL = 1
 """Raised whenever the same file and text would give another figure."""
 
-COMMON_CHUNKS = 32
 ORDER_SEED = 2024
 ALPHA = 0.05
 _NPY_HEADER_BYTES = 128

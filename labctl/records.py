@@ -142,6 +142,9 @@ class GgufFile:
 N_SIDE = 2
 """Chunks of a text that are computed at the same time, where there are threads for them."""
 
+COMMON_CHUNKS = 32
+"""Chunks that `--chunks auto` measures every format on before only open verdicts get more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
@@ -252,12 +255,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAnswer:
-    """One question of a probe, answered greedily."""
+    """One question of a probe, answered greedily.
+
+    Attributes:
+        in_demo_training: whether the demo model was trained on it; None where nobody says.
+    """
 
     prompt: str
     expected: str
     output: str
     correct: bool
+    in_demo_training: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

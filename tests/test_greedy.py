@@ -23,7 +23,7 @@ from labctl.report.greedy import (
     same_texts_words,
     same_words,
 )
-from labctl.report.tables import looping, same_tokens, side_by_side, worst_beside_base
+from labctl.report.text_tables import looping, same_tokens, side_by_side, worst_beside_base
 
 
 def text(tokens: tuple[int, ...], number: int = 1, decoding: str = "greedy") -> Generation:

@@ -84,8 +84,8 @@ def test_parts_of_memory_name_what_repacking_took(lab: LabRecords) -> None:
 
 def test_the_head_of_the_worksheet_holds_the_conditions(lab: LabRecords) -> None:
     text = header(lab, rows_of(frame(lab)), None)
-    assert "in 3 rounds of 30 s in all (then every ratio was known well enough)" in text
-    assert "2.00 to 3.00 GHz, governor performance, 50 °C, on mains, 0.1 cores busy, 4.00 GB free" in text
+    assert "3 rounds, 30 s altogether, then every ratio was known well enough; just before:" in text
+    assert "2.00 to 3.00 GHz, governor performance, 50 °C, on mains, other programs on 0.1 cores, 4.00 GB free" in text
     assert "80 °C" in text
 
 

@@ -126,17 +126,22 @@ def test_a_missing_record_leaves_a_gap_with_its_reason(lab: LabRecords, field: s
     check_tables(text)
 
 
-def test_notices_stand_on_top(lab: LabRecords) -> None:
+def test_each_notice_stands_once_beside_what_it_limits(lab: LabRecords) -> None:
     lab = replace(
         lab,
         text=text_source("demo", "TEXT-NOTICE"),
         warnings=("DRIFT *warning*",),
         model=replace(lab.model, notices=("MODEL-NOTICE",), quantized=True),
     )
-    for name in ("worksheet.md.j2", "recommendation.md.j2"):
-        top = render(lab, template=name)[:900]
-        for notice in ("TEXT-NOTICE", "MODEL-NOTICE", "DRIFT \\*warning\\*", "already quantized"):
-            assert notice in top
+    sheet = render(lab)
+    parts = dict(zip(("top", *"12345"), re.split(r"^## Part \d", sheet, flags=re.M), strict=False))
+    for notice, place in (
+        *(("TEXT-NOTICE", "2"), ("DRIFT \\*warning\\*", "4"), ("MODEL-NOTICE", "top"), ("already quantized", "top")),
+    ):
+        assert notice in parts[place] and sheet.count(notice) == 1
+    advice = render(lab, template="recommendation.md.j2")
+    assert "MODEL-NOTICE" in advice[:900] and "already quantized" in advice[:900]
+    assert "does not compare with published WikiText-2 figures" in advice and "The speeds come with warnings" in advice
     assert "# Note: TEXT-NOTICE" in perplexity_results(lab, rows_of(frame(lab)))
 
 

@@ -221,6 +221,7 @@ class Writer:
                 expected=question.expected,
                 output=result.text,
                 correct=is_correct(result.text, question.expected),
+                in_demo_training=question.in_demo_training,
             )
             for question, result in zip(questions, self.continue_all(requests, self._n_side, on_progress), strict=True)
         )

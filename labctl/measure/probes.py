@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from labctl.encodings import read_settings
@@ -14,14 +15,13 @@ from labctl.errors import LabError
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
+@dataclass(frozen=True, slots=True)
 class ProbeQuestion:
-    """A prompt and the answer that has to follow it."""
+    """A prompt and the answer that has to follow it; whether the demo model was trained on it, where that is known."""
 
-    __slots__ = ("expected", "prompt")
-
-    def __init__(self, prompt: str, expected: str) -> None:
-        self.prompt = prompt
-        self.expected = expected
+    prompt: str
+    expected: str
+    in_demo_training: bool | None = None
 
 
 def is_correct(output: str, expected: str) -> bool:
@@ -55,7 +55,7 @@ def _first_line(output: str) -> str:
 
 
 def read_probe(path: Path) -> list[ProbeQuestion]:
-    """Questions of a CSV file with the columns prompt and answer.
+    """Questions of a CSV file with the columns prompt and answer, and perhaps in_demo_training (yes or no).
 
     Columns may be separated by semicolons or tabs too, as spreadsheets write them in many countries.
 
@@ -69,7 +69,14 @@ def read_probe(path: Path) -> list[ProbeQuestion]:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=separator))
     except (OSError, ValueError, csv.Error) as error:
         raise LabError(f"Cannot read the probe {path.name}: {error}.", "Save it as CSV in UTF-8.") from error
-    questions = [ProbeQuestion(row.get("prompt") or "", (row.get("answer") or "").strip()) for row in rows]
+    questions = [
+        ProbeQuestion(
+            prompt=row.get("prompt") or "",
+            expected=(row.get("answer") or "").strip(),
+            in_demo_training={"yes": True, "no": False}.get((row.get("in_demo_training") or "").strip().lower()),
+        )
+        for row in rows
+    ]
     if not questions or any(not question.prompt.strip() or not question.expected for question in questions):
         raise LabError(
             f"The probe {path.name} needs the columns prompt and answer, both filled in every row.",

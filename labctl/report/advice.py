@@ -8,6 +8,7 @@ from typing import Any
 
 from labctl.records import LabRecords
 from labctl.records_base import Machine
+from labctl.report.demo_training import unseen_changes
 from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
 from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
@@ -80,6 +81,8 @@ def costs(records: LabRecords, rows: Rows, pick: str | None) -> list[str]:
             if lost or gained
             else f"On questions with known answers it costs nothing: it has the same ones right as {base}."
         )
+        trained = unseen_changes(records, pick)
+        found += [trained] if trained else []
     texts = greedy_divergences(records).get(pick)
     if texts:
         found.append(greedy_words(texts, base))
@@ -146,10 +149,13 @@ def caveats(
     found = []
     if records.text is not None:
         covered = chunk_words(rows, records)
+        other = "" if records.text.kind == "wikitext-2" else ", and does not compare with published WikiText-2 figures"
         found.append(
             f"Perplexity was measured on one text, {records.text.name}{f', {covered}' if covered else ''}; it speaks"
-            " for text of that kind."
+            f" for text of that kind{other}."
         )
+    if records.warnings:
+        found.append("The speeds come with warnings: they stand at Part 4 of the worksheet.")
     undecided = [name for name, row in rows.items() if row["verdict"] == "undecided"]
     if undecided:
         found.append(

@@ -26,6 +26,7 @@ from labctl.measure.verdict import (
 )
 from labctl.records import LabRecords, PerplexityRun
 from labctl.report.answers import answer_changes, first_divergence
+from labctl.report.demo_training import unseen_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -293,4 +294,7 @@ def _probe_columns(records: LabRecords) -> dict[str, Row]:
                 row |= {"answers_kept_low_pct": 100 * low, "answers_kept_high_pct": 100 * high}
                 row["answers_kept_pct"] = 100 * kept / (lost + kept)
         columns[name] = row
+    for probe_name, scores in unseen_scores(records).items():
+        for name, (right, asked) in scores.items():
+            columns[name] |= {f"{probe_name}_untrained_correct": right, f"{probe_name}_untrained_of": asked}
     return columns

@@ -12,11 +12,12 @@ from labctl.measure.verdict import paired_increase
 from labctl.records import LabRecords
 from labctl.report.analysis import Floats, common_chunks
 from labctl.report.answers import answer_changes, probe_names
+from labctl.report.demo_training import training_note
 from labctl.report.gaps import content_notes
 from labctl.report.greedy import greedy_divergences, loop_words, loops, same_texts_words
 from labctl.report.order import Orders
 from labctl.report.rules import CHANCE_ALPHA, Answer, is_worse
-from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
+from labctl.report.text import counted, known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -49,43 +50,44 @@ def quality_loss(records: LabRecords, rows: Rows) -> str:
     return " ".join(parts) or "Nothing was measured that could show a loss."
 
 
-def large_against_small(rows: Rows, large: str = "Q8_0", small: str = "Q4_K_M") -> str:
-    """Q12: where Q8_0 beats Q4_K_M, by the figures."""
+def large_against_small(records: LabRecords, rows: Rows, large: str = "Q8_0", small: str = "Q4_K_M") -> str:
+    """Q12: where Q8_0 beats Q4_K_M, by what the intervals of their differences show."""
     absent = [name for name in (large, small) if name not in rows]
     if absent:
         return f"This lab has no {words(absent, 'or')}, so it cannot compare the two."
     a, b = rows[large], rows[small]
+    orders = Orders(records, rows)
     parts = []
     if known(a["ppl_increase_pct"]) and known(b["ppl_increase_pct"]):
-        apart = a["ppl_increase_high_pct"] < b["ppl_increase_low_pct"]
-        if apart:
+        figures = f"{percent(a['ppl_increase_pct'])} perplexity against {percent(b['ppl_increase_pct'])}"
+        if orders.ppl.better(large, small):
             parts.append(
-                f"{large} stays closer to the baseline: {percent(a['ppl_increase_pct'])} perplexity against"
-                f" {percent(b['ppl_increase_pct'])}. That favours it where small errors count and there is room for a"
-                " larger file: exact facts, code, arithmetic, or as the copy that other versions are compared with."
+                f"{large} stays closer to the baseline: {figures}. That favours it where small errors count and there"
+                " is room for a larger file: exact facts, code, arithmetic, or as the copy that other versions are"
+                " compared with."
             )
+        elif orders.ppl.better(small, large):
+            parts.append(f"Perplexity speaks against {large}: {figures}.")
         else:
-            parts.append(f"Perplexity does not show {large} to be better: the intervals of the two overlap.")
+            parts.append(f"Perplexity does not tell the two apart: {figures}.")
     if known(a["answers_p"]) and known(b["answers_p"]):
-        kept = {n: rows[n]["answers_gained"] - rows[n]["answers_lost"] for n in (large, small)}
-        ahead = kept[large] - kept[small]
-        if is_worse(b) and not is_worse(a):
-            parts.append(f"On the probes {small} loses answers beyond chance and {large} does not.")
+        right = {name: sum(probe.n_correct for probe in records.generation[name].probes) for name in (large, small)}
+        figures = f"{right[large]} right against {right[small]}"
+        if orders.answers.apart(large, small):
+            more = "more" if orders.answers.better(large, small) else "fewer"
+            parts.append(f"On the probes {large} answers {more} correctly, beyond chance: {figures}.")
         else:
-            order = f"{ahead:.0f} more" if ahead > 0 else f"{-ahead:.0f} fewer" if ahead < 0 else "as many"
-            parts.append(f"On the probes {large} answers {order} than {small} correctly, which can be chance.")
+            parts.append(f"On the probes the two are not told apart: {figures}.")
     for test, task in (("pp", "reading prompts (long documents, short answers)"), ("tg", "generating text")):
-        if known(a[f"{test}_low_tps"]) and known(b[f"{test}_low_tps"]):
-            if a[f"{test}_low_tps"] > b[f"{test}_high_tps"]:
-                verb = "faster"
-            elif b[f"{test}_low_tps"] > a[f"{test}_high_tps"]:
-                verb = "slower"
+        order = orders.speed(test)
+        if (large, small) in order.pairs:
+            figures = f"{rate(a[f'{test}_tps'])} against {rate(b[f'{test}_tps'])} tokens/second"
+            if order.apart(large, small):
+                verb = "faster" if order.better(large, small) else "slower"
+                parts.append(f"{large} is {verb} at {task}: {figures}.")
             else:
                 parts.append(f"At {task} neither is shown to be faster.")
-                continue
-            figures = f"{rate(a[f'{test}_tps'])} against {rate(b[f'{test}_tps'])} tokens/second"
-            parts.append(f"{large} is {verb} at {task}: {figures}.")
-    if known(a["size_bytes"]) and known(b["size_bytes"]):
+    if orders.size.better(small, large):
         parts.append(f"Its price is the file: {size(a['size_bytes'])} against {size(b['size_bytes'])}.")
     return " ".join(parts) or f"Neither {large} nor {small} was measured."
 
@@ -251,23 +253,30 @@ def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
     if pick.pick == base:
         parts.append("Here no smaller version is proven to stay as close to the one we started from as we asked.")
     elif known(row["compression_ratio"]):
-        parts.append(
-            f"The version called {pick.pick} needs {100 * (1 - 1 / row['compression_ratio']):.0f} % less space, and"
-            f" its guesses of the next word get {row['ppl_increase_pct']:.1f} % less certain."
-        )
-    sizes = {name: float(row["size_bytes"]) for name, row in rows.items() if known(row["size_bytes"])}
-    least = min(sizes, key=lambda name: sizes[name], default=None)
-    if least not in (None, base, pick.pick) and known(rows[least or ""]["ppl_increase_pct"]):
-        small = rows[least or ""]
-        saved = 100 * (1 - 1 / small["compression_ratio"])
-        loss = small["ppl_increase_pct"]
-        text = f"The smallest version, {least}, saves {saved:.0f} %, but there the loss is {loss:.1f} %"
-        if known(small["answers_p"]):
-            asked = sum(small[column] for column in small if str(column).endswith("_n") and known(small[column]))
-            text += f", and of {asked:.0f} test questions it gets {small['answers_lost']:.0f} wrong"
+        parts.append(f"The version called {pick.pick} needs {_saved(row)} less space, and {_less_certain(row)}.")
+    orders = Orders(records, rows)
+    least = orders.size.names[0] if orders.size.names else base
+    small = rows[least]
+    if least not in (base, pick.pick) and orders.size.better(least, pick.pick) and known(small["ppl_increase_pct"]):
+        text = f"The smallest version, {least}, saves {_saved(small)}, but there {_less_certain(small)}"
+        if known(small["answers_p"]) and small["answers_lost"] > 0:
+            asked = sum(len(probe.answers) for probe in records.generation[least].probes)
+            trained = ", many of them from its training" if training_note(records) else ""
+            text += f", and of {counted(asked, 'test question')}{trained} it gets {small['answers_lost']:.0f} wrong"
             text += " that the one we started from got right"
         parts.append(text + ".")
-    order = Orders(records, rows).tg
+    order = orders.tg
     if len(order.first) == 1 and order.better(order.first[0], base):
         parts.append(f"The quickest, {order.first[0]}, writes {speedup_words(rows[order.first[0]])} as fast.")
     return " ".join(parts)
+
+
+def _saved(row: Mapping[str, Any]) -> str:
+    return f"{100 * (1 - 1 / row['compression_ratio']):.0f} %"
+
+
+def _less_certain(row: Mapping[str, Any]) -> str:
+    """The loss in perplexity for a layman, no more than its interval shows."""
+    if row["ppl_increase_low_pct"] > 0:
+        return f"its guesses of the next word get {significant(row['ppl_increase_pct'], 2)} % less certain"
+    return "no loss of certainty is shown in its guesses of the next word"

@@ -14,7 +14,7 @@ from labctl.report.hardware import bits_finding
 from labctl.report.order import Orders, tied
 from labctl.report.rules import smallest_passing
 from labctl.report.scoring import MAP_STEPS, WinnerMap
-from labctl.report.text import percent, rate, size, speedup_words, words
+from labctl.report.text import counted, percent, rate, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -24,17 +24,18 @@ QUANTIZED_NOTICE = (
 
 
 def notices(records: LabRecords, kind: str = "") -> tuple[str, ...]:
-    """What the worksheet and every chart must say first.
+    """What must be said of the figures of a chart or file, and beside nothing that it does not limit.
 
     Args:
-        kind: as for caption_lines; warnings about the speeds stand on charts of speeds only. Empty for all of them.
+        kind: "perplexity", "speed" or "memory": what these figures need; "model": what limits all of them, so that it
+            stands first. Empty for everything.
     """
-    found = [records.text.notice] if records.text else []
+    found = [records.text.notice] if records.text and kind in ("", "perplexity") else []
     found += [*records.model.notices, *(records.warnings if kind in ("", "speed") else ())]
     if records.model.quantized and not any("already quantized" in notice for notice in found):
         found.append(QUANTIZED_NOTICE)
     found.append(mislabelled_notice(records))
-    if len(machines(records)) > 1:
+    if len(machines(records)) > 1 and kind != "perplexity":
         found.append("The figures come from different computers; speeds and memory of different ones do not compare.")
     return tuple(dict.fromkeys(notice.strip() for notice in found if notice.strip()))
 
@@ -65,7 +66,7 @@ def chunk_words(rows: Rows, records: LabRecords) -> str:
     shared = [row["n_chunks_common"] for row in rows.values() if math.isfinite(row["n_chunks_common"])]
     if run is None or not shared:
         return ""
-    return f"{shared[0]:.0f} of {run.n_chunks_text} chunks of {run.n_ctx} tokens"
+    return f"{shared[0]:.0f} of {counted(run.n_chunks_text, 'chunk')} of {counted(run.n_ctx, 'token')}"
 
 
 def caption_lines(records: LabRecords, kind: str) -> list[str]:
@@ -80,7 +81,8 @@ def caption_lines(records: LabRecords, kind: str) -> list[str]:
         run = next(iter(records.perplexity.values()), None)
         if run is not None and measured:
             many = f"{measured[0]} to {measured[-1]}" if len(measured) > 1 else f"{measured[0]}"
-            lines[0] += f" Text: {records.text.name}, {many} of {run.n_chunks_text} chunks of {run.n_ctx} tokens."
+            text = f"{counted(run.n_chunks_text, 'chunk')} of {counted(run.n_ctx, 'token')}"
+            lines[0] += f" Text: {records.text.name}, {many} of {text}."
     conditions = []
     for machine in machines(records)[:1]:
         conditions.append(f"Machine: {machine.cpu_model}, {machine.n_cores_physical} cores, {machine.os}")
@@ -172,15 +174,15 @@ def interval_kind(records: LabRecords) -> str:
     """What the intervals of the increase rest on."""
     runs = records.perplexity.values()
     if any(run.order_seed is not None and run.n_chunks < run.n_chunks_text for run in runs):
-        return "paired, chunk by chunk; it holds at every look, since measuring stopped when the verdict was settled"
-    return "paired t over chunks"
+        return "paired, chunk by chunk; wide enough to hold whenever measuring stops"
+    return "paired, Student's t over chunks"
 
 
 HOW_TO_READ = {
     "size_vs_quality": "Further left is smaller, further down is better",
     "size_vs_performance": "Further left is smaller, further up is faster",
     "ppl_increase": "A bar wholly left of the dashed line passes, wholly right of it fails, across it is undecided",
-    "speed": "Further right is faster, and bars that overlap show no difference",
+    "speed": "Further right is faster; bars that overlap settle nothing either way",
     "speed_vs_bits": "Further left is smaller, further up is faster, and the dashed line is what memory allows",
     "memory": "Shorter is better",
     "winner_map": "Find the point of your own weights: its colour is your format",

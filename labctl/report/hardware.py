@@ -10,7 +10,7 @@ from labctl.machine import clock_text
 from labctl.measure.bandwidth import bandwidth_for, bound_tps
 from labctl.records import LabRecords
 from labctl.records_hardware import BenchConditions, Conditions, MemoryLoad
-from labctl.report.text import NOT_MEASURED, rate, significant, size, table
+from labctl.report.text import NOT_MEASURED, counted, rate, significant, size, table
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -148,7 +148,10 @@ def conditions_lines(records: LabRecords) -> list[tuple[str, str]]:
     features = " ".join(machine.cpu_features) or "not told"
     return [
         ("Processor can", f"{cores}{features}"),
-        ("Speeds measured", f"{_rounds(state)}; before: {_state(state.before)}; after: {_state(state.after)}"),
+        (
+            "Speeds measured",
+            f"{_rounds(state)}; just before: {_state(state.before)}; just after: {_state(state.after)}",
+        ),
     ]
 
 
@@ -156,9 +159,9 @@ def _rounds(state: BenchConditions) -> str:
     why = {
         "precise": "then every ratio was known well enough",
         "budget": "then the time allowed was over",
-        "rounds": "as many as allowed",
+        "rounds": "as many rounds as allowed",
     }.get(state.ended, "to be continued")
-    return f"in {state.n_rounds} round{'s' if state.n_rounds != 1 else ''} of {state.spent_s:.0f} s in all ({why})"
+    return f"{counted(state.n_rounds, 'round')}, {state.spent_s:.0f} s altogether, {why}"
 
 
 def _state(now: Conditions) -> str:
@@ -168,7 +171,7 @@ def _state(now: Conditions) -> str:
         f"governor {now.governor}" if now.governor else "",
         f"{now.temperature_c:.0f} °C" if now.temperature_c is not None else "",
         f"on {now.power}" if now.power else "",
-        f"{now.busy_cores:.1f} cores busy" if now.busy_cores is not None else "",
+        f"other programs on {now.busy_cores:.1f} cores" if now.busy_cores is not None else "",
         f"{size(now.available_bytes)} free" if now.available_bytes else "",
     ]
     return ", ".join(part for part in parts if part)

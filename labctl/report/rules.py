@@ -56,9 +56,10 @@ def under_limit(rows: Rows, limit: float) -> Answer:
 def _how_many_more(row: Mapping[str, Any]) -> str:
     if math.isnan(row["n_chunks_needed"]):
         return "it is so close to the limit that no number of chunks can be forecast to settle it."
-    return (
-        f"about {row['n_chunks_needed']:.0f} chunks in all would likely settle it ({row['n_pairs']:.0f} were measured)."
-    )
+    measured = f"{row['n_pairs']:.0f} {'was' if row['n_pairs'] == 1 else 'were'} measured"
+    if row["n_chunks_needed"] <= row["n_pairs"]:
+        return f"more chunks would likely settle it ({measured})."
+    return f"about {row['n_chunks_needed']:.0f} chunks in all would likely settle it ({measured})."
 
 
 def is_smaller(row: Mapping[str, Any]) -> bool:

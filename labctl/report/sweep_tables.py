@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from labctl.measure.ratios import Test
 from labctl.records import LabRecords
 from labctl.records_hardware import BatchRun, ThreadSweep
-from labctl.report.text import NOT_MEASURED, rate, table
+from labctl.report.text import NOT_MEASURED, counted, rate, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +84,8 @@ def threads_note(records: LabRecords) -> str:
     usual = next((run.n_threads for run in records.speed.values()), max(sweep.visits))
     rounds = max(len(visits) for visits in sweep.visits.values())
     return (
-        f"{sweep.format}; medians of {rounds} rounds that went up and down in turn, in brackets the lowest and highest"
-        f" of them. {advice(sweep_rows(sweep), usual)}"
+        f"{sweep.format}; medians of {counted(rounds, 'round')} that went up and down in turn, in brackets the lowest"
+        f" and highest of them. {advice(sweep_rows(sweep), usual)}"
     )
 
 
@@ -120,9 +120,10 @@ def batch_note(records: LabRecords) -> str:
         return ""
     return (
         "Tokens/second of all sequences together (medians), as llama-batched-bench measures it: all prompts are read,"
-        f" then one token of each sequence at a time; {some.n_threads} threads. One reading of the weights serves all"
-        " sequences, so together they are faster until arithmetic is the limit. Each looks back at its prompt while it"
-        " generates, so one at a time is slower here than tg in the table of formats, which begins with nothing."
+        f" then one token of each sequence at a time; {counted(some.n_threads, 'thread')}. One reading of the weights"
+        " serves all sequences, so together they are faster until arithmetic is the limit. Each looks back at its"
+        " prompt while it generates, so one at a time is slower here than tg in the table of formats, which begins with"
+        " nothing."
     )
 
 

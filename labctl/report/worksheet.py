@@ -10,10 +10,20 @@ from labctl.groups import GROUPS
 from labctl.measure.spread import MEDIAN_INTERVAL_RULE
 from labctl.records import LabRecords
 from labctl.records_base import Machine
-from labctl.report import advice, hardware, machine_tables, sweep_tables, tables, tradeoffs
+from labctl.report import (
+    advice,
+    hardware,
+    machine_tables,
+    perplexity_tables,
+    sweep_tables,
+    tables,
+    text_tables,
+    tradeoffs,
+)
 from labctl.report.analysis import load_nll
 from labctl.report.board import boards
 from labctl.report.coursefiles import prompts
+from labctl.report.demo_training import training_note
 from labctl.report.drafts import (
     for_everyone,
     large_against_small,
@@ -79,11 +89,13 @@ def context(
     q9, q11 = in_ram(records, rows, orders, 8), tradeoffs.sweet_spot(rows, scored)
     picks = {"reasoning": q7, "ram": q9, "balance": q11}
     found_surprises = surprises(records, rows)
-    worst, worst_table = tables.worst_beside_base(records, rows)
+    worst, worst_table = text_tables.worst_beside_base(records, rows)
     return {
         "model": records.model.name,
         "base": base,
-        "notices": notices(records),
+        "notices": notices(records, "model"),
+        "text_notice": records.text.notice if records.text else "",
+        "speed_notices": records.warnings,
         "was_quantized": records.model.quantized,
         "not_original": f" The baseline {base} is not the original model." if records.model.quantized else "",
         "header": header(records, rows, machine),
@@ -100,21 +112,22 @@ def context(
         "sampling": tables.sampling(records),
         "q1": tables.sizes(records, rows),
         "q1_notes": tables.size_notes(records),
-        "q2": tables.perplexities(rows),
-        "q2_note": tables.perplexity_note(records, rows),
+        "q2": perplexity_tables.perplexities(rows),
+        "q2_notes": perplexity_tables.perplexity_notes(records, rows),
         "q3": under_limit(rows, limit),
-        "q3_table": tables.verdicts(rows),
+        "q3_table": perplexity_tables.verdicts(rows),
         "q4": to_drop(rows, orders, limit),
-        "q5": tables.side_by_side(records),
+        "q5": text_tables.side_by_side(records),
         "q6": quality_loss(records, rows),
-        "q6_same": tables.same_tokens(records),
+        "q6_same": text_tables.same_tokens(records),
         "q6_worst": worst,
         "q6_worst_table": worst_table,
-        "q6_loops": tables.looping(records),
+        "q6_loops": text_tables.looping(records),
         "q6_loop_rule": LOOP_RULE,
-        "q6_kl": tables.divergences(rows),
-        "q6_kl_note": tables.divergence_note(records),
+        "q6_kl": perplexity_tables.divergences(rows),
+        "q6_kl_note": perplexity_tables.divergence_note(records),
         "q6_probes": tables.probes(records, rows),
+        "training_note": training_note(records),
         "q7": q7,
         "q7_table": tables.sums(records, rows),
         "q8": machine_tables.speeds(rows),
@@ -139,7 +152,7 @@ def context(
         "order_rule": ORDER_RULE,
         "q10": q10,
         "q11": q11,
-        "q12": large_against_small(rows),
+        "q12": large_against_small(records, rows),
         "q12_table": tradeoffs.compared(rows, ("Q8_0", "Q4_K_M")),
         "q13": table(
             ("Use", "Allowance", "Least format"),

@@ -1,0 +1,132 @@
+"""The worksheet's tables of generated texts (Q5, Q6): side by side, tokens in common, loops, the worst texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labctl.records import Generation, LabRecords
+from labctl.report.answers import first_divergence, split_text
+from labctl.report.greedy import greedy_divergences, loop_quote, loops, same_words
+from labctl.report.text import NOT_MEASURED, counted, escape, known, quote, table
+
+Rows = Mapping[str, Mapping[str, Any]]
+SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")
+
+
+def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
+    """Q5: sampled and greedy text of one prompt, and the first greedy token that is not the baseline's."""
+    base = records.formats[0]
+    lines = []
+    for name in (base, *SIDE_BY_SIDE):
+        if name not in records.formats:
+            lines.append([name, *["not in this lab"] * 3])
+            continue
+        run = records.generation.get(name)
+        texts = [run.find(prompt_number, decoding) if run else None for decoding in ("sampled", "greedy")]
+        lines.append(
+            [
+                name,
+                NOT_MEASURED if texts[0] is None else quote(texts[0].text),
+                NOT_MEASURED if texts[1] is None else _marked(records, name, texts[1]),
+                _leaves(records, name, texts[1]),
+            ]
+        )
+    return table(("Format", "Sampled", "Greedy", f"First greedy token that is not {base}'s"), lines, left=range(4))
+
+
+def _marked(records: LabRecords, name: str, greedy: Generation) -> str:
+    """A greedy text with the first token that is not the baseline's in bold."""
+    base_run = records.generation.get(records.formats[0])
+    base = base_run.find(greedy.prompt_number, "greedy") if base_run and name != records.formats[0] else None
+    same, first, rest = split_text(greedy, base)
+    if first is None or not first.strip():
+        return quote(greedy.text)
+    ends = first.partition(first.strip())
+    same, first, rest = (escape(part, newline=" ⏎ ") for part in (same + ends[0], ends[1], ends[2] + rest))
+    return f'"{same}**{first}**{rest}"' if first.strip() else quote(greedy.text)
+
+
+def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
+    base = records.formats[0]
+    if name == base:
+        return "baseline"
+    base_run = records.generation.get(base)
+    theirs = base_run.find(greedy.prompt_number, "greedy") if base_run and greedy else None
+    if greedy is None or theirs is None:
+        return NOT_MEASURED
+    found = first_divergence(greedy, theirs)
+    if found.identical:
+        return f"none: {same_words(found)} the same" if found.n_tokens else "none: both are empty"
+    mine, other = ("ends" if piece is None else quote(piece) for piece in (found.piece, found.base_piece))
+    return f"after {found.n_same} of {counted(found.n_tokens, 'token')}: {mine}; {base}: {other}"
+
+
+def same_tokens(records: LabRecords) -> str:
+    """Q6: tokens in common with the baseline from the start, per prompt and of all."""
+    found = greedy_divergences(records)
+    numbers = sorted({number for by_prompt in found.values() for number in by_prompt})
+    if not numbers:
+        return f"{NOT_MEASURED.capitalize()}."
+    lines = []
+    for name in records.formats[1:]:
+        places = found.get(name, {})
+        same, n = (sum(one.n_same for one in places.values()), sum(one.n_tokens for one in places.values()))
+        lines.append(
+            [
+                name,
+                *(same_words(places[number]) if number in places else NOT_MEASURED for number in numbers),
+                f"{same} of {n} ({100 * same / n:.0f} %)" if n else NOT_MEASURED,
+            ]
+        )
+    return table(("Format", *(f"Prompt {number}" for number in numbers), "All prompts"), lines)
+
+
+def looping(records: LabRecords) -> str:
+    """Q6: texts that go round in circles where the baseline's does not; empty without one."""
+    found = loops(records)
+    if not found:
+        return ""
+    base = records.formats[0]
+    return table(
+        ("Format", "Prompt", "Text", "Repeated", f"In {base}'s text", "Where it goes round"),
+        (
+            (
+                loop.format,
+                str(loop.prompt_number),
+                loop.decoding,
+                f"{100 * loop.share:.0f} %",
+                f"{100 * loop.base_share:.0f} %",
+                loop_quote(loop),
+            )
+            for loop in found
+        ),
+        left=(0, 2, 5),
+    )
+
+
+def worst_beside_base(records: LabRecords, rows: Rows, shown_prompt: int = 2) -> tuple[str, str]:
+    """Q6: the greedy texts of the format with the largest loss beside the baseline's; prompt 2 stands in Q5 already.
+
+    Returns: which format and why, and the table; both empty where there are no texts, or none differs.
+    """
+    base = records.formats[0]
+    leaving = {
+        name: places
+        for name, places in greedy_divergences(records).items()
+        if any(not one.identical for number, one in places.items() if number != shown_prompt)
+    }
+    if not leaving:
+        return "", ""
+    column, sign, why = "greedy_same_pct", -1, "the fewest tokens in common"
+    if any(known(rows[name]["ppl_increase_pct"]) for name in leaving):
+        column, sign, why = "ppl_increase_pct", 1, "the highest increase of perplexity"
+    figures = {name: sign * float(rows[name][column]) for name in leaving if known(rows[name][column])}
+    worst = max(figures, key=lambda name: figures[name])
+    lines = []
+    for number in sorted(set(leaving[worst]) - {shown_prompt}):
+        mine, theirs = (records.generation[name].find(number, "greedy") for name in (worst, base))
+        if mine is not None and theirs is not None:
+            lines.append([str(number), quote(theirs.text), _marked(records, worst, mine)])
+    which = f"{worst} (of the formats whose texts differ, the one with {why})"
+    return which, table(("Prompt", base, worst), lines, left=range(3))
