@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results, streams
+from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results, streams, surroundings
 from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, report_options, run_options
 from labctl.errors import LabError
 
@@ -282,11 +282,12 @@ def _run() -> int:
     except Exception as error:
         if streams.was_interrupted():
             return _stopped()
-        if not isinstance(error, (LabError, OSError, UnicodeEncodeError)):
+        found = error if isinstance(error, LabError) else surroundings.fault(error)
+        if found is None and isinstance(error, (OSError, UnicodeEncodeError)):
+            found = _explain(error)
+        if found is None or _debugging():
             raise
-        if _debugging():
-            raise
-        _say(error if isinstance(error, LabError) else _explain(error))
+        _say(found)
         return 1
 
 

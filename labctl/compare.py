@@ -15,6 +15,7 @@ from labctl.formats import FORMATS
 from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.submission import load_folder, read_manifest, read_zip, unpack
+from labctl.surroundings import fault
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,11 +106,13 @@ def contradictions(name: str) -> Iterator[None]:
     """Turn what only impossible records can cause into one line: those of a stranger may say anything.
 
     Raises:
-        LabError: in place of an error of arithmetic, shape or type.
+        LabError: in place of an error of arithmetic, shape or type; a fault of this machine is told as one.
     """
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        if (found := fault(error)) is not None:
+            raise found from error
         raise LabError(
             f"{name}: the records contradict themselves ({type(error).__name__}: {str(error)[:120]}).",
             "Leave it out, or look at it with `labctl verify`.",

@@ -21,12 +21,14 @@ from labctl.errors import LabError
 from labctl.limits import address_space_bytes
 from labctl.reasons import last_words, log_tail
 from labctl.store import writing
+from labctl.surroundings import child_environment
 
 RecordT = TypeVar("RecordT")
 OnProgress = Callable[[tasks.Progress], None]
 
 # Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
-_CHILD = "import sys; sys.path[:1] = []; sys.path.append(sys.argv[1]); from labctl.worker import leave; leave()"
+# It looks for modules where its parent does (__main__), and for labctl where the parent's is.
+_CHILD = "import sys; sys.path[:] = sys.argv[3:]; from labctl.worker import leave; leave()"
 _ASSERTION = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
 # How llama.cpp, C++ and numpy say that memory was refused.
 _NO_MEMORY = re.compile(
@@ -145,13 +147,13 @@ def _refused_memory(failure: tasks.Failure | None, log_path: Path) -> bool:
 @contextlib.contextmanager
 def _started(log: IO[bytes], limit_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C reaches labctl only; killed if labctl leaves early."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    places = [*(str(Path(one).absolute()) for one in sys.path if one), str(Path(__file__).resolve().parent.parent)]
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(Path(__file__).resolve().parent.parent), str(limit_bytes)],
+        [sys.executable, "-c", _CHILD, "task", str(limit_bytes), *places],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env=environment,
+        env=child_environment(),
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )

@@ -20,6 +20,7 @@ from labctl.groups import only, prompt_file, record_keys, runs
 from labctl.records import DivergenceRun, LabRecords
 from labctl.remeasure import Status, measure_again, stored_nll
 from labctl.submission import Manifest, changed_files, load_folder, read_manifest, read_zip, unpack
+from labctl.surroundings import fault
 
 _SAME = 1e-9  # figures computed again from the same samples, on whatever machine
 
@@ -42,7 +43,7 @@ def verify(path: Path, config: LabConfig, *, model_file: Path | None = None, see
         seed: which chunk is measured again; random if not given.
     Returns: one result a check.
     Raises:
-        LabError: the file is no submission at all.
+        LabError: the file is no submission at all, or this machine cannot check any.
     """
     files = read_zip(path)
     manifest = read_manifest(path, files)
@@ -55,6 +56,8 @@ def verify(path: Path, config: LabConfig, *, model_file: Path | None = None, see
         try:
             records = load_folder(folder, manifest.formats, manifest.warnings)
         except LabError as error:
+            if (found := fault(error)) is not None:
+                raise found from error
             return [*checks, Check(name="records can be read", status="wrong", detail=error.message)]
         records = _read_as_made(records, manifest)
         for name, fine, find in (
@@ -83,12 +86,18 @@ def _check(name: str, wrong: Iterable[str], fine: str) -> Check:
 
 
 def _found_by(find: Callable[[], list[str]]) -> list[str]:
-    """What a check finds; records that no lab could have made are a finding, too."""
+    """What a check finds; records that no lab could have made are a finding, too.
+
+    Raises:
+        LabError: this machine is at fault, not what is checked.
+    """
     try:
         return find()
-    except LabError as error:
-        return [error.message]
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+    except (LabError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        if (found := fault(error)) is not None:
+            raise found from error
+        if isinstance(error, LabError):
+            return [error.message]
         return [f"the records contradict themselves ({type(error).__name__}: {error})"]
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from labctl import tasks
 from labctl.errors import LabError
+from labctl.surroundings import fault
 
 # A crash of llama.cpp is reported by the parent; its own backtrace would start a debugger.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -58,8 +59,11 @@ def main() -> int:
     except LabError as error:
         channel.send(tasks.Failure(message=error.message, hint=error.hint, for_all=error.for_all))
         return 1
-    except MemoryError:
-        channel.send(tasks.Failure(message="Out of memory.", hint="Close other programs, or use a smaller --ctx."))
+    except Exception as error:
+        found = fault(error)
+        if found is None:
+            raise
+        channel.send(tasks.Failure(message=found.message, hint=found.hint, for_all=not isinstance(error, MemoryError)))
         return 1
     return 0
 

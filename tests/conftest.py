@@ -166,7 +166,7 @@ class Cli:
         """Start it and return the process; stdout and stderr are pipes unless told otherwise."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
         return subprocess.Popen(
-            [sys.executable, "-c", "from labctl.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from labctl.__main__ import main; main()", *arguments],
             cwd=cwd,
             env={**self.environment, **(env or {})},
             text=True,
