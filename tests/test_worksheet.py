@@ -167,7 +167,7 @@ def test_answers_change_with_the_data(lab: LabRecords) -> None:
     assert reasoning(rows, "F16", {}).pick == "Q4_K_M"
     ram = in_ram(lab, rows, Orders(lab, rows), 8)
     assert ram.pick == "Q8_0" and "Ruled out: F16 (does not fit)" in ram.text
-    assert "Q4_K_S (+1)" not in " ".join(surprises(lab, rows))
+    assert "Q4_K_S (+1)" not in " ".join(surprises(lab, rows, Orders(lab, rows)))
 
 
 def test_a_model_that_cannot_add_has_no_reasoning_format(lab: LabRecords) -> None:

@@ -125,14 +125,7 @@ def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Map
         found.append(f"If you weigh size, quality and speed alike: {balance} has the highest normalised score (Q11).")
     if ram is not None and ram not in (pick, base):
         found.append(f"If you have 8 GB of memory: {ram} has the lowest perplexity of what fits (Q9).")
-    closer = [
-        n
-        for n, r in rows.items()
-        if n not in (pick, base)
-        and pick is not None
-        and known(r["ppl_increase_high_pct"])
-        and r["ppl_increase_high_pct"] < rows[pick].get("ppl_increase_low_pct", float("nan"))
-    ]
+    closer = [name for name in rows if name != base and pick is not None and orders.ppl.better(name, pick)]
     if closer:
         best = min(closer, key=lambda name: float(rows[name]["ppl_increase_pct"]))
         found.append(

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from labctl.measure.ratios import times
 from labctl.measure.spread import mcnemar_exact
 from labctl.measure.verdict import paired_increase
 from labctl.records import LabRecords
@@ -184,7 +185,7 @@ def _lower(one: Floats, other: Floats) -> bool:
     return bool(common_chunks({"one": one, "other": other}).size) and paired_increase(other, one).low > 0
 
 
-def surprises(records: LabRecords, rows: Rows) -> list[str]:
+def surprises(records: LabRecords, rows: Rows, orders: Orders) -> list[str]:
     """Q17: findings that go against the expected order, by fixed checks, the least expected first."""
     base = records.formats[0]
     found = []
@@ -192,27 +193,21 @@ def surprises(records: LabRecords, rows: Rows) -> list[str]:
         if name != base and known(row["ppl_increase_high_pct"]) and row["ppl_increase_high_pct"] < 0:
             found.append(f"{name} has a lower perplexity than {base}: {percent(row['ppl_increase_pct'])}.")
     for test, task in (("tg", "generates text"), ("pp", "reads a prompt")):
-        slower = [
-            (rows[b][f"{test}_tps"] / rows[a][f"{test}_tps"], a, b)
-            for a in rows
-            for b in rows
-            if known(rows[a]["size_bytes"])
-            and known(rows[b]["size_bytes"])
-            and rows[a]["size_bytes"] < rows[b]["size_bytes"]
-            and known(rows[a][f"{test}_high_tps"])
-            and known(rows[b][f"{test}_low_tps"])
-            and rows[a][f"{test}_high_tps"] < rows[b][f"{test}_low_tps"]
-        ]
+        order = orders.speed(test)
+        slower = [(order.pairs[b, a].low, a, b) for b, a in order.shown if orders.size.better(a, b)]
         if slower:
-            ratio, a, b = max(slower)
+            _, a, b = max(slower)
+            pair = order.pairs[b, a]
             found.append(
-                f"{a} is the smaller file but {task} more slowly than {b}: {rate(rows[a][f'{test}_tps'])} against"
-                f" {rate(rows[b][f'{test}_tps'])} tokens/second ({significant(ratio)} times)."
+                f"{a} is the smaller file but {task} more slowly than {b}, which has"
+                f" {times(pair.ratio, pair.low, pair.high)} times its speed."
             )
     gains = [name for name in rows if name != base and rows[name]["answers_gained"] > rows[name]["answers_lost"]]
     if gains:
         listed = words(f"{n} (+{rows[n]['answers_gained'] - rows[n]['answers_lost']:.0f})" for n in gains)
-        found.append(f"More probe answers right than {base} has: {listed}; so few can be chance.")
+        shown = [name for name in gains if orders.answers.better(name, base)]
+        chance = f"beyond chance for {words(shown)}" if shown else "so few can be chance"
+        found.append(f"More probe answers right than {base} has: {listed}; {chance}.")
     for name, file in records.files.items():
         nominal = _nominal_bits(name)
         if name in rows and nominal is not None and file.bpw > 1.25 * nominal and content_notes(file):

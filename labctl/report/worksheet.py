@@ -88,7 +88,7 @@ def context(
     q10 = production(records, rows, limit)
     q9, q11 = in_ram(records, rows, orders, 8), tradeoffs.sweet_spot(rows, scored)
     picks = {"reasoning": q7, "ram": q9, "balance": q11}
-    found_surprises = surprises(records, rows)
+    found_surprises = surprises(records, rows, orders)
     worst, worst_table = text_tables.worst_beside_base(records, rows)
     return {
         "model": records.model.name,
