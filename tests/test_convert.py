@@ -20,7 +20,7 @@ from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.sources import resolve_model
 
 TESTS = Path(__file__).resolve().parent
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
 
 
 @pytest.fixture

@@ -139,9 +139,16 @@ def test_what_is_no_utf8_text_is_told_for_what_it_is(
 
 def test_a_calibration_text_is_looked_at_too(tmp_path: Path) -> None:
     model = SourceModel(
-        name="m", spec="m.gguf", path="m.gguf", origin="gguf", size_bytes=1, sha256="0" * 64, baseline="F16",
-        quantized=False, notices=(),
-    )  # fmt: skip
+        name="m",
+        spec="m.gguf",
+        path="m.gguf",
+        origin="gguf",
+        size_bytes=1,
+        sha256="0" * 64,
+        baseline="F16",
+        quantized=False,
+        notices=(),
+    )
     arguments = (model, None, ROOT / "lab_data", tmp_path, DigestCache(tmp_path / "digests.json"))
     (tmp_path / "c.txt").write_bytes(LINES.encode("utf-16"))
     with pytest.raises(LabError, match="but UTF-16"):

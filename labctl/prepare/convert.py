@@ -19,6 +19,7 @@ from labctl.prepare.converter import SCRIPT, Converter, make_ready
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.header import model_shape, read_model
 from labctl.prepare.quantize import require_space
+from labctl.prepare.weights import fault_of, not_numbers, require_numbers
 from labctl.reasons import last_words
 
 _F16_MAX = 65504
@@ -69,6 +70,7 @@ def convert(
         path = folder / f"{store.safe_name(name)}-{outtype}.gguf"
         if path.is_file():
             return Converted(path=path, outtype=outtype, made=False, notices=_notices(outtype))
+    require_numbers(checkpoint.tensors)
     make_ready(converter, dialogue)
     with store.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,7 @@ def convert(
             model_shape(header)
             overflowing = overflows(partial) if outtype == "f16" else ()
             if overflowing:
+                _refuse_nan(partial, checkpoint)
                 dialogue.say(f"{overflowing[0]} holds weights beyond F16's {_F16_MAX:,}: {wider.upper()} instead.")
                 continue
             store.publish(partial, path)
@@ -102,6 +105,20 @@ def _notices(outtype: str) -> tuple[str, ...]:
         f"The checkpoint holds weights too large for F16 (beyond {_F16_MAX:,}), so the baseline is {label}: sizes,"
         f" speed and losses are counted from {label}.",
     )
+
+
+def _refuse_nan(path: Path, checkpoint: Checkpoint) -> None:
+    """Tell NaN in PyTorch's own files, which only the converter reads, from a weight too large for F16.
+
+    Raises:
+        LabError: an F16 tensor holds NaN.
+    """
+    header, _ = read_model(path)
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    for tensor in header.tensors:
+        begin = header.data_offset + tensor.offset
+        if tensor.tensor_type == "f16" and fault_of(data[begin : begin + tensor.size_bytes], "f16") == "NaN":
+            raise not_numbers(checkpoint.folder.name, tensor.name, "NaN")
 
 
 def overflows(path: Path) -> tuple[str, ...]:

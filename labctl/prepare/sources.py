@@ -8,8 +8,8 @@ from pathlib import Path
 
 from labctl import store
 from labctl.errors import LabError
-from labctl.prepare import header
-from labctl.prepare.checkpoint import is_checkpoint, read_checkpoint
+from labctl.prepare import folders, header
+from labctl.prepare.checkpoint import Checkpoint, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.presets import PRESETS, packaged_model
 from labctl.prepare.remote import Place, choose, from_hub, model_name
@@ -65,9 +65,14 @@ def resolve_model(
         place, origin = from_hub(where, digests, dialogue), "hub"
     else:
         path = Path(where).expanduser()
-        if not _is_folder(path) or not is_checkpoint(path):
+        if _is_folder(path):
+            folders.require_checkpoint(path, wanted)
+            place = Place(path=path, name=model_name(folders.model_name_of(path)))
+        else:
             _check_path(wanted, path, lab_data)
-        place, origin = Place(path=path, name=model_name(path.stem if path.is_file() else path.resolve().name)), "gguf"
+            folders.refuse_file(path, wanted)
+            place = Place(path=path, name=model_name(path.stem))
+        origin = "gguf"
     if place.path.is_dir():
         origin = "checkpoint" if origin == "gguf" else origin
         return _from_checkpoint(wanted, place, lab_data, digests, origin, allow_quantized, llama_cpp, dialogue)
@@ -85,11 +90,26 @@ def _from_checkpoint(
     checkpoint = read_checkpoint(place.path)
     notices = place.notices
     if checkpoint.quantization:
+        _require_unpackable(place.name, checkpoint)
         _refuse_quantized(place.name, checkpoint.quantization, allow_quantized)
         notices = (*notices, _quantized_notice(checkpoint.quantization, "the converted file"))
     done = convert(checkpoint, place.name, find_converter(lab_data, llama_cpp), lab_data, digests, dialogue)
     made = Place(path=done.path, name=place.name, notices=(*notices, *done.notices))
     return _checked(spec, made, digests, origin, allow_quantized, was_quantized=bool(checkpoint.quantization))
+
+
+def _require_unpackable(name: str, checkpoint: Checkpoint) -> None:
+    """Refuse weights that llama.cpp's converter cannot turn back into numbers.
+
+    Raises:
+        LabError: it cannot.
+    """
+    if not checkpoint.unpackable:
+        raise LabError(
+            f"{name} is already quantized ({checkpoint.quantization}), in a way that llama.cpp's converter cannot"
+            " unpack.",
+            "Take the unquantized checkpoint of the model, or a GGUF file.",
+        )
 
 
 def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
@@ -151,20 +171,12 @@ def _check_path(spec: str, path: Path, lab_data: Path) -> None:
     """Say what is wrong with a path that is no file.
 
     Raises:
-        LabError: it is a folder without a model, or does not exist.
+        LabError: it is no file, or does not exist.
     """
     try:
         exists = path.exists()
     except (OSError, ValueError):
         exists = False
-    if _is_folder(path):
-        inside = sorted(path.glob("*.gguf"))
-        if inside:
-            raise LabError(f"{spec} is a folder, not a GGUF file.", f"Name the file: {inside[0]}.")
-        raise LabError(
-            f"{spec} is a folder without a model: it holds no config.json and no *.safetensors.",
-            "Give a checkpoint folder as the Hub has it, or a GGUF file.",
-        )
     if exists and path.is_file():
         return
     if exists:

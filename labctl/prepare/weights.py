@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from labctl.errors import LabError
 from labctl.prepare.gguf_reader import TensorInfo, tensor_types
 from labctl.prepare.header import read_header, read_model
+from labctl.prepare.safetensors import Tensor
 
 # type -> unsigned integer of the same size, and the exponent's bits: all of them set means NaN or infinity (IEEE 754).
 _PLAIN: dict[str, tuple[str, int]] = {
@@ -46,6 +48,51 @@ def require_finite(path: Path) -> None:
                     " NaN or infinite values, so nothing can be measured with it.",
                     "Download or make the file again; if it was converted to F16, BF16 or F32 may hold its weights.",
                 )
+
+
+def require_numbers(weights: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """Look at every weight of a checkpoint's safetensors files.
+
+    Raises:
+        LabError: one is NaN or infinite.
+    """
+    for path, tensors in weights.items():
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        for name, tensor in tensors.items():
+            fault = fault_of(data[tensor.begin : tensor.end], tensor.dtype.lower())
+            if fault:
+                raise not_numbers(path.name, name, fault)
+
+
+def not_numbers(file: str, tensor: str, fault: str) -> LabError:
+    """Weights that training, merging or a damaged file left as no numbers."""
+    return LabError(
+        f"{file} holds weights that are not numbers: {fault} in {tensor}, so nothing can be measured with it.",
+        "Training or merging went wrong, or the file is damaged: take an earlier checkpoint, or download it again.",
+    )
+
+
+def fault_of(data: NDArray[np.uint8], kind: str) -> str:
+    """What is no finite number in stored values: "NaN", "infinity", or nothing.
+
+    Args:
+        kind: f16, bf16, f32 or f64; other types hold no such values, or none that can be told.
+    """
+    if kind not in _PLAIN:
+        return ""
+    unsigned, exponent = _PLAIN[kind]
+    values = data.view(unsigned)
+    step = max(1, _STEP_BYTES // values.dtype.itemsize)
+    infinite = False
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        special = part[(part & exponent) == exponent]
+        if special.size:
+            mantissa = (1 << (exponent & -exponent).bit_length() - 1) - 1  # the bits below the exponent's
+            if (special & mantissa).any():
+                return "NaN"
+            infinite = True
+    return "infinity" if infinite else ""
 
 
 def _finite(data: NDArray[np.uint8], tensor: TensorInfo) -> bool:
