@@ -133,19 +133,6 @@ def linux_core_kinds(sys_root: Path = SYS) -> tuple[int, int] | None:
     return n_strong, len(set(cores.values())) - n_strong
 
 
-def cache_bytes(sys_root: Path = SYS) -> int:
-    """The largest cache that the first core reaches; 0 where the system does not tell."""
-    if sys.platform == "darwin":
-        sizes = [sysctl(name) for name in ("hw.perflevel0.l2cachesize", "hw.l3cachesize", "hw.l2cachesize")]
-        return max((int(text) for text in sizes if text.isdigit()), default=0)
-    found = [0]
-    for path in (sys_root / "devices/system/cpu/cpu0/cache").glob("index*/size"):
-        match = re.fullmatch(r"(\d+)([KMG]?)", read_text(path) or "")
-        if match:
-            found.append(int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]])
-    return max(found)
-
-
 def parse_cpu_list(text: str) -> set[int]:
     """Numbers in the kernel's list form: "0-3,8" is {0, 1, 2, 3, 8}."""
     numbers: set[int] = set()

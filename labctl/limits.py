@@ -37,8 +37,6 @@ def address_space_bytes(task: tasks.AnyTask) -> int | None:
     import psutil
 
     slack = _SLACK_BYTES + task.n_threads * _THREAD_BYTES
-    if isinstance(task, tasks.BandwidthTask):
-        return slack + 4 * max(task.buffers_bytes, default=0)
     if not task.model_path:
         return slack
     path = Path(task.model_path)

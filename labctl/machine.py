@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from labctl.cpu import PROC, SYS, cache_bytes, core_kinds, cpu_features, cpu_model, read_text
+from labctl.cpu import PROC, SYS, core_kinds, cpu_features, cpu_model, read_text
 from labctl.records_base import Machine
 from labctl.records_hardware import Conditions
 
@@ -43,7 +43,6 @@ def fingerprint() -> Machine:
         cpu_features=cpu_features(),
         n_cores_performance=strong,
         n_cores_efficiency=weak,
-        cache_bytes=cache_bytes(),
     )
 
 

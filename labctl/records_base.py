@@ -17,7 +17,6 @@ class Machine:
     Attributes:
         n_cores_performance, n_cores_efficiency: physical cores of either kind; all count as performance cores where
             there is one kind only, and both are 0 where the system does not tell.
-        cache_bytes: the last level of cache that a core reaches; 0 if not known.
     """
 
     machine_id: str
@@ -30,7 +29,6 @@ class Machine:
     cpu_features: tuple[str, ...] = ()
     n_cores_performance: int = 0
     n_cores_efficiency: int = 0
-    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,26 +108,6 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bandwidth:
-    """How fast all threads together moved memory in a buffer of one size; each pass, bytes per second.
-
-    Attributes:
-        read_bytes_per_s: every byte of the buffer read once.
-        copy_bytes_per_s: one half copied to the other: bytes read and bytes written both count.
-    """
-
-    buffer_bytes: int
-    n_threads: int
-    read_bytes_per_s: tuple[float, ...]
-    copy_bytes_per_s: tuple[float, ...]
-
-    @property
-    def best_bytes_per_s(self) -> float:
-        """The fastest pass of either kind: what the machine can do when nothing disturbs it."""
-        return max((*self.read_bytes_per_s, *self.copy_bytes_per_s), default=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What llama-bench's tests ask of the machine with one file.
 
@@ -150,7 +130,6 @@ class BenchConditions:
         n_rounds: rounds finished; visits of a later round belong to one that was interrupted.
         spent_s: seconds of all finished rounds.
         ended: why no further round began: "precise", "budget" or "rounds"; empty while it may go on.
-        bandwidth: one entry for each size of buffer, ascending; the last one is main memory's.
         work: format -> what the tests ask for.
     """
 
@@ -161,7 +140,6 @@ class BenchConditions:
     settings: dict[str, Setting]
     before: Conditions
     after: Conditions
-    bandwidth: tuple[Bandwidth, ...] = ()
     work: dict[str, Work] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 

@@ -11,10 +11,9 @@ from typing import Any
 from labctl import tasks
 from labctl.checks import conditions_checks
 from labctl.console import Display
-from labctl.errors import LabError
 from labctl.machine import conditions
 from labctl.process import OnProgress
-from labctl.records_hardware import Bandwidth, BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
+from labctl.records_hardware import BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
 from labctl.steps import N_GEN, N_PROMPT, Lab, fresh_file, key_of, need_file, stored
 from labctl.store import read_record, write_record
 
@@ -25,7 +24,6 @@ Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 """Does one step: name, format, cost, work. Says whether it succeeded; a failure is reported there."""
 
 _WATCH_S = 1.0
-_BANDWIDTH_S = 0.15  # for reading, and as long for copying, of each size
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -126,7 +124,7 @@ def run_rounds(lab: Lab, display: Display, attempt: Attempt, *, force: bool) -> 
         work = {label: _work(lab, label) for label in labels}
         state = BenchConditions(
             key=bench_key(lab, labels), n_rounds=0, spent_s=0.0, ended="", settings={}, before=now, after=now,
-            bandwidth=_bandwidth(lab, display, work, now), work=work,
+            work=work,
         )  # fmt: skip
     state = dataclasses.replace(
         state, settings=_settings(lab), notices=tuple(dict.fromkeys((*state.notices, *notices)))
@@ -228,7 +226,7 @@ def condition_notices(now: Conditions, n_logical: int) -> tuple[str, ...]:
 
 
 def _work(lab: Lab, label: str) -> Work:
-    from labctl.measure.bandwidth import experts, work_of
+    from labctl.measure.work import experts, work_of
     from labctl.prepare.header import model_shape, read_model
 
     header, _ = read_model(Path(lab.gguf_path(label)))
@@ -237,18 +235,3 @@ def _work(lab: Lab, label: str) -> Work:
     return work_of(
         header.tensors, shape, n_prompt=N_PROMPT, n_gen=N_GEN, n_expert=n_expert, n_expert_used=n_expert_used
     )
-
-
-def _bandwidth(lab: Lab, display: Display, work: dict[str, Work], now: Conditions) -> tuple[Bandwidth, ...]:
-    """The machine's memory bandwidth; without it the speeds stand, only their bound is missing."""
-    from labctl.measure.bandwidth import buffer_sizes
-
-    sizes = buffer_sizes(work.values(), cache_bytes=lab.machine.cache_bytes, available_bytes=now.available_bytes)
-    task = tasks.BandwidthTask(
-        model_path="", format="", n_threads=lab.n_threads, buffers_bytes=sizes, seconds=_BANDWIDTH_S
-    )  # fmt: skip
-    try:
-        return tuple(lab.run(task, list[Bandwidth], "bandwidth", "memory", None))
-    except LabError as error:
-        display.warn(f"The memory bandwidth could not be measured: {error.message}")
-        return ()

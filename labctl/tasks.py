@@ -111,13 +111,6 @@ class BatchTask(Task, frozen=True, kw_only=True, tag="batch"):
     n_reps: int
 
 
-class BandwidthTask(Task, frozen=True, kw_only=True, tag="bandwidth"):
-    """Time reading and copying of memory, for each size of buffer; opens no model."""
-
-    buffers_bytes: tuple[int, ...]
-    seconds: float
-
-
 class MemoryTask(Task, frozen=True, kw_only=True, tag="memory"):
     """One load: mmap on or off."""
 
@@ -146,17 +139,7 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     provenance: Provenance
 
 
-AnyTask = (
-    EngineTask
-    | LoadTask
-    | QuantizeTask
-    | PerplexityTask
-    | BenchTask
-    | BatchTask
-    | BandwidthTask
-    | MemoryTask
-    | GenerateTask
-)
+AnyTask = EngineTask | LoadTask | QuantizeTask | PerplexityTask | BenchTask | BatchTask | MemoryTask | GenerateTask
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

@@ -112,10 +112,6 @@ def _log(line: str) -> None:
 
 
 def _run(task: tasks.AnyTask, channel: Channel) -> object:
-    if isinstance(task, tasks.BandwidthTask):
-        from labctl.measure.bandwidth import measure_bandwidths
-
-        return measure_bandwidths(task.buffers_bytes, task.n_threads, seconds=task.seconds)
     from labctl.measure.llama import Llama
 
     llama = Llama(log_line=_log)

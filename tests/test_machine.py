@@ -229,15 +229,6 @@ def test_cores_of_either_kind(tmp_path: Path) -> None:
     assert cpu.linux_core_kinds(tmp_path / "c") is None
 
 
-def test_the_largest_cache(tmp_path: Path) -> None:
-    assert cpu.cache_bytes(tmp_path) == 0
-    for number, text in enumerate(("48K", "2048K", "32M")):
-        folder = tmp_path / f"devices/system/cpu/cpu0/cache/index{number}"
-        folder.mkdir(parents=True)
-        (folder / "size").write_text(f"{text}\n")
-    assert cpu.cache_bytes(tmp_path) == 32 << 20
-
-
 @pytest.mark.parametrize(("plugged", "expected"), [(True, "mains"), (False, "battery"), (None, None)])
 def test_power_source(monkeypatch: pytest.MonkeyPatch, plugged: bool | None, expected: str | None) -> None:
     class Status:

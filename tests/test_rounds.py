@@ -12,7 +12,7 @@ import pytest
 from labctl import pipeline, results, rounds
 from labctl.console import Display
 from labctl.errors import LabError
-from labctl.records_hardware import Bandwidth, BatchPoint, BatchRun, Conditions, SpeedVisit
+from labctl.records_hardware import BatchPoint, BatchRun, Conditions, SpeedVisit
 from labctl.report.sweep_tables import ThreadsRow, advice, sweep_rows
 from labctl.steps import Lab
 from labctl.sweeps import load_batches, load_threads, run_batches, sweep_threads, thread_counts
@@ -32,13 +32,9 @@ class Machine:
         self.noise = itertools.cycle([1.0])
         self.state = QUIET
         monkeypatch.setattr(rounds, "_visit", self.visit)
-        monkeypatch.setattr(rounds, "_bandwidth", lambda *_: self.bandwidth)
         monkeypatch.setattr(rounds, "conditions", lambda **_: self.state)
         monkeypatch.setattr(rounds.time, "sleep", self.slept.append)
         monkeypatch.setattr(rounds.time, "monotonic", lambda: self.clock)
-        self.bandwidth = (
-            Bandwidth(buffer_bytes=1 << 28, n_threads=2, read_bytes_per_s=(1e10,), copy_bytes_per_s=(9e9,)),
-        )
 
     def visit(self, lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
         self.before_visit(round_number, label)
@@ -102,7 +98,7 @@ def test_order_turns_every_round_and_the_baseline_is_in_each(lab: Lab, machine: 
     assert rounds.complete(lab)
     state = rounds.load_conditions(lab)
     assert state is not None
-    assert (state.n_rounds, state.ended, state.spent_s, state.bandwidth) == (4, "precise", 12.0, machine.bandwidth)
+    assert (state.n_rounds, state.ended, state.spent_s) == (4, "precise", 12.0)
     orders = sorted(visit.order for run in rounds.load_speed(lab).values() for visit in run.visits)
     assert orders == list(range(12))
 
@@ -110,10 +106,11 @@ def test_order_turns_every_round_and_the_baseline_is_in_each(lab: Lab, machine: 
 def test_the_time_before_the_first_visit_counts_as_the_speed_steps(
     lab: Lab, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = []
-    monkeypatch.setattr(rounds, "_bandwidth", lambda _lab, display, *_: stages.append(display._stage) or ())
+    order: list[str] = []
+    monkeypatch.setattr(Display, "stage", lambda _display, name: order.append(name))
+    monkeypatch.setattr(rounds, "conditions", lambda **_: order.append("watched") or QUIET)
     bench(lab)
-    assert stages == ["bench"]
+    assert order[:2] == ["bench", "watched"]
 
 
 def test_a_second_bench_measures_nothing(lab: Lab, machine: Machine) -> None:

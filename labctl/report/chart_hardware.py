@@ -1,4 +1,4 @@
-"""Charts against what the machine can do: speed by bits per weight with its bound, lines of RAM."""
+"""Charts of speed by bits per weight, and lines of RAM."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, notices
 from labctl.report.fit import GIB, RAM_GB, free_bytes
 from labctl.report.gaps import shown_name
-from labctl.report.hardware import bits_finding, bounds
-from labctl.report.plot import ALARM, GREY, Point, draw_mark, legend_above, look, new_figure, place_labels
+from labctl.report.plot import ALARM, Point, draw_mark, look, new_figure, place_labels
 from labctl.report.text import words
 
 if TYPE_CHECKING:
@@ -21,34 +20,16 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
-    """Bits per weight against generation speed, with the speed that the memory bandwidth allows."""
+    """Bits per weight against generation speed."""
     timed = [name for name, row in rows.items() if row["bpw"] > 0 and row["tg_tps"] > 0]
     if not timed:
         return None
-    limits = {name: value for name, value in bounds(records).items() if name in timed}
-    captions = ["Bars: 95 % interval of the median."]
-    if limits:
-        captions[0] += " Bound: measured memory bandwidth / bytes read for each token (weights and cache)."
     figure, (axes,) = new_figure(
-        bits_finding(records, rows),
-        [*captions, *caption_lines(records, "speed")],
+        "Generation speed by bits per weight",
+        ["Bars: 95 % interval of the median.", *caption_lines(records, "speed")],
         notices(records, "speed"),
         plot_in=4.1,
-        legend=True,
-    )  # fmt: skip
-    if limits:
-        ordered = sorted(limits, key=lambda name: float(rows[name]["bpw"]))
-        axes.plot(
-            [rows[name]["bpw"] for name in ordered],
-            [limits[name] for name in ordered],
-            color=GREY,
-            marker="_",
-            markersize=12,
-            linestyle="--",
-            linewidth=1.3,
-            zorder=1,
-            label="bound by memory bandwidth",
-        )
+    )
     marks = []
     for name in timed:
         row, style = rows[name], look(records.formats.index(name))
@@ -59,10 +40,7 @@ def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | Non
     axes.set_ylabel("Generation speed, tokens/second")
     axes.margins(x=0.12, y=0.16)
     axes.set_ylim(bottom=0)
-    if limits:
-        legend_above(axes)
-    line = sorted((float(rows[name]["bpw"]), value) for name, value in limits.items())
-    place_labels(axes, marks, line)
+    place_labels(axes, marks)
     return figure
 
 

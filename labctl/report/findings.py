@@ -10,7 +10,6 @@ from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.board import boards
 from labctl.report.gaps import mislabelled_notice, provenances
-from labctl.report.hardware import bits_finding
 from labctl.report.order import Orders, tied
 from labctl.report.rules import smallest_passing
 from labctl.report.scoring import MAP_STEPS, WinnerMap
@@ -183,7 +182,7 @@ HOW_TO_READ = {
     "size_vs_performance": "Further left is smaller, further up is faster",
     "ppl_increase": "A bar wholly left of the dashed line passes, wholly right of it fails, across it is undecided",
     "speed": "Further right is faster; bars that overlap settle nothing either way",
-    "speed_vs_bits": "Further left is smaller, further up is faster, and the dashed line is what memory allows",
+    "speed_vs_bits": "Further left is smaller, further up is faster",
     "memory": "Shorter is better",
     "winner_map": "Find the point of your own weights: its colour is your format",
 }
@@ -197,7 +196,7 @@ def readings(records: LabRecords, rows: Rows, limit: float) -> dict[str, str]:
         "size_vs_performance": performance_finding(records, rows),
         "ppl_increase": verdict_finding(records, rows, limit),
         "speed": speed_finding(records, rows),
-        "speed_vs_bits": bits_finding(records, rows),
+        "speed_vs_bits": "Generation speed by bits per weight",
     }
     if any(row["peak_rss_bytes"] > 0 for row in rows.values()):
         found["memory"] = memory_finding(records, rows)

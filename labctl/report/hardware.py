@@ -1,98 +1,47 @@
-"""How close the speeds come to what the machine can do, what memory is made of, and the state the machine was in."""
+"""What the speed tests ask of the machine, what memory is made of, and the state the machine was in."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from labctl.machine import clock_text
-from labctl.measure.bandwidth import bandwidth_for, bound_tps
 from labctl.records import LabRecords
 from labctl.records_hardware import BenchConditions, Conditions, MemoryLoad
-from labctl.report.text import NOT_MEASURED, counted, rate, significant, size, table
+from labctl.report.text import NOT_MEASURED, counted, significant, size, table
 
 Rows = Mapping[str, Mapping[str, Any]]
 
 
-def bounds(records: LabRecords) -> dict[str, float]:
-    """Format -> tokens per second that the measured memory bandwidth allows; only formats that have one."""
+def work_table(records: LabRecords, rows: Rows) -> str:
+    """What the tests ask for, and how much of it the machine did in a second; empty without conditions."""
     state = records.conditions
-    if state is None:
-        return {}
-    found = {name: bound_tps(state.bandwidth, work) for name, work in state.work.items() if name in records.formats}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def bits_finding(records: LabRecords, rows: Rows) -> str:
-    """Title of speed_vs_bits."""
-    shares = {name: float(rows[name]["tg_tps"]) / value for name, value in bounds(records).items()}
-    shares = {name: share for name, share in shares.items() if share > 0}
-    if not shares:
-        return "Generation speed by bits per weight"
-    least, most = (pick(shares, key=lambda name: shares[name]) for pick in (min, max))
-    if least == most:
-        return f"{least} generates at {100 * shares[least]:.0f} % of what memory allows"
-    return (
-        f"Generation at {100 * shares[least]:.0f} % ({least}) to {100 * shares[most]:.0f} % ({most}) of what memory"
-        " allows"
-    )
-
-
-def bound_table(records: LabRecords, rows: Rows) -> str:
-    """Generation speed against the bound, and the arithmetic speed of prompt processing; empty without conditions."""
-    state = records.conditions
-    if state is None or not state.work:
-        return ""
-    limits = bounds(records)
     lines = []
-    for name in records.formats:
-        work = state.work.get(name)
-        if work is None:
+    for name in records.formats if state is not None else ():
+        if state is None or (work := state.work.get(name)) is None:
             continue
-        measured, limit = rows[name]["tg_tps"], limits.get(name, math.nan)
-        used = bandwidth_for(state.bandwidth, work)
-        share = 100 * measured / limit
-        gflops = (
-            work.prompt_flop * rows[name]["pp_tps"] / records.speed[name].n_prompt / 1e9 if _timed(rows, name) else 0
-        )
+        read = done = 0.0
+        if (run := records.speed.get(name)) is not None:
+            read = (work.weight_bytes_per_token + work.kv_bytes_per_token) * rows[name]["tg_tps"]
+            done = work.prompt_flop * rows[name]["pp_tps"] / run.n_prompt
         lines.append(
             [
                 name,
-                f"{size(work.weight_bytes_per_token)} + {size(work.kv_bytes_per_token)}",
-                f"{used.best_bytes_per_s / 1e9:.1f} GB/s" if used else NOT_MEASURED,
-                rate(limit) if math.isfinite(limit) else NOT_MEASURED,
-                f"{share:.0f} %" if math.isfinite(share) else NOT_MEASURED,
-                significant(gflops) if gflops else NOT_MEASURED,
+                size(work.weight_bytes_per_token),
+                size(work.kv_bytes_per_token),
+                f"{significant(read / 1e9)} GB/s" if read > 0 else NOT_MEASURED,
+                f"{significant(done / 1e9)} GFLOP/s" if done > 0 else NOT_MEASURED,
             ]
         )
-    header = ("Format", "Read a token: weights + cache", "Memory bandwidth", "Bound, tokens/second", "Reached")
-    return table((*header, "pp, GFLOP/s"), lines)
+    header = ("Format", "Weights read a token", "Cache read a token", "Read in a second (tg)", "Arithmetic (pp)")
+    return table(header, lines) if lines else ""
 
 
-def _timed(rows: Rows, name: str) -> bool:
-    return bool(rows[name]["pp_tps"] > 0)
-
-
-def bound_note(records: LabRecords) -> str:
-    """The arithmetic behind the bound, in words; empty without conditions."""
-    state = records.conditions
-    if state is None or not state.work:
-        return ""
-    tests = ", ".join(
-        f"{size(one.buffer_bytes)}: {max(one.read_bytes_per_s) / 1e9:.1f} reading,"
-        f" {max(one.copy_bytes_per_s) / 1e9:.1f} copying"
-        for one in state.bandwidth
-    )
-    return (
-        "Bound: each generated token reads every weight once (of the table of token embeddings one row, unless it also"
-        " serves as the output matrix) and the cache of the tokens before it (half of the test's length on average), so"
-        " tokens/second cannot pass memory bandwidth / bytes read. Bandwidth: the fastest of several passes in which"
-        " all threads read or copy a buffer (copying counts bytes read and bytes written), of the size that a token of"
-        " the format reads, because a small model is read from the processor's cache; measured right before the speeds"
-        f" (GB/s by buffer: {tests or NOT_MEASURED}). A share over 100 % says that the bandwidth test was disturbed."
-        " GFLOP/s: two operations a weight and token, plus attention, by the median prompt speed."
-    )
+WORK_NOTE = (
+    "Each generated token reads nearly every weight once and the cache of the tokens before it, so a smaller file is"
+    " read faster; unpacking its weights takes arithmetic, too. Read in a second: those bytes times tokens/second."
+    " Arithmetic: two operations a weight and token, plus attention, at the median prompt speed."
+)
 
 
 def memory_parts(records: LabRecords) -> str:
