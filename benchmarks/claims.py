@@ -70,7 +70,7 @@ def total_ratio(section: Section, labels: Iterable[str], step: str, figure: str)
 
 
 def speed_ratio(section: Section, label: str, test: str) -> Ratio:
-    """Tokens per second: medians over all repetitions; the interval from each round's medians."""
+    """Tokens per second: medians over all repetitions; the ratio from each round's medians."""
 
     def rounds(side: str) -> list[tuple[float, ...]]:
         found = [one for one in section.speed if (one.side, one.format, one.test) == (side, label, test)]
@@ -81,7 +81,7 @@ def speed_ratio(section: Section, label: str, test: str) -> Ratio:
     mine = statistics.median(value for one in ours for value in one)
     other = statistics.median(value for one in theirs for value in one)
     return Ratio(
-        ours=mine, theirs=other, value=mine / other, low=within.low, high=within.high, n_rounds=within.n_rounds
+        ours=mine, theirs=other, value=within.value, low=within.low, high=within.high, n_rounds=within.n_rounds
     )
 
 

@@ -27,8 +27,9 @@ _HOW = """\
   In comparison 2 the first format of a round tokenizes the text and the others reuse its token ids, as in a lab.
 - Peak memory is ru_maxrss as wait4 reports it. On Linux a process inherits that figure from the one that started it, so
   each is started from a parent of its own of about 10 MB, which is the smallest peak that could be read.
-- A ratio is labctl's median over llama.cpp's. Its interval is the 95 % t interval of the mean log ratio within rounds;
-  with two rounds, the smaller and the larger of the two; with one round there is none. Targets are judged on the ratio.
+- A ratio is labctl over llama.cpp within a round, and of these the median over the rounds. Its 95 % interval is by
+  order statistics, with two to five rounds by their range (Lord 1947); with one round there is none. Targets are judged
+  on the ratio; the two sides' figures beside it are medians of their own.
 - llama.cpp's tools run with their own defaults but for files, threads, chunks, and the course's sampling settings.
 - Raw samples of everything are in results.json; this page is made from it by `python -m benchmarks --render`.
 

@@ -7,14 +7,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labctl.measure.ratios import median_ratio
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """labctl's median over llama.cpp's, over rounds taken in turn.
+    """labctl over llama.cpp, over rounds taken in turn.
 
     Attributes:
-        low, high: 95 % t interval of the mean log ratio within rounds; with two rounds, the smaller and the larger
-            ratio; NaN with one.
+        ours, theirs: medians of the two sides.
+        value: median of the ratios within rounds; low and high: its 95 % interval, NaN with one round.
         n_rounds: how many rounds both sides have.
     """
 
@@ -27,29 +29,29 @@ class Ratio:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Compare two sides measured in turn; element i of both belongs to round i.
+    """Compare two sides measured in turn, as labctl compares two formats; element i of both belongs to round i.
 
     Args:
         ours, theirs: (n_rounds,) positive figures of the same kind.
     Raises:
         ValueError: different lengths, no rounds, or a figure that is not positive.
     """
-    if len(ours) != len(theirs) or not ours:
+    if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} and {len(theirs)} rounds cannot be compared")
-    if min(*ours, *theirs) <= 0:
+    if min((*ours, *theirs), default=0) <= 0:
         raise ValueError("only positive figures have a ratio")
-    mine, other = statistics.median(ours), statistics.median(theirs)
-    logs = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
-    low, high = math.nan, math.nan
-    if len(logs) == 2:
-        low, high = math.exp(min(logs)), math.exp(max(logs))
-    elif len(logs) > 2:
-        from scipy.stats import t
-
-        mean = statistics.fmean(logs)
-        half = float(t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
-        low, high = math.exp(mean - half), math.exp(mean + half)
-    return Ratio(ours=mine, theirs=other, value=mine / other, low=low, high=high, n_rounds=len(logs))
+    found = median_ratio([a / b for a, b in zip(ours, theirs, strict=True)])
+    if found is None:
+        raise ValueError("there are no rounds")
+    low, high = (found.low, found.high) if math.isfinite(found.high) else (math.nan, math.nan)
+    return Ratio(
+        ours=statistics.median(ours),
+        theirs=statistics.median(theirs),
+        value=found.ratio,
+        low=low,
+        high=high,
+        n_rounds=found.n_rounds,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,8 +87,9 @@ def compare(runs: tuple[Path, ...], output: Path | None, as_json: bool, quiet: b
     """
     import msgspec
 
-    from labctl.compare import HEADER, as_rows, contradictions, files_of, opened
     from labctl.compare import compare as put_together
+    from labctl.compare import contradictions, opened
+    from labctl.compare_files import HEADER, as_rows, files_of
     from labctl.config import load_config
     from labctl.console import print_json, print_table
     from labctl.store import write_bytes

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labctl.errors import LabError
-from labctl.formats import FORMATS
 from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.submission import load_folder, read_manifest, read_zip, unpack
 from labctl.surroundings import fault
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST_RUNS = 200
 
@@ -55,6 +50,8 @@ class Line:
     machine: str = ""
     tg_tps: float | None = None
     speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
     pp_tps: float | None = None
     peak_rss_bytes: float | None = None
 
@@ -179,6 +176,8 @@ def _line(run: Run, name: str, row: Mapping[str, Any], machine: str) -> Line:
         machine=machine,
         tg_tps=figure("tg_tps"),
         speedup=figure("speedup"),
+        speedup_low=figure("speedup_low"),
+        speedup_high=figure("speedup_high"),
         pp_tps=figure("pp_tps"),
         peak_rss_bytes=figure("peak_rss_bytes"),
     )
@@ -249,139 +248,3 @@ def _mean_of_known(stack: Any) -> Any:
     counts = np.isfinite(stack).sum(axis=0)
     sums = np.where(np.isfinite(stack), stack, 0.0).sum(axis=0)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def as_rows(found: Comparison) -> list[tuple[str, ...]]:
-    """The comparison as cells of text, for a terminal, Markdown or CSV."""
-    from labctl.report.text import interval, percent, rate, significant, size
-
-    def text(value: float | None, words: Any) -> str:
-        return "" if value is None else str(words(value))
-
-    return [
-        (
-            "+".join(line.runs),
-            line.model,
-            line.format,
-            text(line.size_bytes, size),
-            text(line.ppl, lambda value: f"{value:.4f}"),
-            "" if line.n_chunks is None else str(line.n_chunks),
-            text(line.increase_pct, percent),
-            ""
-            if line.increase_low_pct is None or line.increase_high_pct is None
-            else interval(line.increase_low_pct, line.increase_high_pct),
-            line.machine,
-            text(line.tg_tps, rate),
-            text(line.speedup, lambda value: f"{significant(value)}x"),
-            text(line.pp_tps, rate),
-            text(line.peak_rss_bytes, size),
-        )
-        for line in (*found.lines, *found.pooled)
-    ]
-
-
-HEADER = (
-    *("Run", "Model", "Format", "Size", "Perplexity", "Chunks", "Increase", "95 % interval"),
-    *("Machine", "Tokens/s", "Speed-up", "Prompt, tokens/s", "Peak memory"),
-)
-
-
-def files_of(found: Comparison) -> dict[str, bytes]:
-    """comparison.md, comparison.csv and the chart, by file name."""
-    import csv
-    import io
-
-    from labctl.report.plot import render, styled
-    from labctl.report.text import csv_cell, escape, table
-
-    rows = as_rows(found)
-    stream = io.StringIO()
-    cells = ([row[0], *map(csv_cell, row[1:3]), *row[3:]] for row in rows)  # model and format may be a stranger's words
-    csv.writer(stream, lineterminator="\n").writerows([HEADER, *cells])
-    listed = [f"- {label}: {escape(name)}" for label, name in (*found.runs.items(), *found.machines.items())]
-    sheet = [
-        "# Runs compared",
-        "",
-        table(HEADER, ([escape(cell) for cell in row] for row in rows), left=(0, 1, 2, 8)),
-        "",
-        *listed,
-        "",
-        *(f"- {note}" for note in found.notes),
-    ]
-    files = {"comparison.csv": stream.getvalue().encode("utf-8", "replace")}
-    with styled():
-        figure = _figure(found)
-        if figure is not None:
-            files |= {f"comparison.{kind}": data for kind, data in render(figure).items()}
-            sheet += [
-                "",
-                "![Increase of perplexity and speed-up of each run](comparison.png)",
-                "",
-                f"*{reading(found)}*",
-            ]
-    files["comparison.md"] = ("\n".join(sheet) + "\n").encode("utf-8", "replace")
-    return files
-
-
-def reading(found: Comparison) -> str:
-    """The chart's finding in a sentence."""
-    spread: dict[str, list[float]] = {}
-    for line in found.lines:
-        if line.speedup is not None and line.increase_pct is not None:
-            spread.setdefault(line.format, []).append(line.speedup)
-    several = {name: values for name, values in spread.items() if len(values) > 1}
-    if not several:
-        return "No quantized format was timed in two of these runs."
-    name = max(several, key=lambda one: max(several[one]) / min(several[one]))
-    return (
-        f"The speed-up differs most for {name}: from {min(several[name]):.2f} to {max(several[name]):.2f} times the"
-        f" run's own baseline (median {statistics.median(several[name]):.2f})."
-    )
-
-
-def _figure(found: Comparison) -> Figure | None:
-    """Increase of perplexity and speed-up by format; each run has its own colour and shape."""
-    from labctl.report.plot import INK, chart_text, legend_above, look, new_figure
-
-    measured = {line.format for line in found.lines if line.increase_pct is not None}
-    formats = sorted(measured, key=lambda name: list(FORMATS).index(name) if name in FORMATS else len(FORMATS))
-    if not formats:
-        return None
-    shown = list(found.runs)[:12]
-    figure, panels = new_figure(
-        reading(found).rstrip("."),
-        [
-            "Left: increase of perplexity over the run's own baseline, with its 95 % interval. Right: generation speed,"
-            " times the run's own baseline; speeds of different computers do not compare.",
-            *(f"{label}: {found.runs[label]}" for label in shown),
-            *(["More runs than the chart can tell apart: the table has them all."] if len(found.runs) > 12 else []),
-        ],
-        [],
-        plot_in=max(2.2, 0.55 * len(formats) + 0.5),
-        n_axes=2,
-        legend=True,
-    )
-    for place, label in enumerate(shown):
-        style, lines = look(place), [line for line in found.lines if line.runs == (label,) and line.format in formats]
-        shift = 0.5 * ((place + 0.5) / len(shown) - 0.5)
-        for line in lines:
-            spot = formats.index(line.format) + shift
-            if line.increase_pct is not None:
-                low, high = line.increase_low_pct, line.increase_high_pct
-                bounded = low is not None and high is not None and abs(low) < 1e6 and abs(high) < 1e6
-                bar = [[line.increase_pct - (low or 0)], [(high or 0) - line.increase_pct]] if bounded else None
-                panels[0].errorbar(line.increase_pct, spot, xerr=bar, fmt=style.marker, color=style.color, markersize=6)
-            if line.speedup is not None:
-                panels[1].plot(line.speedup, spot, style.marker, color=style.color, markersize=6)
-        panels[0].plot([], [], style.marker, color=style.color, label=label)
-    for panel in panels:
-        panel.set_yticks(
-            range(len(formats)), [chart_text(name) for name in formats] if panel is panels[0] else [""] * len(formats)
-        )
-        panel.set_ylim(len(formats) - 0.4, -0.6)
-        panel.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK)
-        panel.grid(visible=False, axis="y")
-    panels[0].set_xlabel("Perplexity increase, %")
-    panels[1].set_xlabel("Generation speed, times the baseline")
-    legend_above(panels[0])
-    return figure

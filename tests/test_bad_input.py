@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, Cli
 from small_gguf import TEXT, Small
 
-from labctl import compare, journal, store, submission
+from labctl import compare, compare_files, journal, store, submission
 from labctl.config import load_config
 from labctl.errors import LabError
 from labctl.groups import KINDS
@@ -321,7 +321,7 @@ def test_strange_submissions_are_found_wrong_or_refused_and_nothing_worse(
         assert error.hint
     try:
         with compare.opened([path, packed]) as runs, compare.contradictions("The runs"):
-            compare.files_of(compare.compare(runs))
+            compare_files.files_of(compare.compare(runs))
     except LabError as error:
         assert error.hint and "\n" not in error.message
     assert not list(tmp_path.rglob("evil*"))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import claims, logs, records, report, stats
@@ -106,26 +105,26 @@ def test_share_of_a_task() -> None:
 figures = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=3, max_size=12)
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(figures)
-def test_ratio_is_of_medians_and_turns_around(pairs: list[tuple[float, float]]) -> None:
+def test_ratio_is_within_rounds_and_turns_around(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
     one, other = stats.ratio(ours, theirs), stats.ratio(theirs, ours)
-    assert one.value == pytest.approx(statistics.median(ours) / statistics.median(theirs))
+    within = sorted(a / b for a, b in pairs)
+    assert within[0] <= one.value * (1 + 1e-9) and one.value <= within[-1] * (1 + 1e-9)
+    assert len(within) % 2 == 0 or one.value == pytest.approx(within[len(within) // 2])
     assert one.value * other.value == pytest.approx(1)
     assert one.low == pytest.approx(1 / other.high) and one.high == pytest.approx(1 / other.low)
 
 
 def test_interval_of_a_known_case() -> None:
-    # Log ratios -0.1, 0 and 0.1: mean 0, standard deviation 0.1, t(0.975, 2) = 4.302653.
+    # Log ratios -0.1, 0 and 0.1: range 0.2, of which 1.342 to either side of the median.
     one = stats.ratio([math.exp(-0.1), 1, math.exp(0.1)], [1, 1, 1])
-    half = 4.302652729911275 * 0.1 / math.sqrt(3)
-    assert (one.low, one.high) == pytest.approx((math.exp(-half), math.exp(half)))
+    assert (one.low, one.high) == pytest.approx((math.exp(-0.2684), math.exp(0.2684)))
 
 
 def test_few_rounds() -> None:
-    two = stats.ratio([1.0, 3.0], [2.0, 2.0])
-    assert (two.value, two.low, two.high) == pytest.approx((1.0, 0.5, 1.5))
+    two = stats.ratio([2.0, 4.0], [2.0, 2.0])
+    assert two.value == pytest.approx(math.sqrt(2)) and two.low < 1 < two.high
     one = stats.ratio([1.0], [2.0])
     assert one.value == 0.5 and math.isnan(one.low) and math.isnan(one.high)
     with pytest.raises(ValueError, match="cannot be compared"):

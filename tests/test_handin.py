@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import stat
 import zipfile
@@ -19,7 +20,8 @@ import pytest
 from lab_factory import MACHINE, make_lab, nll_of, perplexity_run, provenance, speed_run
 
 from labctl import submission
-from labctl.compare import Run, as_rows, compare, files_of, opened
+from labctl.compare import Run, compare, opened
+from labctl.compare_files import as_rows, files_of, reading
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.handin import Submission, submit
@@ -276,6 +278,27 @@ def on(records: LabRecords, machine: Machine) -> LabRecords:
         for name in records.speed
     }
     return replace(records, speed=speed)
+
+
+def test_a_speed_up_differs_between_runs_only_beyond_its_intervals(tmp_path: Path) -> None:
+    def found(*rates: float) -> str:
+        runs = []
+        for number, tg in enumerate(rates, 1):
+            lab = small_lab_of(tmp_path / f"{len(rates)}-{number}")
+            lab.speed["Q8_0"] = speed_run("Q8_0", 6924, tg, 20 + number, rounds=6)
+            runs.append(run_of(f"R{number}", lab))
+        return reading(compare(runs))
+
+    assert found(1562, 1562) == "No format's speed-up is shown to differ between these runs: the intervals overlap."
+    text = found(1562, 2400, 1562)
+    assert re.search(
+        r"for Q8_0: 1\.\d+ \(.*\) times the run's own baseline in R[13], 2\.\d+ \(.*\) times in R2\.", text
+    )
+    lab = small_lab_of(tmp_path / "once")
+    lab.speed["Q8_0"] = speed_run("Q8_0", 6924, 9000, 9, rounds=1)
+    runs = [run_of("R1", lab), run_of("R2", small_lab_of(tmp_path / "other"))]
+    assert "is shown to differ" in reading(compare(runs))
+    assert any("one round, no interval" in cell for row in as_rows(compare(runs)) for cell in row)
 
 
 def test_quality_is_pooled_for_equal_files_only_and_speed_never(tmp_path: Path) -> None:
