@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from labctl.cpu import performance_cores
-from labctl.machine import clock_text, conditions, fingerprint
+from labctl.machine import clock_text, conditions, fingerprint, free_memory_bytes
 from labctl.records_base import Machine
 from labctl.records_hardware import Conditions
 
@@ -53,10 +53,7 @@ def doctor(
         system_info: llama.cpp's own line about the processor, if it could be loaded.
         check_hub: also try the Hugging Face Hub (up to 3 s without a network).
     """
-    import psutil
-
     machine = fingerprint()
-    memory = psutil.virtual_memory()
     checks = [
         Check(name="System", status="ok", detail=f"{machine.os}, {machine.arch}"),
         check_python(sys.version_info[:3], sys.maxsize > 2**32),
@@ -65,7 +62,8 @@ def doctor(
     ]
     if system_info is not None:
         checks.append(check_features(machine.cpu_features, system_info))
-    checks += [check_ram(memory.total, memory.available, ram_need_bytes), check_disk(outputs, disk_need_bytes)]
+    checks.append(check_ram(machine.ram_bytes, free_memory_bytes(), ram_need_bytes, machine.ram_limit_bytes))
+    checks.append(check_disk(outputs, disk_need_bytes))
     checks += conditions_checks(conditions(), machine.n_cores_logical)
     if check_hub:
         checks.append(check_hub_at((os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")))
@@ -125,15 +123,24 @@ def check_cores(machine: Machine) -> Check:
         kinds = f" ({machine.n_cores_performance} performance, {machine.n_cores_efficiency} efficiency)"
     counts = f"{machine.n_cores_physical} cores{kinds}, {machine.n_cores_logical} threads"
     detail = f"{machine.cpu_model}: {counts}; uses {threads}"
+    if machine.core_limit:
+        detail += f", as this process may use {machine.core_limit:g} (a container's limit, or a mask)"
     if threads > 1:
         return Check(name="Cores", status="ok", detail=detail)
+    if machine.core_limit and machine.n_cores_physical > 1:
+        hint = "Allow this container or process more cores (docker --cpus, taskset), or take a small model."
+        return Check(name="Cores", status="warning", detail=detail, hint=hint)
     return Check(
         name="Cores", status="warning", detail=detail, hint="One core is slow: take a small model and fewer chunks."
     )
 
 
-def check_ram(total_bytes: int, available_bytes: int, need_bytes: int | None) -> Check:
+def check_ram(machine_bytes: int, available_bytes: int, need_bytes: int | None, limit_bytes: int = 0) -> Check:
+    """Memory that is needed against what is free; a container's limit, if there is one, stands for the machine's."""
+    total_bytes = limit_bytes or machine_bytes
     detail = f"{available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free"
+    if limit_bytes:
+        detail += f" (this process may use no more of the machine's {machine_bytes / 1e9:.1f} GB)"
     if need_bytes is not None:
         detail += f", {need_bytes / 1e9:.1f} GB needed"
         if need_bytes > total_bytes:

@@ -8,9 +8,10 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-PROC, SYS = Path("/proc"), Path("/sys")
+from labctl.cgroups import PROC, SYS, core_quota, read_text
 
 # Names in /proc/cpuinfo -> names in llama.cpp's system info, for what its CPU code makes use of.
 # Source: llama.cpp ggml/src/ggml-cpu/ggml-cpu.cpp, ggml_backend_cpu_get_features.
@@ -74,6 +75,8 @@ def parse_cpu_features(cpuinfo: str) -> tuple[str, ...]:
 def performance_cores() -> int:
     """How many threads to compute with: physical cores, without the efficiency cores of a hybrid processor.
 
+    Only as many as this process may use: more threads than that would wait for each other.
+
     Source: llama.cpp common/common.cpp, common_cpu_get_num_math.
     """
     count: int | None = None
@@ -81,21 +84,32 @@ def performance_cores() -> int:
         text = sysctl("hw.perflevel0.physicalcpu") or sysctl("hw.physicalcpu")
         count = int(text) if text.isdigit() else None
     elif sys.platform == "linux":
-        count = count_performance_cores()
-        if count is not None:
-            # A container or taskset that allows fewer: more threads than that would wait for each other.
-            count = min(count, len(os.sched_getaffinity(0)))
+        count = count_performance_cores(allowed=os.sched_getaffinity(0))
     if not count:
         import psutil
 
         count = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return count
+    limit = core_limit()
+    return max(1, min(count, int(limit))) if limit else count
 
 
-def count_performance_cores(sys_root: Path = SYS) -> int | None:
-    """Performance cores by what Linux tells under /sys, each once however many threads it has; None if nothing."""
-    kinds = linux_core_kinds(sys_root)
-    return kinds[0] if kinds else None
+def core_limit() -> float:
+    """How many cores (threads of the processor) a mask or a container leaves to this process; 0 for all of them."""
+    if sys.platform != "linux":
+        return 0.0
+    allowed, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    limits = [quota for quota in (core_quota(), float(allowed)) if quota is not None and quota < there]
+    return min(limits, default=0.0)
+
+
+def count_performance_cores(sys_root: Path = SYS, allowed: Collection[int] | None = None) -> int | None:
+    """Performance cores by what Linux tells under /sys, each once however many threads it has; None if nothing.
+
+    Args:
+        allowed: numbers of the processor's threads that count; None for all.
+    """
+    kinds = linux_core_kinds(sys_root, allowed)
+    return kinds[0] or kinds[1] if kinds else None
 
 
 def core_kinds() -> tuple[int, int]:
@@ -107,7 +121,7 @@ def core_kinds() -> tuple[int, int]:
     return linux_core_kinds() or (0, 0)
 
 
-def linux_core_kinds(sys_root: Path = SYS) -> tuple[int, int] | None:
+def linux_core_kinds(sys_root: Path = SYS, allowed: Collection[int] | None = None) -> tuple[int, int] | None:
     """Performance cores, and the weaker ones of a hybrid processor, by what Linux tells under /sys; None if nothing."""
     cores: dict[int, str] = {}
     strengths: dict[int, int] = {}
@@ -129,8 +143,9 @@ def linux_core_kinds(sys_root: Path = SYS) -> tuple[int, int] | None:
         strong = {number for number, strength in strengths.items() if strength >= _WEAK_CORE * max(strengths.values())}
     else:
         strong = set(cores)
-    n_strong = len({cores[number] for number in strong if number in cores})
-    return n_strong, len(set(cores.values())) - n_strong
+    counted = {number: core for number, core in cores.items() if allowed is None or number in allowed}
+    n_strong = len({core for number, core in counted.items() if number in strong})
+    return n_strong, len(set(counted.values())) - n_strong
 
 
 def parse_cpu_list(text: str) -> set[int]:
@@ -142,14 +157,6 @@ def parse_cpu_list(text: str) -> set[int]:
 
 
 # -- small readers ----------------------------------------------------------------------------------------------------
-
-
-def read_text(path: Path) -> str | None:
-    """A small file's text without the blanks around it; None if it cannot be read."""
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except (OSError, ValueError):
-        return None
 
 
 def sysctl(names: str) -> str:

@@ -36,6 +36,8 @@ def address_space_bytes(task: tasks.AnyTask) -> int | None:
     """
     import psutil
 
+    from labctl.machine import total_memory_bytes
+
     slack = _SLACK_BYTES + task.n_threads * _THREAD_BYTES
     if not task.model_path:
         return slack
@@ -47,7 +49,7 @@ def address_space_bytes(task: tasks.AnyTask) -> int | None:
     except (OSError, LabError):
         return None
     # More than the machine has cannot be had anyway; a file may be mapped whole without being in memory.
-    there = psutil.virtual_memory().total + psutil.swap_memory().total
+    there = total_memory_bytes() + psutil.swap_memory().total
     return min(2 * needed, 2 * header.size_bytes + there) + slack
 
 

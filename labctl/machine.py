@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from labctl.cpu import PROC, SYS, core_kinds, cpu_features, cpu_model, read_text
+from labctl.cgroups import PROC, SYS, memory_left_bytes, memory_limit_bytes, read_text
+from labctl.cpu import core_kinds, core_limit, cpu_features, cpu_model
 from labctl.records_base import Machine
 from labctl.records_hardware import Conditions
 
@@ -19,7 +20,8 @@ from labctl.records_hardware import Conditions
 def fingerprint() -> Machine:
     """Describe this computer. Holds no serial number, user or host name.
 
-    Returns: a record whose `machine_id` depends on processor, cores, memory (to the GiB) and kind of system only.
+    Returns: a record whose `machine_id` depends on processor, cores, memory (to the GiB) and kind of system only; a
+            container's limits are told beside it, since they change speeds but no perplexity.
     """
     import psutil
 
@@ -43,7 +45,35 @@ def fingerprint() -> Machine:
         cpu_features=cpu_features(),
         n_cores_performance=strong,
         n_cores_efficiency=weak,
+        core_limit=core_limit(),
+        ram_limit_bytes=limit if (limit := total_memory_bytes()) < ram_bytes else 0,
     )
+
+
+def total_memory_bytes() -> int:
+    """Memory that this process can have: the machine's, or what a container or `ulimit -v` leaves of it."""
+    import psutil
+
+    limits = (int(psutil.virtual_memory().total), memory_limit_bytes(), _address_space_bytes())
+    return min(limit for limit in limits if limit is not None)
+
+
+def free_memory_bytes() -> int:
+    """Memory that is free now: the machine's, or what is left of a container's."""
+    import psutil
+
+    limits = (int(psutil.virtual_memory().available), memory_left_bytes(), _address_space_bytes())
+    return min(limit for limit in limits if limit is not None)
+
+
+def _address_space_bytes() -> int | None:
+    """The limit on a process's address space that it cannot lift itself; None without one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def power_source() -> str | None:
@@ -77,8 +107,6 @@ def conditions(*, watch_s: float = 0.3) -> Conditions:
     Args:
         watch_s: seconds to watch how busy the cores are; labctl itself should be idle meanwhile. 0: not looked at.
     """
-    import psutil
-
     shares = busy_shares(watch_s) if watch_s > 0 else ()
     return Conditions(
         taken_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -88,7 +116,7 @@ def conditions(*, watch_s: float = 0.3) -> Conditions:
         temperature_c=temperature(),
         busy_cores=sum(shares) if shares else None,
         busiest_share=max(shares, default=None),
-        available_bytes=int(psutil.virtual_memory().available),
+        available_bytes=free_memory_bytes(),
     )
 
 

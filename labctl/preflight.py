@@ -149,7 +149,7 @@ def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
         write_bytes=sum(one.write_bytes for one in planned),
         free_bytes=int(psutil.disk_usage(str(lab.folder.root)).free),
         peak_ram_bytes=max(peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
-        ram_bytes=lab.machine.ram_bytes,
+        ram_bytes=lab.machine.usable_ram_bytes,
         estimate_s=sum(one.estimate_s for one in planned),
         probed=probe is not None,
     )
@@ -165,7 +165,7 @@ def check(lab: Lab, found: Preflight, display: Display) -> None:
 
     text = (
         f"{lab.model.name}: writes {size_text(found.write_bytes)} ({size_text(found.free_bytes)} free), needs about"
-        f" {size_text(found.peak_ram_bytes)} of memory at most ({size_text(found.ram_bytes)} in this machine) and takes"
+        f" {size_text(found.peak_ram_bytes)} of memory at most ({size_text(found.ram_bytes)} here) and takes"
         f" about {time_text(rough_s(found.estimate_s))}"
         + (", judging by the first chunks." if found.probed else ", give or take a factor of 3.")
     )
@@ -178,7 +178,7 @@ def check(lab: Lab, found: Preflight, display: Display) -> None:
     if found.peak_ram_bytes > found.ram_bytes:
         display.warn(
             f"{lab.model.baseline} needs about {size_text(found.peak_ram_bytes)} of memory, more than the"
-            f" {size_text(found.ram_bytes)} of this machine: it will be very slow, or fail."
+            f" {size_text(found.ram_bytes)} that are here: it will be very slow, or fail."
         )
     if found.write_bytes > LARGE_BYTES:
         display.confirm(text, yes=lab.config.yes)

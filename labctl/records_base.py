@@ -17,6 +17,8 @@ class Machine:
     Attributes:
         n_cores_performance, n_cores_efficiency: physical cores of either kind; all count as performance cores where
             there is one kind only, and both are 0 where the system does not tell.
+        core_limit: cores that a container's quota or a mask left to the process; 0 for all.
+        ram_limit_bytes: memory that a container or a limit of the process left to it; 0 for all.
     """
 
     machine_id: str
@@ -29,6 +31,19 @@ class Machine:
     cpu_features: tuple[str, ...] = ()
     n_cores_performance: int = 0
     n_cores_efficiency: int = 0
+    core_limit: float = 0.0
+    ram_limit_bytes: int = 0
+
+    @property
+    def usable_ram_bytes(self) -> int:
+        return self.ram_limit_bytes or self.ram_bytes
+
+    @property
+    def limits(self) -> str:
+        """What was left to the process, in words; empty if it could have everything."""
+        parts = [f"{self.core_limit:g} core{'s' if self.core_limit != 1 else ''}"] if self.core_limit else []
+        parts += [f"{self.ram_limit_bytes / 2**30:.1f} GiB RAM"] if self.ram_limit_bytes else []
+        return f"limited to {' and '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from labctl.config import LabConfig
+from labctl.cpu import performance_cores
 from labctl.errors import LabError
 from labctl.journal import map_array
 from labctl.records import LabRecords, PerplexityRun, TextSource
@@ -126,7 +126,7 @@ def _nll_again(
     task = tasks.PerplexityTask(
         model_path=str(model.resolve()),
         format=run.format,
-        n_threads=config.threads or max(1, min(run.n_threads, os.cpu_count() or 1)),
+        n_threads=config.threads or max(1, min(run.n_threads, performance_cores())),
         text=text,
         n_ctx=run.n_ctx,
         shape=dataclasses.replace(run.shape, n_side=1),  # a single chunk gets all threads

@@ -38,8 +38,13 @@ def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
     """Digest for the speed of a set of formats: they are timed against each other, so one more means timing all."""
     return key_of(
         "bench", lab, files={label: need_file(lab, label).sha256 for label in labels}, machine=lab.machine.machine_id,
-        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN, effort=dataclasses.asdict(EFFORT),
+        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN, effort=dataclasses.asdict(EFFORT), **limits(lab),
     )  # fmt: skip
+
+
+def limits(lab: Lab) -> dict[str, float]:
+    """What of a container's limits a speed depends on; nothing where there is none."""
+    return {"core_limit": lab.machine.core_limit} if lab.machine.core_limit else {}
 
 
 def load_conditions(lab: Lab) -> BenchConditions | None:
@@ -117,7 +122,7 @@ def run_rounds(lab: Lab, display: Display, attempt: Attempt, *, force: bool) -> 
     state, speed = (None, {}) if force else (load_conditions(lab), load_speed(lab))
     display.stage("bench")
     now = conditions(watch_s=_WATCH_S)
-    notices = condition_notices(now, lab.machine.n_cores_logical)
+    notices = (*condition_notices(now, lab.machine.n_cores_logical), *_thread_notice(lab))
     for notice in notices:
         display.warn(notice)
     if state is None:
@@ -222,6 +227,17 @@ def condition_notices(now: Conditions, n_logical: int) -> tuple[str, ...]:
         f"When the speed measurement began: {check.name.lower()}: {check.detail}. {check.hint}"
         for check in conditions_checks(now, n_logical)
         if check.status != "ok"
+    )
+
+
+def _thread_notice(lab: Lab) -> tuple[str, ...]:
+    """More threads than this process may use cores wait for each other."""
+    limit = lab.machine.core_limit
+    if not limit or lab.n_threads <= max(1, limit):
+        return ()
+    return (
+        f"{lab.n_threads} threads computed where this process may use {limit:g} of {lab.machine.n_cores_logical} cores"
+        " (a container's limit, or a mask): they wait for each other. Leave --threads out for as many as suit.",
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from labctl import tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.records_hardware import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
-from labctl.rounds import labels_with_file
+from labctl.rounds import labels_with_file, limits
 from labctl.steps import N_GEN, N_PROMPT, Lab, key_of, need_file
 from labctl.store import read_record, write_record
 
@@ -45,7 +46,7 @@ def load_threads(lab: Lab) -> dict[str, ThreadSweep]:
 def _batch_key(lab: Lab, label: str, n_seqs: Sequence[int]) -> str:
     return key_of(
         "batch", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
-        n_prompt=BATCH_PROMPT, n_gen=BATCH_GEN, n_reps=BATCH_REPS, n_seqs=sorted(n_seqs),
+        n_prompt=BATCH_PROMPT, n_gen=BATCH_GEN, n_reps=BATCH_REPS, n_seqs=sorted(n_seqs), **limits(lab),
     )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def _threads_key(lab: Lab, label: str, counts: Sequence[int]) -> str:
     return key_of(
         "threads", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_prompt=N_PROMPT,
         n_gen=N_GEN, rounds=_SWEEP_ROUNDS, effort=dataclasses.asdict(_SWEEP_EFFORT), counts=sorted(counts),
+        **limits(lab),
     )  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
     """
     labels = _need_labels(lab)
     label = _SWEEP_FORMAT if _SWEEP_FORMAT in labels else labels[-1]
-    counts = thread_counts(lab.n_threads, lab.machine.n_cores_physical, lab.machine.n_cores_logical)
+    usable = math.ceil(lab.machine.core_limit) or lab.machine.n_cores_logical
+    counts = thread_counts(lab.n_threads, lab.machine.n_cores_physical, usable)
     visits: dict[int, tuple[SpeedVisit, ...]] = {}
     display.begin(_SWEEP_ROUNDS * len(counts))
     done = 0

@@ -89,7 +89,7 @@ def test_a_small_run_is_said_and_not_asked(lab: Lab) -> None:
     heard = Heard()
     preflight.check(lab, SMALL, heard)
     assert heard.notes == [
-        "other: writes 50 MB (90 GB free), needs about 1 GB of memory at most (16 GB in this machine) and takes about"
+        "other: writes 50 MB (90 GB free), needs about 1 GB of memory at most (16 GB here) and takes about"
         " 1 min 30 s, judging by the first chunks."
     ]
     assert not heard.warnings

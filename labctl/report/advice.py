@@ -157,7 +157,7 @@ def caveats(
     for one in machines(records) or ((machine,) if machine else ()):
         found.append(
             f"Speed and memory hold for this machine and these settings: {one.cpu_model}, {one.n_cores_physical} cores,"
-            f" {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}."
+            f" {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}{f', {one.limits}' if one.limits else ''}."
         )
     made = ", ".join(f"{package} {version}" for package, version in versions(records).items())
     dated = provenances(records)

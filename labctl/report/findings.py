@@ -85,6 +85,7 @@ def caption_lines(records: LabRecords, kind: str) -> list[str]:
     conditions = []
     for machine in machines(records)[:1]:
         conditions.append(f"Machine: {machine.cpu_model}, {machine.n_cores_physical} cores, {machine.os}")
+        conditions += [machine.limits] if machine.limits else []
     tables: dict[str, dict[str, Any]] = {"speed": records.speed, "memory": records.memory}
     runs: Sequence[Any] = list(tables.get(kind, records.perplexity).values())
     threads = sorted({run.n_threads for run in runs})

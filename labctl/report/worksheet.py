@@ -205,8 +205,9 @@ def header(records: LabRecords, rows: Rows, machine: Machine | None) -> str:
         lines.append(("Text", escape(records.text.name) + (f"; {covered}" if covered else "; not measured yet")))
     for one in machines(records) or ((machine,) if machine else ()):
         cores = f"{one.n_cores_physical} cores ({one.n_cores_logical} threads)"
+        limits = f"; {one.limits}" if one.limits else ""
         ram = f"{one.ram_bytes / 1024**3:.1f} GiB RAM"
-        lines.append(("Machine", escape(f"{one.cpu_model}, {cores}, {ram}, {one.os}, {one.arch}")))
+        lines.append(("Machine", escape(f"{one.cpu_model}, {cores}, {ram}, {one.os}, {one.arch}{limits}")))
     lines += [(name, escape(found)) for name, found in hardware.conditions_lines(records)]
     known = versions(records)
     if known:
