@@ -115,7 +115,7 @@ def convert(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
         )
     finally:
         display.end()
-    if Path(model).suffix == ".gguf" or found.origin in ("demo", "gguf", "package"):
+    if Path(found.spec).suffix == ".gguf" or found.origin in ("demo", "gguf", "package"):
         raise LabError(f"{model} is a GGUF file already: {found.path}.", f"Use it: labctl run --model {model}")
     for notice in found.notices:
         display.notice(notice)

@@ -65,8 +65,8 @@ def lab_options(command: CommandT) -> CommandT:
         (
             click.option(
                 "--model",
-                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder, or"
-                " hf:owner/repo[@revision][:file]. Default: demo.",
+                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder,"
+                " hf:owner/repo[@revision][:file], or a Hub page's address. Default: demo.",
             ),
             click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
             click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),

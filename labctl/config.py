@@ -44,7 +44,7 @@ class LabConfig:
     """What a lab is asked to do.
 
     Attributes:
-        model: demo, a preset, a GGUF file, a checkpoint folder, or hf:owner/repo[@revision][:file].
+        model: demo, a preset, a GGUF file, a checkpoint folder, hf:owner/repo[@revision][:file], or a page of the Hub.
         text: wikitext-2, demo, or a path; None for WikiText-2 with the demo text in reserve.
         chunks: "auto" (as many as the verdicts need), "all", or a number of chunks from the start of the text.
         budget_s: seconds for the whole perplexity step with auto; None for no limit.

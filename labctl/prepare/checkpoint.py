@@ -116,6 +116,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+def check_settings(folder: Path) -> tuple[str, bool]:
+    """What config.json alone tells, before any weights are there.
+
+    Returns: how the weights are quantized, empty if it does not say so; and whether the converter can unpack that.
+    Raises:
+        LabError: config.json is damaged, or names no model that writes text.
+    """
+    config = _json(folder / "config.json")
+    _architecture(folder, config, ())
+    inner = wholeness.text_config(config)
+    method = quantized.method_of(inner, (), (), ())
+    return method, not method or quantized.can_unpack(method, inner)
+
+
 def _architecture(folder: Path, config: Mapping[str, object], present: Iterable[str]) -> str:
     """The class that config.json names.
 

@@ -42,7 +42,7 @@ def require_checkpoint(folder: Path, shown: str) -> None:
             f"Fetch the files themselves: git -C {shown} lfs pull",
         )
     if kinds.is_adapter(top):
-        raise adapter_error(shown, _base_model(folder))
+        raise adapter_error(shown, base_model(folder))
     if any(kinds.is_weight_file(name) for name in top) and "model_index.json" not in top:
         return
     if part := kinds.unfinished(names):
@@ -80,7 +80,7 @@ def _name_what_is_inside(folder: Path, shown: str, names: list[str], top: list[s
         raise LabError(f"{shown} holds a model one folder deeper.", f"Name that folder: {folder / newest}{rest}")
     for sub, inside in deeper.items():
         if kinds.is_adapter(inside):
-            raise adapter_error(f"{shown}/{sub}", _base_model(folder / sub))
+            raise adapter_error(f"{shown}/{sub}", base_model(folder / sub))
         if (other := kinds.other_format(inside)) is not None:
             raise LabError(f"{shown} holds {other[0]}, in the folder {sub}.", other[1])
     for name in names:
@@ -112,7 +112,7 @@ def refuse_file(path: Path, shown: str) -> None:
     if kinds.is_archive(name):
         raise LabError(f"{shown} is an archive.", "Unpack it, and name the folder or GGUF file that comes out.")
     if kinds.is_adapter([name]):
-        raise adapter_error(shown, _base_model(folder))
+        raise adapter_error(shown, base_model(folder))
     if name.endswith((".safetensors", ".json")) or kinds.is_weight_file(name) or name == "tokenizer.model":
         raise LabError(f"{shown} is one file of a checkpoint.", f"Name its folder: {folder.absolute()}")
     if (other := kinds.other_format([name])) is not None:
@@ -197,7 +197,7 @@ def _refuse_cache(folder: Path, shown: str) -> None:
     )
 
 
-def _base_model(folder: Path) -> str:
+def base_model(folder: Path) -> str:
     """The model that an adapter in this folder belongs to; empty if it does not say."""
     path = folder / "adapter_config.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):

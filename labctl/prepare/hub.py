@@ -57,6 +57,11 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
+def page(repo_id: str) -> str:
+    """Address of a repository's page."""
+    return f"{_shown_endpoint()}/{repo_id}"
+
+
 def is_offline() -> bool:
     """Whether the user told Hugging Face's tools to leave the network alone."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
@@ -292,14 +297,15 @@ def _explain(error: BaseException, repo_id: str, revision: str | None) -> LabErr
         link = link.__cause__ or link.__context__
     responses = [getattr(one, "response", None) for one in chain]
     status = next((int(one.status_code) for one in responses if one is not None), 0)
-    page = f"{_shown_endpoint()}/{repo_id}"
     if any(isinstance(one, errors.GatedRepoError) for one in chain):
         return HubUnavailableError(
             f"{repo_id} is gated: its owner wants you to accept terms first.",
-            f"Accept them at {page}, then run `hf auth login` or set HF_TOKEN.",
+            f"Accept them at {page(repo_id)}, then run `hf auth login` or set HF_TOKEN.",
         )
     if any(isinstance(one, errors.RevisionNotFoundError) for one in chain):
-        return HubUnavailableError(f"{repo_id} has no revision {revision!r}.", f"See the branches and tags at {page}.")
+        return HubUnavailableError(
+            f"{repo_id} has no revision {revision!r}.", f"See the branches and tags at {page(repo_id)}."
+        )
     if any(isinstance(one, errors.RepositoryNotFoundError) for one in chain) or status in (401, 404):
         return HubUnavailableError(
             f"The Hub has no {repo_id}, or it is private.",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from labctl import store
 from labctl.errors import LabError
-from labctl.prepare import hub
+from labctl.prepare import folders, hub, kinds
 from labctl.prepare.checkpoint import read_checkpoint, wanted_files
 from labctl.prepare.dialogue import LARGE_BYTES, Dialogue
+from labctl.prepare.hubspec import HubSpec
+from labctl.prepare.wholeness import require_parts
 
-_HUB_SPEC = re.compile(
-    r"hf:(?://)?(?P<repo>[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<file>.+))?"
-)
 _SPLIT = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
 _LABEL = re.compile(r"(?:^|[-_.])(f16|fp16|bf16|f32|fp32)(?=$|[-_.])", re.IGNORECASE)
 _LABELS = {"f16": "F16", "fp16": "F16", "bf16": "BF16", "f32": "F32", "fp32": "F32"}
@@ -41,45 +41,100 @@ def model_name(stem: str) -> str:
     return store.safe_name(re.sub(r"[-_.](f16|fp16|bf16|f32|fp32)$", "", plain, flags=re.IGNORECASE))
 
 
-def from_hub(spec: str, digests: store.DigestCache, dialogue: Dialogue) -> Place:
-    """The model that hf:owner/repo[@revision][:file] names, downloaded unless the cache has it.
+def from_hub(
+    spec: HubSpec, digests: store.DigestCache, dialogue: Dialogue, check_settings: Callable[[Path], None]
+) -> Place:
+    """The model that a name or address on the Hub means, downloaded unless the cache has it.
 
     A GGUF file is taken before a checkpoint, since it needs no conversion.
 
+    Args:
+        check_settings: given a checkpoint's folder once its config.json is there, before its weights are fetched.
     Raises:
         LabError: no such repository or file, nothing in it fits, refused, or it cannot be downloaded.
     """
-    match = _HUB_SPEC.fullmatch(spec)
-    if match is None:
-        raise LabError(
-            f"Cannot read {spec!r}.", "Write hf:owner/repo, hf:owner/repo:file.gguf or hf:owner/repo@revision."
-        )
-    repo_id, revision, wanted = match["repo"], match["revision"], match["file"]
-    if wanted:
-        hub.check_name(wanted)
     try:
-        repo = hub.list_repo(repo_id, revision)
+        repo = hub.list_repo(spec.repo_id, spec.revision)
     except hub.HubUnavailableError as error:
-        place = _from_cache(repo_id, revision, wanted, digests)
+        place = _from_cache(spec, digests)
         if place is None:
             raise
-        return Place(
-            path=place.path, name=place.name, notices=(f"{error.message} The copy in the cache was used.",)
-        )  # fmt: skip
+        return dataclasses.replace(place, notices=(f"{error.message} The copy in the cache was used.",))
     by_name = {file.name: file for file in repo.files}
-    weights = wanted_files(by_name)
+
+    def fetched(name: str) -> Path:
+        return hub.fetch(repo, by_name[name], digests.sha256, dialogue.progress)
+
     try:
-        names = choose(repo_id, by_name, wanted)
+        names, folder = _select(spec, list(by_name))
+    except NothingFitsError:
+        if kinds.is_adapter(by_name):
+            settings = "adapter_config.json"
+            base = folders.base_model(fetched(settings).parent) if settings in by_name else ""
+            raise folders.adapter_error(spec.repo_id, base) from None
+        if (other := kinds.other_format(by_name)) is not None:
+            raise LabError(f"{spec.repo_id} holds {other[0]}.", other[1]) from None
+        raise
+    _ask(repo, [by_name[name] for name in names], folder is not None, dialogue)
+    if folder is not None:
+        _require_whole(spec.repo_id, folder, names)
+        check_settings(fetched(f"{folder}config.json").parent)
+    paths = [fetched(name) for name in names]
+    return _placed(spec, paths[0], is_checkpoint=folder is not None)
+
+
+def _require_whole(repo_id: str, folder: str, names: Sequence[str]) -> None:
+    """See by the list of files that a repository has all parts of a checkpoint.
+
+    Raises:
+        LabError: it has not.
+    """
+    hint = "The repository itself is not whole: take another one of the model."
+    if f"{folder}config.json" not in names:
+        raise LabError(f"{repo_id} has weights, but no {folder}config.json.", hint)
+    weights = [name.removeprefix(folder) for name in names if kinds.is_weight_file(name.removeprefix(folder))]
+    try:
+        require_parts(repo_id, weights)
+    except LabError as error:
+        raise LabError(error.message, hint) from error
+
+
+def _placed(spec: HubSpec, path: Path, *, is_checkpoint: bool) -> Place:
+    if is_checkpoint:
+        return Place(path=path.parent, name=model_name(spec.repo_id.split("/")[1]))
+    return Place(path=path, name=_hub_name(spec.repo_id, path))
+
+
+class NothingFitsError(LabError):
+    """A repository has neither a GGUF file nor a checkpoint."""
+
+
+def _select(spec: HubSpec, names: Sequence[str]) -> tuple[Sequence[str], str | None]:
+    """Files of a repository to take.
+
+    Returns: their names; and of a checkpoint the folder it lies in, as "sub/" ("" for the top), else None.
+    Raises:
+        LabError: nothing fits, or more than one file does.
+    """
+    wanted, folder, is_forced = spec.wanted or "", "", False
+    if wanted.endswith("/"):
+        wanted, folder = "", wanted
+    elif wanted in names and not wanted.lower().endswith(".gguf"):
+        # The page of one file of a checkpoint: the checkpoint is meant.
+        parent = PurePosixPath(wanted).parent.as_posix()
+        folder, is_forced = "" if parent == "." else f"{parent}/", True
+    inside = [name for name in names if name.startswith(folder)]
+    if folder and not inside:
+        raise LabError(f"{spec.repo_id} has no folder {folder}", f"See its files at {hub.page(spec.repo_id)}.")
+    weights = [f"{folder}{name}" for name in wanted_files(name.removeprefix(folder) for name in inside)]
+    if is_forced and weights:
+        return weights, folder
+    try:
+        return choose(spec.repo_id, inside, wanted or None), None
     except LabError:
         if wanted or not weights:
             raise
-        names = weights
-    is_checkpoint = names is weights
-    _ask(repo, [by_name[name] for name in names], is_checkpoint, dialogue)
-    paths = [hub.fetch(repo, by_name[name], digests.sha256, dialogue.progress) for name in names]
-    if is_checkpoint:
-        return Place(path=paths[0].parent, name=model_name(repo_id.split("/")[1]))
-    return Place(path=paths[0], name=_hub_name(repo_id, paths[0]))
+    return weights, folder
 
 
 def _ask(repo: hub.HubRepo, files: Sequence[hub.HubFile], is_checkpoint: bool, dialogue: Dialogue) -> None:
@@ -95,19 +150,17 @@ def _ask(repo: hub.HubRepo, files: Sequence[hub.HubFile], is_checkpoint: bool, d
         dialogue.ask(f"{repo.repo_id} has {missing / 1e9:.1f} GB to download{more}; the lab's own files come on top.")
 
 
-def _from_cache(repo_id: str, revision: str | None, wanted: str | None, digests: store.DigestCache) -> Place | None:
+def _from_cache(spec: HubSpec, digests: store.DigestCache) -> Place | None:
     """The model as an earlier run downloaded it, where the cache leaves no doubt which file that is."""
     found: list[tuple[list[Path], bool]] = []
-    for folder in hub.cached_files(repo_id, revision).values():
-        names = [file.relative_to(folder).as_posix() for file in sorted(folder.glob("**/*.gguf"))]
+    for snapshot in hub.cached_files(spec.repo_id, spec.revision).values():
+        listed = [file.relative_to(snapshot).as_posix() for file in sorted(snapshot.glob("**/*")) if file.is_file()]
         try:
-            found.append(([folder / name for name in choose(repo_id, names, wanted)], False))
+            names, folder = _select(spec, listed)
+            whole = [snapshot / name for name in names]
+            found.append((whole, False) if folder is None else (list(read_checkpoint(snapshot / folder).files), True))
         except LabError:
-            try:
-                if not wanted:
-                    found.append((list(read_checkpoint(folder).files), True))
-            except LabError:
-                continue
+            continue
     if len(found) != 1:
         return None
     paths, is_checkpoint = found[0]
@@ -117,9 +170,7 @@ def _from_cache(repo_id: str, revision: str | None, wanted: str | None, digests:
             raise LabError(
                 f"The cached copy of {path.name} is damaged.", f"Delete {path.resolve()} and download again."
             )
-    if is_checkpoint:
-        return Place(path=paths[0].parent, name=model_name(repo_id.split("/")[1]))
-    return Place(path=paths[0], name=_hub_name(repo_id, paths[0]))
+    return _placed(spec, paths[0], is_checkpoint=is_checkpoint)
 
 
 def _hub_name(repo_id: str, path: Path) -> str:
@@ -132,7 +183,8 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
     """Which file of a repository to take, with all its parts if it is split.
 
     Args:
-        wanted: the file the user named; without it the only F16 file is taken, else the only BF16, else the only F32.
+        wanted: the file the user named, or the end of its name ("Q8_0"); without it the only F16 file is taken, else
+            the only BF16, else the only F32.
     Raises:
         LabError: nothing fits, or more than one file does.
     """
@@ -146,9 +198,15 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
         for parts in models.values():
             if wanted in parts:
                 return parts
+        ends = re.compile(
+            rf"(?:.*[-_./])?{re.escape(wanted)}", re.IGNORECASE
+        )  # owner/repo:Q8_0, as some programs write it
+        fitting = [parts for stem, parts in models.items() if ends.fullmatch(stem)]
+        if len(fitting) == 1:
+            return fitting[0]
         raise LabError(f"{repo_id} has no GGUF file {wanted}.", f"Its GGUF files: {listing}.")
     if not models:
-        raise LabError(
+        raise NothingFitsError(
             f"{repo_id} has neither a GGUF file nor a checkpoint that could be converted (*.safetensors).",
             "Look for another repository of the model.",
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import folders, header
-from labctl.prepare.checkpoint import Checkpoint, read_checkpoint
+from labctl.prepare.checkpoint import check_settings, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
+from labctl.prepare.hubspec import is_address, read_spec
 from labctl.prepare.presets import PRESETS, packaged_model
 from labctl.prepare.remote import Place, choose, from_hub, model_name
 from labctl.prepare.soundness import check_model
@@ -20,7 +21,10 @@ __all__ = ["choose", "model_name", "resolve_model"]
 
 DEMO_FILE = "demo/labllama-f16.gguf"
 DEMO_NAME = "labllama-15m"
-WAYS = "Give `demo`, a name from `labctl models`, the path of a GGUF file or checkpoint folder, or hf:owner/repo."
+WAYS = (
+    "Give `demo`, a name from `labctl models`, the path of a GGUF file or checkpoint folder, hf:owner/repo, or the"
+    " address of a model's page on the Hub."
+)
 _NOBODY = Dialogue()
 
 
@@ -36,7 +40,7 @@ def resolve_model(
     """Find the model a user named, fetch and convert it if need be, and check that it can be a lab's baseline.
 
     Args:
-        spec: `demo`, a preset's name, a path, or `hf:owner/repo[@revision][:file]`.
+        spec: `demo`, a preset's name, a path, `hf:owner/repo[@revision][:file]`, or the address of a page of the Hub.
         lab_data: the folder with the demo model; models are kept there.
         allow_quantized: take a source that has already lost precision; the record then says so.
         llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
@@ -61,8 +65,13 @@ def resolve_model(
         # Choosing it by name is the consent that --allow-quantized-source gives for others: `labctl models` says Q4_1.
         return _checked(wanted, Place(path=path, name=model_name(path.stem)), digests, "package", preset.quantized)
     where = preset.spec if preset is not None else wanted
-    if where.startswith("hf:"):
-        place, origin = from_hub(where, digests, dialogue), "hub"
+    if is_address(where) and not Path(where).exists():
+        at_hub = read_spec(where)
+        wanted = wanted if preset is not None else str(at_hub)
+        place = from_hub(
+            at_hub, digests, dialogue, lambda folder: _check_settings(at_hub.repo_id, folder, allow_quantized)
+        )
+        origin = "hub"
     else:
         path = Path(where).expanduser()
         if _is_folder(path):
@@ -90,7 +99,7 @@ def _from_checkpoint(
     checkpoint = read_checkpoint(place.path)
     notices = place.notices
     if checkpoint.quantization:
-        _require_unpackable(place.name, checkpoint)
+        _require_unpackable(place.name, checkpoint.quantization, checkpoint.unpackable)
         _refuse_quantized(place.name, checkpoint.quantization, allow_quantized)
         notices = (*notices, _quantized_notice(checkpoint.quantization, "the converted file"))
     done = convert(checkpoint, place.name, find_converter(lab_data, llama_cpp), lab_data, digests, dialogue)
@@ -98,16 +107,27 @@ def _from_checkpoint(
     return _checked(spec, made, digests, origin, allow_quantized, was_quantized=bool(checkpoint.quantization))
 
 
-def _require_unpackable(name: str, checkpoint: Checkpoint) -> None:
+def _check_settings(name: str, folder: Path, allow_quantized: bool) -> None:
+    """Refuse a checkpoint by its config.json alone, before gigabytes of weights are fetched.
+
+    Raises:
+        LabError: it is of no use.
+    """
+    method, unpackable = check_settings(folder)
+    if method:
+        _require_unpackable(name, method, unpackable)
+        _refuse_quantized(name, method, allow_quantized)
+
+
+def _require_unpackable(name: str, method: str, unpackable: bool) -> None:
     """Refuse weights that llama.cpp's converter cannot turn back into numbers.
 
     Raises:
         LabError: it cannot.
     """
-    if not checkpoint.unpackable:
+    if not unpackable:
         raise LabError(
-            f"{name} is already quantized ({checkpoint.quantization}), in a way that llama.cpp's converter cannot"
-            " unpack.",
+            f"{name} is already quantized ({method}), in a way that llama.cpp's converter cannot unpack.",
             "Take the unquantized checkpoint of the model, or a GGUF file.",
         )
 

@@ -68,7 +68,7 @@ def _usually_untied(config: Config) -> bool:
     return _UNTIED.fullmatch(str(config.get("model_type"))) is not None
 
 
-def require_parts(folder: Path, names: Sequence[str]) -> None:
+def require_parts(folder: Path | str, names: Sequence[str]) -> None:
     """See that all parts are there whose number of parts the names tell, and that the weights are there only once.
 
     Raises:
