@@ -111,7 +111,7 @@ def test_too_little_disk_or_memory(lab: Lab) -> None:
         preflight.check(lab, dataclasses.replace(SMALL, free_bytes=10**6), Heard())
     heard = Heard()
     preflight.check(lab, dataclasses.replace(SMALL, peak_ram_bytes=20 * 10**9), heard)
-    assert "more than the 16 GB of this machine" in heard.warnings[0]
+    assert "more than the 16 GB that are here" in heard.warnings[0]
 
 
 def test_a_run_says_it_first(cli: Cli, new_lab: Path, demo_model: Path) -> None:
