@@ -101,7 +101,7 @@ def _show_sweep(lab: Lab, display: Display, as_json: bool) -> None:
     sweep = sweep_threads(lab, display)
     rows = sweep_rows(sweep)
     if as_json:
-        print_json({"format": sweep.format, "rows": msgspec.to_builtins(rows), "advice": advice(rows, lab.n_threads)})
+        print_json({"format": sweep.format, "rows": msgspec.to_builtins(rows), "advice": advice(sweep, lab.n_threads)})
         return
     print_table(
         f"{lab.model.name} {sweep.format}: tokens/second by number of threads",
@@ -117,4 +117,4 @@ def _show_sweep(lab: Lab, display: Display, as_json: bool) -> None:
             for row in rows
         ],
     )
-    print_line(advice(rows, lab.n_threads))
+    print_line(advice(sweep, lab.n_threads))

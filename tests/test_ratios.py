@@ -124,8 +124,8 @@ def test_digits_follow_the_interval() -> None:
 
 def test_median_of_a_round_ignores_a_slow_repetition() -> None:
     slow = run("F16", [1.0, 2.0])
-    assert round_seconds(slow, "pp") == {0: 1.0, 1: 2.0}
-    assert round_seconds(slow, "tg", by_token=False) == {0: 1 / 128, 1: 2 / 128}
+    assert round_seconds(slow.visits, "pp") == {0: 1.0, 1: 2.0}
+    assert round_seconds(slow.visits, "tg", by_token=False) == {0: 1.0, 1: 2.0}
 
 
 STEADY = {"F16": run("F16", [1.0] * 4), "Q8_0": run("Q8_0", [0.5] * 4)}

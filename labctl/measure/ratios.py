@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labctl.measure.spread import median_ranks
-from labctl.records_hardware import SpeedRun
+from labctl.records_hardware import SpeedRun, SpeedVisit
 
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""
@@ -45,34 +45,39 @@ class Ratio:
         return max(self.high / self.ratio, self.ratio / self.low if self.low else math.inf) - 1
 
 
-def round_seconds(run: SpeedRun, test: Test, *, by_token: bool = True) -> dict[int, float]:
-    """Round -> seconds: of a prompt, the median over the repetitions; of a token, the median over the single tokens.
+def round_seconds(visits: Sequence[SpeedVisit], test: Test, *, by_token: bool = True) -> dict[int, float]:
+    """Round -> seconds, median over the repetitions of a round: of a prompt, or of a single token of a generation.
 
     Args:
-        by_token: take the recorded times of single tokens; else a repetition's mean.
+        by_token: False takes whole generations, for visits that did not record their tokens.
     """
     found: dict[int, list[float]] = {}
-    for visit in run.visits:
+    for visit in visits:
         if test == "pp":
             seconds = list(visit.pp_s)
         elif by_token:
             seconds = [second for repetition in visit.token_s for second in repetition]
         else:
-            seconds = [second / run.n_gen for second in visit.tg_s]
+            seconds = list(visit.tg_s)
         found.setdefault(visit.round, []).extend(seconds)
     return {number: statistics.median(seconds) for number, seconds in found.items() if seconds}
 
 
-def has_tokens(run: SpeedRun) -> bool:
+def has_tokens(visits: Sequence[SpeedVisit]) -> bool:
     """Whether every visit recorded its single tokens."""
-    return all(any(visit.token_s) for visit in run.visits)
+    return all(any(visit.token_s) for visit in visits)
+
+
+def visits_ratio(visits: Sequence[SpeedVisit], base: Sequence[SpeedVisit], test: Test) -> Ratio | None:
+    """Speed of some visits against others of the same rounds, by RATIO_RULE; None without a round that has both."""
+    by_token = has_tokens(visits) and has_tokens(base)
+    mine, theirs = (round_seconds(one, test, by_token=by_token) for one in (visits, base))
+    return median_ratio([theirs[number] / mine[number] for number in mine if number in theirs])
 
 
 def round_ratio(run: SpeedRun, base: SpeedRun, test: Test) -> Ratio | None:
-    """Speed against another format's, by RATIO_RULE; None without a round that timed both."""
-    by_token = has_tokens(run) and has_tokens(base)
-    mine, theirs = (round_seconds(one, test, by_token=by_token) for one in (run, base))
-    return median_ratio([theirs[number] / mine[number] for number in mine if number in theirs])
+    """Speed of a format against another one's."""
+    return visits_ratio(run.visits, base.visits, test)
 
 
 def median_ratio(ratios: Sequence[float]) -> Ratio | None:
@@ -130,7 +135,7 @@ def ending(
 
 def drift(run: SpeedRun, test: Test) -> float:
     """How many times as long the slowest round took as the fastest one."""
-    seconds = round_seconds(run, test, by_token=has_tokens(run)).values()
+    seconds = round_seconds(run.visits, test, by_token=has_tokens(run.visits)).values()
     return max(seconds) / min(seconds) if seconds else 1.0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.measure.ratios import Test
+from labctl.measure.ratios import Test, visits_ratio
 from labctl.records import LabRecords
 from labctl.records_hardware import BatchRun, ThreadSweep
+from labctl.report.order import Order, Pair, order_of, tied
 from labctl.report.text import NOT_MEASURED, counted, rate, table
 
 
@@ -45,19 +46,24 @@ def sweep_rows(sweep: ThreadSweep) -> tuple[ThreadsRow, ...]:
     return tuple(rows)
 
 
-def advice(rows: Sequence[ThreadsRow], usual: int) -> str:
-    """Which number of threads is best for either test, in words, and whether the usual one is as good."""
-    parts = []
+def advice(sweep: ThreadSweep, usual: int) -> str:
+    """Which numbers of threads can be the fastest for either test, in words."""
     tests: tuple[tuple[Test, str], ...] = (("tg", "generating text (tg)"), ("pp", "reading prompts (pp)"))
-    for test, words in tests:
-        best = max(rows, key=lambda row: _speed(row, test)[0])
-        floor = _speed(best, test)[1]
-        equal = [row.n_threads for row in rows if row is not best and _speed(row, test)[2] >= floor]
-        also = f" ({' and '.join(map(str, equal))} within its range over the rounds)" if equal else ""
-        parts.append(f"{words}: {best.n_threads}{also}")
+    parts = [f"{words}: {tied(_order(sweep, test).first)}" for test, words in tests]
     return (
         f"Fastest number of threads for {'; for '.join(parts)}. labctl uses {usual} unless told otherwise by --threads."
     )
+
+
+def _order(sweep: ThreadSweep, test: Test) -> Order:
+    """The numbers of threads by speed, told apart by their ratios within rounds."""
+    ratios = {
+        (str(one), str(other)): ratio
+        for one, other in itertools.permutations(sweep.visits, 2)
+        if (ratio := visits_ratio(sweep.visits[one], sweep.visits[other], test)) is not None
+    }
+    pairs = {names: Pair(ratio=ratio.ratio, low=ratio.low, high=ratio.high) for names, ratio in ratios.items()}
+    return order_of({str(row.n_threads): _speed(row, test)[0] for row in sweep_rows(sweep)}, pairs)
 
 
 def threads_table(records: LabRecords) -> str:
@@ -85,7 +91,7 @@ def threads_note(records: LabRecords) -> str:
     rounds = max(len(visits) for visits in sweep.visits.values())
     return (
         f"{sweep.format}; medians of {counted(rounds, 'round')} that went up and down in turn, in brackets the lowest"
-        f" and highest of them. {advice(sweep_rows(sweep), usual)}"
+        f" and highest of them. {advice(sweep, usual)}"
     )
 
 
