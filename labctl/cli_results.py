@@ -65,6 +65,7 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     if not found.comparable:
         raise LabError(f"There are no scores: {missing_words(rows)}.", "Measure what is missing: labctl run")
     first, second = ({score.format: score.total for score in board.scores} for board in found.both)
+    missing = missing_words(rows)
     places, scaled_places = (board.order().ranks for board in found.both)
     lines = [(name, first[name], places[name], second[name], scaled_places[name]) for name in places]
     if as_json:
@@ -76,7 +77,7 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
         ("format", "score", "place", "normalised", "place"),
         [(name, f"{one:.3f}", place(at), f"{two:.3f}", place(there)) for name, one, at, two, there in lines],
         caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats. Sorted by score."
-        f" {PLACES_RULE}",
+        f" {PLACES_RULE}{f' Not ranked: {missing}.' if missing else ''}",
     )
 
 

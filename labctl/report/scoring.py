@@ -165,12 +165,11 @@ def least_leads(candidates: Sequence[Candidate], ppl: Order, tg: Order) -> Leads
 
 def _least_lead(order: Order, names: Names, base: str) -> float:
     """Least difference of two terms that are ratios to the baseline: other x (one / other - 1)."""
-    open_ended = Pair(ratio=1.0, low=0.0, high=math.inf)
-    between = order.pairs.get(names, open_ended).low - 1
-    even = Pair(ratio=1.0, low=1.0, high=1.0)
-    other = even if names[1] == base else order.pairs.get((names[1], base), open_ended)
-    least = between * (other.low if between > 0 else other.high)
-    return 0.0 if between == 0 else -math.inf if math.isnan(least) else least
+    between = order.pairs.get(names)
+    other = Pair(ratio=1.0, low=1.0, high=1.0) if names[1] == base else order.pairs.get((names[1], base))
+    if between is None or other is None or not (between.low > 0 and other.high < math.inf):
+        return -math.inf
+    return (between.low - 1) * (other.low if between.low > 1 else other.high)
 
 
 def scaled_leads(leads: Leads, literal: Sequence[Score]) -> Leads:

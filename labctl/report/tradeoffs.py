@@ -170,23 +170,21 @@ def too_little(rows: Rows) -> str:
 
 
 def missing_words(rows: Rows) -> str:
-    """What the scores lack: the figures that are missing, by format, or a format that saves space."""
+    """What keeps formats out of the scores: figures that are missing, or no space saved; empty if all take part."""
     base = next(iter(rows))
     if len(rows) == 1:
         return f"{base} is the only format of this lab"
-    groups: dict[tuple[str, ...], list[str]] = {}
+    columns = (("size", "size_bytes"), ("perplexity", "ppl"), ("speed", "tg_tps"))
+    groups: dict[str, list[str]] = {}
     for name, row in rows.items():
-        columns = (("size", "size_bytes"), ("perplexity", "ppl"), ("speed", "tg_tps"))
-        missing = tuple(what for what, column in columns if not known(row[column]))
+        missing = [what for what, column in columns if not known(row[column])]
         if missing:
-            groups.setdefault(missing, []).append(name)
-    if not groups:
-        return f"{words(not_smaller(rows))} {'is' if len(rows) == 2 else 'are'} no smaller than {base}"
-    return "; ".join(
-        f"{words(missing)} {'is' if len(missing) == 1 else 'are'} not measured"
-        + ("" if len(names) == len(rows) else f" for {words(names)}")
-        for missing, names in groups.items()
-    )
+            reason = f"{words(missing)} {'is' if len(missing) == 1 else 'are'} not measured"
+            groups.setdefault(reason, []).append(name)
+    parts = [reason + ("" if len(names) == len(rows) else f" for {words(names)}") for reason, names in groups.items()]
+    same = not_smaller(rows)
+    parts += [f"{words(same)} {'is' if len(same) == 1 else 'are'} no smaller than {base}"] if same else []
+    return "; ".join(parts)
 
 
 def score_words(rows: Rows, boards: Boards) -> str:
