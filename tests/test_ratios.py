@@ -116,7 +116,8 @@ def test_without_single_tokens_the_repetitions_count() -> None:
 
 
 def test_digits_follow_the_interval() -> None:
-    assert times(2.604, 0.431, 15.733) == "2.6 (0.4 to 15.7)"
+    assert times(2.604, 0.431, 15.733) == "2.6 (0.43 to 16)"
+    assert times(1.13, 0.0081, 152.3) == "1.1 (0.0081 to 152)"
     assert times(1.5523, 1.5481, 1.5561) == "1.552 (1.548 to 1.556)"
     assert times(1.552, 1.29, 1.65) == "1.55 (1.29 to 1.65)"
     assert times(31.2, 11.0, 60.0) == "31 (11 to 60)"

@@ -11,6 +11,7 @@ from lab_factory import FORMATS, base_nll, generation_run, make_lab, nll_of, per
 
 from labctl.records import LabRecords
 from labctl.report import tradeoffs
+from labctl.report.advice import why
 from labctl.report.analysis import frame, rows_of
 from labctl.report.board import Boards, boards, candidates
 from labctl.report.findings import performance_finding, readings, speed_finding
@@ -54,6 +55,7 @@ def test_a_file_that_saves_nothing_is_no_pick_anywhere(tmp_path: Path) -> None:
     orders = Orders(lab, rows)
     q10 = production(lab, rows, 0.02)
     assert q10.pick == "F16" and "Q8_0 and Q6_K save no space against F16" in q10.text
+    assert "Q8_0 and Q6_K are no smaller than F16." in why(rows, "F16", "F16", 0.02)
     assert reasoning(rows, "F16", {}).pick == "F16"
     assert {answer.pick for _, answer in minimum_formats(rows, "F16", {})} == {"F16"}
     assert in_ram(lab, rows, orders, 8).pick == "F16"

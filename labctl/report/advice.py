@@ -13,7 +13,7 @@ from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
 from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
 from labctl.report.order import SMALLER, Orders, tied
-from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words
+from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words, not_smaller
 from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -43,7 +43,10 @@ def by_the_figures(rows: Rows, name: str, limit: float) -> str:
 def why(rows: Rows, pick: str | None, base: str, limit: float) -> list[str]:
     """What speaks for the rule's pick, measured against the baseline."""
     if pick is None or pick == base:
-        return [f"{base} is the baseline: no smaller file is shown to keep its quality within {100 * limit:g} %."]
+        found = [f"{base} is the baseline: no smaller file is shown to keep its quality within {100 * limit:g} %."]
+        if same := not_smaller(rows):
+            found.append(f"{words(same)} {'is' if len(same) == 1 else 'are'} no smaller than {base}.")
+        return found
     row, found = rows[pick], []
     if known(row["compression_ratio"]):
         found.append(
