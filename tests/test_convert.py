@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import made_checkpoints
 import numpy as np
 import pytest
 from gguf import GGUFWriter
@@ -231,6 +232,22 @@ def test_bf16_is_the_baseline_where_f16_overflows(tmp_path: Path, digests: store
     assert (again.path, again.made, again.notices) == (made.path, False, made.notices)
     (tmp_path / "m" / "tokenizer.model").write_bytes(b"other pieces")
     assert convert.convert(*arguments).path != made.path
+
+
+def test_nan_that_only_the_converter_could_read_is_told_as_nan(tmp_path: Path, digests: store.DigestCache) -> None:
+    values = np.zeros((3, 32), dtype=np.float16)
+    values[1, 1], values[2, 2] = np.inf, np.nan
+    gguf_with(tmp_path / "nan.gguf", values)
+    script = (
+        f"import shutil, sys\nshutil.copy({str(tmp_path / 'nan.gguf')!r}, sys.argv[sys.argv.index('--outfile') + 1])\n"
+    )
+    folder, data = checkout(tmp_path / "cpp", script), tmp_path / "data"
+    made_checkpoints.checkpoint(tmp_path / "m", model__safetensors=None)
+    made_checkpoints.pytorch_file(tmp_path / "m" / "pytorch_model.bin", made_checkpoints.llama_shapes())
+    found = checkpoint.read_checkpoint(tmp_path / "m")
+    with pytest.raises(LabError, match="m holds weights that are not numbers: NaN in w,"):
+        convert.convert(found, "m", ready(folder, data / ".convert"), data, digests, Dialogue())
+    assert not list(data.glob("converted/**/*.gguf*"))
 
 
 @pytest.mark.parametrize(

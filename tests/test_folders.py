@@ -287,6 +287,9 @@ def broken_link(folder: Path) -> None:
     (folder / "model.safetensors").symlink_to("../../blobs/0123")
 
 
+BNB = {**llama_shapes(), "model.layers.0.mlp.down_proj.SCB:F32": (8,)}
+GPTQ = {**llama_shapes(), "model.layers.0.mlp.x.qweight:I32": (8,), "model.layers.0.mlp.x.g_idx:I32": (8,)}
+MLX = {**llama_shapes(), "model.layers.0.mlp.x.weight:U32": (8,), "model.layers.0.mlp.x.scales": (8,)}
 GGUF = Small().bytes()
 OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "LoRA": (
@@ -402,6 +405,22 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "does not read: finetune.safetensors",
         "rename",
     ),
+    "quantized weights by another name": (
+        lambda folder: checkpoint(
+            folder,
+            model__safetensors=None,
+            **{"gptq_model-4bit__safetensors": safetensors(GPTQ), "quantize_config__json": "{}"},
+        ),
+        "m",
+        "already quantized (gptq), in a way that llama.cpp's converter cannot unpack: gptq_model-4bit.safetensors",
+        "unquantized",
+    ),
+    "an image model in one file": (
+        lambda folder: write(folder / "sd.safetensors", safetensors({"model.diffusion_model.in.weight": (8,)})),
+        "m",
+        "an image model (sd.safetensors)",
+        "language models only",
+    ),
     "no weights": (lambda folder: checkpoint(folder, model__safetensors=None), "m", "holds no weights", "again"),
     "no settings": (lambda folder: checkpoint(folder, config__json=None), "m", "holds no config.json", "again"),
     "no tokenizer": (lambda folder: checkpoint(folder, tokenizer__model=None), "m", "holds no tokenizer", "tokenizer"),
@@ -492,9 +511,6 @@ def test_what_is_no_checkpoint_is_called_by_its_name(cli: Cli, tmp_path: Path, c
 
 # -- quantized checkpoints --------------------------------------------------------------------------------------------
 
-BNB = {**llama_shapes(), "model.layers.0.mlp.down_proj.SCB:F32": (8,)}
-GPTQ = {**llama_shapes(), "model.layers.0.mlp.x.qweight:I32": (8,), "model.layers.0.mlp.x.g_idx:I32": (8,)}
-MLX = {**llama_shapes(), "model.layers.0.mlp.x.weight:U32": (8,), "model.layers.0.mlp.x.scales": (8,)}
 QUANTIZED: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "bitsandbytes, said": (
         None,

@@ -139,6 +139,8 @@ def test_what_is_no_model(tmp_path: Path, digests: store.DigestCache) -> None:
         ("demoo", "No such model: demoo.", "Did you mean demo?"),
         ("owner/name", "No such model", "hf:owner/name"),
         ("bad\0name", "No such model", "hf:"),
+        ("x" * 5000, "No such model", "hf:"),
+        ("https://huggingface.co/" + "x" * 5000, "is not the page of a model", "hf:"),
         ("hf:", "Cannot read 'hf:'", "hf:owner/repo"),
         ("hf:onlyname", "Cannot read", "hf:owner/repo"),
         ("hf:a/b/c", "Cannot read", "hf:owner/repo"),

@@ -184,7 +184,7 @@ _CAUSES = (
     (
         r"Model (\S+) is not supported|Architecture '?(\S+?)'? not supported",
         "llama.cpp's converter does not know the architecture {}",
-        "A newer llama.cpp may know it: update llama-cpp-python, or give a checkout with --llama-cpp DIR.",
+        "A newer llama.cpp may know it: update llama-cpp-python, or set LABCTL_LLAMA_CPP to a newer checkout.",
     ),
     (
         r"BPE pre-tokenizer was not recognized",

@@ -132,13 +132,13 @@ def fetch_release(version: str, folder: Path, home: Path) -> None:
             raise LabError(
                 f"The source release {archive.name} is not the one that is known: sha256 {found[:12]}..., expected"
                 f" {expected[:12]}...",
-                "Something on the way changes downloads (a proxy?). Give a checkout instead: --llama-cpp DIR",
+                "Something on the way changes downloads (a proxy?). Set LABCTL_LLAMA_CPP to a checkout of llama.cpp.",
             )
         unpacked = Path(temporary) / "llama.cpp"
         packages.take_tree(archive, _ROOT, _WANTED, unpacked)
         if not (unpacked / SCRIPT).is_file() or not (unpacked / REQUIREMENTS).is_file():
             raise LabError(
-                f"{archive.name} holds no {SCRIPT}.", "Give a checkout of llama.cpp instead: --llama-cpp DIR"
+                f"{archive.name} holds no {SCRIPT}.", "Set LABCTL_LLAMA_CPP to a checkout of llama.cpp instead."
             )
         store.write_text(note, json.dumps({"file": archive.name, "sha256": found}, indent=1) + "\n")
         with store.writing(folder):

@@ -6,10 +6,13 @@ import contextlib
 import itertools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.prepare import kinds
+from labctl.prepare.quantized import method_of
+from labctl.prepare.safetensors import Tensor, read_safetensors
 
 _CACHED_REPO = re.compile(r"(?P<kind>models|datasets|spaces)--(?P<owner>.+?)--(?P<name>.+)")
 _MOST_NAMES = 20_000
@@ -86,14 +89,32 @@ def _name_what_is_inside(folder: Path, shown: str, names: list[str], top: list[s
     for name in names:
         if not name.lower().endswith(".gguf") and _begins_with(folder / name, b"GGUF"):
             raise LabError(f"{shown} holds a GGUF model under another name.", f"Name the file: {folder / name}")
-    unread = [name for name in top if name.endswith(".safetensors")]
-    if unread:
-        raise LabError(
-            f"{shown} holds weights under a name that llama.cpp's converter does not read: {unread[0]}.",
-            "It reads model.safetensors, or model-00001-of-0000N.safetensors. If this is a language model, rename it.",
-        )
+    if unread := [name for name in top if name.endswith(".safetensors")]:
+        raise _unread_weights(folder, shown, unread[0], top)
     if archives := [name for name in top if kinds.is_archive(name)]:
         raise LabError(f"{shown} holds an archive, {archives[0]}.", "Unpack it, and name the folder that comes out.")
+
+
+def _unread_weights(folder: Path, shown: str, name: str, top: list[str]) -> LabError:
+    """What is wrong with weights whose file name the converter does not look for."""
+    tensors: Mapping[str, Tensor] = {}
+    with contextlib.suppress(LabError):
+        tensors = read_safetensors(folder / name)
+    if any("lora_" in one for one in tensors):
+        return adapter_error(shown, "")
+    if any(one.startswith(("model.diffusion_model.", "first_stage_model.", "double_blocks.")) for one in tensors):
+        return LabError(f"{shown} holds an image model ({name}).", "labctl measures language models only.")
+    method = method_of({}, tensors, {one.dtype for one in tensors.values()}, top)
+    if method:
+        return LabError(
+            f"{shown} holds weights that are already quantized ({method}), in a way that llama.cpp's converter cannot"
+            f" unpack: {name}.",
+            "Take the unquantized checkpoint of the model, or a GGUF file.",
+        )
+    return LabError(
+        f"{shown} holds weights under a name that llama.cpp's converter does not read: {name}.",
+        "It reads model.safetensors, or model-00001-of-0000N.safetensors. If this is a language model, rename it.",
+    )
 
 
 def refuse_file(path: Path, shown: str) -> None:

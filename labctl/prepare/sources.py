@@ -65,7 +65,7 @@ def resolve_model(
         # Choosing it by name is the consent that --allow-quantized-source gives for others: `labctl models` says Q4_1.
         return _checked(wanted, Place(path=path, name=model_name(path.stem)), digests, "package", preset.quantized)
     where = preset.spec if preset is not None else wanted
-    if is_address(where) and not Path(where).exists():
+    if is_address(where) and not _exists(Path(where)):
         at_hub = read_spec(where)
         wanted = wanted if preset is not None else str(at_hub)
         place = from_hub(
@@ -180,11 +180,15 @@ def _checked(
     )
 
 
-def _is_folder(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return path.is_dir()
+        return path.exists()
     except (OSError, ValueError):  # a zero character in the name, or one too long
         return False
+
+
+def _is_folder(path: Path) -> bool:
+    return _exists(path) and path.is_dir()
 
 
 def _check_path(spec: str, path: Path, lab_data: Path) -> None:
@@ -193,13 +197,9 @@ def _check_path(spec: str, path: Path, lab_data: Path) -> None:
     Raises:
         LabError: it is no file, or does not exist.
     """
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    if exists and path.is_file():
-        return
-    if exists:
+    if _exists(path):
+        if path.is_file():
+            return
         raise LabError(f"{spec} is not a file.", WAYS)
     local = sorted(str(file) for file in lab_data.glob("**/*.gguf")) if lab_data.is_dir() else []
     by_name = {Path(file).stem.lower(): file for file in local} | {name: name for name in PRESETS}
