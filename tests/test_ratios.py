@@ -20,6 +20,7 @@ from labctl.measure.ratios import (
     round_ratio,
     round_seconds,
     speed_warnings,
+    stalls,
     times,
 )
 from labctl.records_hardware import SpeedRun, SpeedVisit
@@ -45,7 +46,8 @@ def by_token(name: str, rounds: list[list[float]]) -> SpeedRun:
     """One repetition a round with these times of its tokens."""
     made = run(name, [sum(seconds) for seconds in rounds])
     return replace(
-        made, visits=tuple(replace(v, token_s=(tuple(s),)) for v, s in zip(made.visits, rounds, strict=True))
+        made,
+        visits=tuple(replace(v, tg_s=(sum(s),), token_s=(tuple(s),)) for v, s in zip(made.visits, rounds, strict=True)),
     )
 
 
@@ -105,7 +107,11 @@ def test_stalled_tokens_change_nothing() -> None:
     base, fast = by_token("F16", stalled), by_token("Q8_0", [[0.0005] * 128 for _ in range(3)])
     found = round_ratio(fast, base, "tg")
     assert found is not None and (found.ratio, found.low, found.high) == pytest.approx((2, 2, 2))
-    assert drift(base, "tg") == pytest.approx(1)
+    assert stalls(base) == pytest.approx(1) and stalls(fast) == pytest.approx(1)
+    held_up = by_token("F16", [stalled[0]] * 3)
+    assert stalls(held_up) == pytest.approx(10.09, abs=0.1)
+    text = " ".join(speed_warnings({"F16": held_up, "Q8_0": fast}, "F16", 3))
+    assert "F16 took 10 times as long as its tokens usually take" in text and "speed-ups" in text
 
 
 def test_without_single_tokens_the_repetitions_count() -> None:

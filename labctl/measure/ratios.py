@@ -14,8 +14,10 @@ from labctl.records_hardware import SpeedRun, SpeedVisit
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""
 DRIFT = 0.10
+STALLS = 0.25
 Test = Literal["pp", "tg"]
 TESTS: tuple[Test, ...] = ("tg", "pp")
+_TASKS: dict[Test, str] = {"tg": "generating text", "pp": "reading a prompt"}
 
 RATIO_RULE = (
     "in each round, the median time of the baseline over the median time of the format (generation: over the single"
@@ -135,41 +137,56 @@ def ending(
 
 def drift(run: SpeedRun, test: Test) -> float:
     """How many times as long the slowest round took as the fastest one."""
-    seconds = round_seconds(run.visits, test, by_token=has_tokens(run.visits)).values()
+    seconds = round_seconds(run.visits, test, by_token=False).values()
     return max(seconds) / min(seconds) if seconds else 1.0
 
 
+def stalls(run: SpeedRun) -> float:
+    """How many times as long generations took as their tokens usually do: 1 where no token was held up."""
+    if not run.tg_tps or not has_tokens(run.visits):
+        return 1.0
+    return 1 / (run.tg_median_tps * run.token_percentile_s(50))
+
+
 def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int) -> tuple[str, ...]:
-    """What a reader must know about these speeds: a disturbed baseline, ratios that are not known well, few rounds."""
+    """What a reader must know about these speeds: rounds and tokens held up, ratios not known well, few rounds."""
     found = []
     ratios = _ratios(speed, base)
     wide = {key: ratio for key, ratio in ratios.items() if ratio.half_width > PRECISE and math.isfinite(ratio.high)}
     if base in speed:
         worst, test = max((drift(speed[base], test), test) for test in TESTS)
         if worst > 1 + DRIFT:
-            task = "generating text" if test == "tg" else "reading a prompt"
             text = (
-                f"At {task} {base} took {worst:.{1 if worst < 10 else 0}f} times as long in one round as in another:"
-                " something else used the processor, or its clock changed. Speeds in tokens/second may be off by as"
-                " much."
+                f"At {_TASKS[test]} {base} took {_factor(worst)} times as long in one round as in another: something"
+                " else used the processor, or its clock changed. Speeds in tokens/second may be off by as much."
             )
             if ratios and not wide and all(math.isfinite(ratio.high) for ratio in ratios.values()):
                 text += (
                     f" The speed-ups compare moments of one round and are known to ± {100 * PRECISE:g} % all the same."
                 )
             found.append(text)
+    name = max(speed, key=lambda one: stalls(speed[one]), default="")
+    if name and stalls(speed[name]) > 1 + STALLS:
+        found.append(
+            f"Tokens were held up: {name} took {_factor(stalls(speed[name]))} times as long as its tokens usually take,"
+            " because something else used the processor. Its tokens/second are too low by as much; the speed-ups rest"
+            " on single tokens and suffer less."
+        )
     if wide:
         (name, test), ratio = max(wide.items(), key=lambda one: one[1].half_width)
         found.append(
             f"{len(wide)} of {len(ratios)} speed-ups over {base} are known to worse than ± {100 * PRECISE:g} %; least"
-            f" known is {name}'s at {'generating text' if test == 'tg' else 'reading a prompt'}:"
-            f" {times(ratio.ratio, ratio.low, ratio.high)}. Close other programs and run `labctl bench --force`; a"
-            " larger bench_budget_s (seconds) in lab.toml allows more rounds."
+            f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}. Close other programs"
+            " and run `labctl bench --force`; a larger bench_budget_s (seconds) in lab.toml allows more rounds."
         )
     n_rounds = min((len(run.visits) for run in speed.values()), default=0)
     if 0 < n_rounds < min_rounds:
         found.append(f"Speed was measured in {n_rounds} of at least {min_rounds} rounds: the time allowed was over.")
     return tuple(found)
+
+
+def _factor(value: float) -> str:
+    return f"{value:.{1 if value < 10 else 0}f}"
 
 
 def times(ratio: float, low: float, high: float) -> str:

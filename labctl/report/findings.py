@@ -10,7 +10,7 @@ from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.board import boards
 from labctl.report.gaps import mislabelled_notice, provenances
-from labctl.report.order import Orders, tied
+from labctl.report.order import Orders, tells_little, tied
 from labctl.report.rules import smallest_passing
 from labctl.report.scoring import MAP_STEPS, WinnerMap
 from labctl.report.text import counted, percent, rate, size, speedup_words, words
@@ -114,6 +114,8 @@ def performance_finding(records: LabRecords, rows: Rows) -> str:
     order, base = Orders(records, rows).tg, records.formats[0]
     if not order.names:
         return "File size and generation speed"
+    if tells_little(order):
+        return "No format is shown to generate text fastest"
     if len(order.first) > 1:
         return f"Which format generates text fastest is not settled: {words(order.first, 'or')}"
     first, row = order.first[0], rows[order.first[0]]
@@ -140,10 +142,12 @@ def speed_finding(records: LabRecords, rows: Rows) -> str:
     """Title of speed."""
     orders, parts = Orders(records, rows), []
     for test, task in (("tg", "generating text"), ("pp", "reading a prompt")):
-        names = orders.speed(test).first
-        if names:
-            parts.append(f"Fastest at {task}: {tied(names)}")
-    return "; ".join(parts)
+        order = orders.speed(test)
+        if tells_little(order):
+            parts.append(f"No format is shown to be fastest at {task}")
+        elif order.names:
+            parts.append(f"Fastest at {task}: {tied(order.first)}")
+    return ". ".join(parts)
 
 
 def memory_finding(records: LabRecords, rows: Rows) -> str:

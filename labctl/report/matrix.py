@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labctl.report.board import Boards
-from labctl.report.order import Order, Orders, beaten_by
+from labctl.report.order import Order, Orders, beaten_by, tells_little
 from labctl.report.rules import Answer, smallest_passing
 from labctl.report.scoring import perplexity_stars, quality_stars, size_stars, speed_stars
 from labctl.report.text import known, stars, words
@@ -71,7 +71,7 @@ def best_for(rows: Rows, orders: Orders, boards: Boards, uses: Sequence[tuple[st
 def _firsts(label: str, order: Order) -> dict[str, str]:
     """Who comes first: alone, or tied with named others; a tie of more than half of the formats tells nothing."""
     first = order.first
-    if len(order.names) < 2 or len(first) > max(1, len(order.names) // 2):
+    if len(order.names) < 2 or tells_little(order):
         return {}
     return {
         name: f"{label}{f', tied with {words(other for other in first if other != name)}' if len(first) > 1 else ''}"

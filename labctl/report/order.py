@@ -209,6 +209,11 @@ def front(orders: Sequence[Order]) -> tuple[str, ...]:
     return tuple(name for name in measured if beaten_by(name, orders) is None)
 
 
+def tells_little(order: Order) -> bool:
+    """Whether more than half of several formats can be first: then naming them is no finding."""
+    return len(order.names) > 1 and len(order.first) > max(1, len(order.names) // 2)
+
+
 def tied(names: Iterable[str], last: str = "or") -> str:
     """First places as words: "Q4_K_M", or "Q6_K or Q4_K_M (not told apart)"."""
     found = list(names)

@@ -206,8 +206,8 @@ def change_words(rows: Rows, boards: Boards, weights: Weights) -> str:
         before, after = (board.order(one).first for one in (None, weights))
         if not set(before) & set(after):
             text = f"yes, from {tied(before)} to {tied(after)}"
-        elif before == after and len(before) == 1:
-            text = f"no, it stays {before[0]}"
+        elif set(before) == set(after):
+            text = f"no, it stays {before[0]}" if len(before) == 1 else f"not settled, before and after: {tied(after)}"
         else:
             text = f"not settled: before {tied(before)}, after {tied(after)}"
         parts.append(f"{head}: {text}.")
