@@ -40,6 +40,7 @@ def doctor(
     *,
     ram_need_bytes: int | None,
     disk_need_bytes: int | None,
+    spool_need_bytes: int = 0,
     outputs: Path,
     system_info: str | None,
     check_hub: bool = True,
@@ -49,6 +50,7 @@ def doctor(
     Args:
         ram_need_bytes: memory the largest file needs at the lab's context size; None if not known yet.
         disk_need_bytes: bytes the lab will still write.
+        spool_need_bytes: of these, the temporary file that only KL divergence needs.
         outputs: the folder it writes to; need not exist.
         system_info: llama.cpp's own line about the processor, if it could be loaded.
         check_hub: also try the Hugging Face Hub (up to 3 s without a network).
@@ -63,7 +65,7 @@ def doctor(
     if system_info is not None:
         checks.append(check_features(machine.cpu_features, system_info))
     checks.append(check_ram(machine.ram_bytes, free_memory_bytes(), ram_need_bytes, machine.ram_limit_bytes))
-    checks.append(check_disk(outputs, disk_need_bytes))
+    checks.append(check_disk(outputs, disk_need_bytes, spool_need_bytes))
     checks += conditions_checks(conditions(), machine.n_cores_logical)
     if check_hub:
         checks.append(check_hub_at((os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")))
@@ -151,7 +153,7 @@ def check_ram(machine_bytes: int, available_bytes: int, need_bytes: int | None, 
     return Check(name="Memory", status="ok", detail=detail)
 
 
-def check_disk(folder: Path, need_bytes: int | None) -> Check:
+def check_disk(folder: Path, need_bytes: int | None, spool_bytes: int = 0) -> Check:
     place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -159,6 +161,11 @@ def check_disk(folder: Path, need_bytes: int | None) -> Check:
     detail = f"{free / 1e9:.1f} GB free in {place}"
     if need_bytes is not None:
         detail += f", {need_bytes / 1e9:.1f} GB needed"
+        if spool_bytes:
+            detail += f", {spool_bytes / 1e9:.1f} of them for a while"
+        if need_bytes > free >= need_bytes - spool_bytes:
+            hint = "Without more space KL divergence is left out; free some, or set kl_spool_bytes in lab.toml."
+            return Check(name="Disk", status="warning", detail=detail, hint=hint)
         if need_bytes > free:
             hint = "Free some space, or choose a folder on a larger disk with --outputs."
             return Check(name="Disk", status="problem", detail=detail, hint=hint)

@@ -9,6 +9,7 @@ from typing import Any
 
 from labctl import tasks
 from labctl.errors import LabError
+from labctl.process import OnProgress
 from labctl.quality import ORDER_SEED, Attempt, kl_path, measure, nll_key
 from labctl.records import COMMON_CHUNKS, DivergenceRun
 from labctl.steps import Lab, key_of, need_file, stored
@@ -18,18 +19,45 @@ _SPOOL = ".spool-"
 _SPARE_BYTES = 16 << 20  # beside the spool: journals and records
 
 
-def _n_rows(lab: Lab) -> int:
+def _n_rows(lab: Lab, n_vocab: int | None = None) -> int:
     """How many chunks divergence is taken over: as many as fit the spool, and were visited for perplexity anyway."""
     config = lab.config
-    fits = max(1, config.kl_spool_bytes // _row_bytes(lab))
+    fits = max(1, config.kl_spool_bytes // _row_bytes(lab, n_vocab))
     measured = COMMON_CHUNKS if config.is_auto else config.n_chunks
     return min(count for count in (fits, config.kl_chunks or measured) if count is not None)
 
 
-def _row_bytes(lab: Lab) -> int:
+def _row_bytes(lab: Lab, n_vocab: int | None = None) -> int:
     """Size of one chunk in the spool."""
     n_scored = lab.config.ctx - 1 - lab.config.ctx // 2
-    return 4 * n_scored * max(1, need_file(lab, lab.model.baseline).shape.n_vocab)
+    return 4 * n_scored * max(1, n_vocab or need_file(lab, lab.model.baseline).shape.n_vocab)
+
+
+def spool_bytes(lab: Lab, n_vocab: int | None = None) -> int:
+    """Size of the temporary file of probabilities, at most.
+
+    Args:
+        n_vocab: of the model; None to take it from the baseline's record, which must be there.
+    """
+    n_text = max(1, lab.text.size_bytes // lab.config.ctx)  # no token is shorter than a byte
+    return min(_n_rows(lab, n_vocab), n_text) * _row_bytes(lab, n_vocab)
+
+
+def room(lab: Lab) -> LabError | None:
+    """Why the disk has no room for the temporary file of probabilities; None if it has."""
+    from labctl.prepare.quantize import require_space
+
+    path = _spool_path(lab)
+    kept_bytes = path.stat().st_size if path.exists() else 0
+    try:
+        needed_bytes = max(0, spool_bytes(lab) - kept_bytes) + _SPARE_BYTES
+        require_space(lab.folder.root, needed_bytes, "the temporary file of probabilities")
+    except LabError as error:
+        return LabError(
+            f"{error.message.rstrip('.')}: KL divergence is left out.",
+            f"{error.hint} Or let it be smaller: kl_spool_bytes in lab.toml. Then: labctl divergence",
+        )
+    return None
 
 
 def _divergence_settings(lab: Lab) -> dict[str, Any]:
@@ -67,16 +95,8 @@ def spool_file(lab: Lab) -> Iterator[Path]:
     """The baseline's probabilities in the outputs folder while they are needed.
 
     A run that is killed or interrupted leaves them there, and the next one goes on with them.
-
-    Raises:
-        LabError: the disk has no room for the spool.
     """
-    from labctl.prepare.quantize import require_space
-
     path = _spool_path(lab)
-    kept_bytes = path.stat().st_size if path.exists() else 0
-    needed_bytes = max(0, _n_rows(lab) * _row_bytes(lab) - kept_bytes) + _SPARE_BYTES
-    require_space(lab.folder.root, needed_bytes, "the temporary file of probabilities")
     try:
         yield path
     except Exception:  # not Ctrl-C
@@ -112,12 +132,14 @@ def _remove_spool(path: Path) -> None:
         path.with_name(path.name + ".rows").unlink(missing_ok=True)
 
 
-def spool_plan(lab: Lab, label: str, spool: Path) -> tasks.SpoolPlan:
+def spool_plan(lab: Lab, label: str, spool: Path, *, optional: bool = True) -> tasks.SpoolPlan:
+    """What a format's task does with the spool; where perplexity is measured beside it, it is `optional`."""
     return tasks.SpoolPlan(
         spool_path=str(spool),
         n_rows=_n_rows(lab),
         is_baseline=label == lab.model.baseline,
         kl_path=str(kl_path(lab, label)),
+        optional=optional,
     )
 
 
@@ -129,10 +151,18 @@ def run_divergence(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: floa
     """
     baseline = lab.model.baseline
     waiting = [label for label in labels if _n_compared(lab, label) < _n_rows(lab)]
-    if waiting:
+    refused = room(lab) if waiting else None
+    if refused is not None:
+
+        def refuse(_on: OnProgress) -> None:
+            raise refused
+
+        attempt("divergence", baseline, cost * (1 + len(waiting)), refuse)
+        labels = [label for label in labels if label not in waiting]
+    elif waiting:
         with spool_file(lab) as spool:
             for label in (baseline, *waiting):
-                plan = spool_plan(lab, label, spool)
+                plan = spool_plan(lab, label, spool, optional=False)
                 done = attempt(
                     "divergence",
                     label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labctl import opening, plan
+from labctl import opening, plan, preflight
 from labctl.checks import Check, doctor
 from labctl.config import load_config
 from labctl.console import Display
@@ -22,12 +22,14 @@ def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> t
     config = load_config(settings)
     extra: list[Check] = []
     ram_need = disk_need = None
+    spool_need = 0
     system_info = None
     try:
         lab = opening.open_lab(config, display)
         system_info = lab.engine["system_info"]
         ram_need = int(lab.model.size_bytes * 1.1) + (300 << 20)  # the largest file, its cache and buffers, Python
-        disk_need = sum(one.write_bytes for one in plan.plan(lab))
+        planned = plan.plan(lab)
+        disk_need, spool_need = sum(one.write_bytes for one in planned), preflight.spool_bytes(planned)
         ask_engine(lab.model.path if lab.is_demo else str(_demo(config.lab_data_folder())), lab.n_threads)
         build = f"build {lab.engine['llama_cpp']} quantized and read a few tokens"
         extra.append(Check(name="llama.cpp computes", status="ok", detail=build))
@@ -36,6 +38,7 @@ def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> t
     found = doctor(
         ram_need_bytes=ram_need,
         disk_need_bytes=disk_need,
+        spool_need_bytes=spool_need,
         outputs=Path(config.outputs),
         system_info=system_info,
         check_hub=check_hub,

@@ -149,8 +149,8 @@ def _bench_files(lab: Lab) -> bool:
 
 
 def _spool(lab: Lab, wanted: bool) -> contextlib.AbstractContextManager[Path | None]:
-    """A spool for the perplexity step where some format is still to be compared with the baseline."""
-    if wanted and divergence.stale_divergence(lab, force=False):
+    """A spool for the perplexity step where some format is still to be compared with the baseline, and it has room."""
+    if wanted and divergence.stale_divergence(lab, force=False) and divergence.room(lab) is None:
         return divergence.spool_file(lab)
     return contextlib.nullcontext()
 

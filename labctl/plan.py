@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import preflight, quality, rounds, steps
+from labctl import divergence, preflight, quality, rounds, steps
 from labctl.errors import LabError
 from labctl.records import COMMON_CHUNKS
 from labctl.steps import Lab
 
 STEPS = ("quantize", "perplexity", "divergence", "generate", "memory", "bench")
 """Every step in the order it runs; speed last, when nothing else is due any more."""
+
+ALL = "all formats"
+"""Stands for the format in the plan of a step that takes all of them together."""
 
 STEP: dict[str, Callable[[str], steps.Step]] = {
     "quantize": steps.quantize_step,
@@ -67,12 +70,12 @@ def cost(lab: Lab, name: str) -> float:
 
 def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -> list[Planned]:
     """What a run would do, with the bytes it would write (from llama.cpp's dry run) and a rough time."""
-    from labctl.prepare.header import read_model
+    from labctl.prepare.header import model_shape, read_model
 
     header, _ = read_model(Path(lab.model.path))
     n_params = sum(tensor.n_params for tensor in header.tensors)
     tokens_per_s = preflight.tokens_per_s(lab, n_params)
-    planned = []
+    planned: list[Planned] = []
     for step in stale(lab, names, force):
         n_bytes = 0
         if step.name == "quantize" and step.label != lab.model.baseline:
@@ -87,10 +90,22 @@ def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -
                 estimate_s=0.5 + cost(lab, step.name) / tokens_per_s,
             )
         )
+    if "divergence" in names and (compared := _to_compare(lab, "divergence" in force)):
+        n_bytes = divergence.spool_bytes(lab, model_shape(header).n_vocab)
+        seconds = 0.5 + cost(lab, "divergence") * (1 + len(compared)) / tokens_per_s
+        planned.append(Planned(step="divergence", label=ALL, write_bytes=n_bytes, estimate_s=seconds))
     if "bench" in names and ("bench" in force or not rounds.complete(lab)):
         seconds = rounds.estimate_s(lab, tokens_per_s)
         planned += [Planned(step="bench", label=label, write_bytes=0, estimate_s=seconds) for label in lab.labels]
-    return planned
+    return sorted(planned, key=lambda one: STEPS.index(one.step))
+
+
+def _to_compare(lab: Lab, force: bool) -> list[str]:
+    """Formats whose divergence a run would measure; those without a file yet are among them."""
+    there = rounds.labels_with_file(lab)
+    missing = [label for label in lab.labels if label not in there and label != lab.model.baseline]
+    stale_now = divergence.stale_divergence(lab, force) if lab.model.baseline in there else lab.labels[1:]
+    return [label for label in lab.labels if label in stale_now or label in missing]
 
 
 def _dry_run(lab: Lab, label: str) -> int:

@@ -52,9 +52,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What a run will do to this machine."""
+    """What a run will do to this machine.
+
+    Attributes:
+        spool_bytes: of what it writes, the temporary file that only KL divergence needs.
+    """
 
     write_bytes: int
+    spool_bytes: int = 0
     free_bytes: int
     peak_ram_bytes: int
     ram_bytes: int
@@ -137,6 +142,11 @@ def ensure_probe(lab: Lab) -> Probe | None:
     return probe
 
 
+def spool_bytes(planned: Sequence[Step]) -> int:
+    """Of what a plan writes, the temporary file of probabilities: without room for it, all else goes on."""
+    return sum(one.write_bytes for one in planned if one.step == "divergence")
+
+
 def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
     """Put together what a plan means for this machine."""
     import psutil
@@ -147,6 +157,7 @@ def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
     header, _ = read_model(Path(lab.model.path))
     return Preflight(
         write_bytes=sum(one.write_bytes for one in planned),
+        spool_bytes=spool_bytes(planned),
         free_bytes=int(psutil.disk_usage(str(lab.folder.root)).free),
         peak_ram_bytes=max(peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
         ram_bytes=lab.machine.usable_ram_bytes,
@@ -169,11 +180,17 @@ def check(lab: Lab, found: Preflight, display: Display) -> None:
         f" about {time_text(rough_s(found.estimate_s))}"
         + (", judging by the first chunks." if found.probed else ", give or take a factor of 3.")
     )
-    if found.write_bytes > found.free_bytes:
+    if found.write_bytes - found.spool_bytes > found.free_bytes:
         raise LabError(
             f"Not enough disk: this run writes {size_text(found.write_bytes)}, and {lab.folder.root} has"
             f" {size_text(found.free_bytes)} free.",
             "Free some space, choose another disk with --outputs, or fewer formats with --formats.",
+        )
+    if found.write_bytes > found.free_bytes:
+        display.warn(
+            f"KL divergence will be left out: its temporary file takes {size_text(found.spool_bytes)}, and"
+            f" {lab.folder.root} has {size_text(found.free_bytes)} free. Free some space, or set kl_spool_bytes"
+            " in lab.toml."
         )
     if found.peak_ram_bytes > found.ram_bytes:
         display.warn(

@@ -57,12 +57,14 @@ class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
         spool_path: log-probabilities, float32 (n_rows, n_scored, n_vocab), a row for each of the first n_rows chunks in
             the order of the visit, with a list of the rows written beside it; the baseline writes it, others read.
         kl_path: KL divergence and agreement of each token, chunk by chunk, as `journal.NllStore` keeps them.
+        optional: a disk that fills up ends the comparison, not the measurement beside it.
     """
 
     spool_path: str
     n_rows: int
     is_baseline: bool
     kl_path: str
+    optional: bool = False
 
 
 class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from labctl import tasks
-from labctl.journal import NllStore, load_nll, to_ranges
+from labctl.errors import LabError
+from labctl.journal import NllArray, NllStore, load_nll, to_ranges
 from labctl.measure.divergence import Spool
 from labctl.measure.klmath import Floats, kl_rows, same_top
 from labctl.measure.llama import FloatArray, Llama, Model
@@ -60,9 +61,20 @@ def measure_perplexity(llama: Llama, task: tasks.PerplexityTask, on_progress: On
             differences = chunk_differences(nll.values[visited], baseline[visited])
             return settle(differences, limit=task.stop.limit, alpha=task.stop.alpha).verdict != "undecided"
 
+        def keep(chunk: int, values: NllArray) -> None:
+            nonlocal nll
+            try:
+                nll.add(chunk, values)
+            except LabError:
+                if watcher is None or not watcher.give_up():
+                    raise
+                nll.close()
+                nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)  # without the torn row
+                nll.add(chunk, values)
+
         try:
             on_progress(done_before, len(wanted), "")
-            for done, spent in scorer.run(todo, nll.add, settled, watcher):
+            for done, spent in scorer.run(todo, keep, settled, watcher):
                 measured = done
                 tps = done * task.n_ctx / spent if spent else 0.0
                 on_progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
@@ -106,6 +118,7 @@ class _Watcher:
         self._kl = None if plan.is_baseline else NllStore(Path(plan.kl_path), scorer.n_chunks, 2 * scorer.n_scored)
         self._compared: dict[int, list[tuple[Floats, Floats]]] = {}
         self._wanted = self.missing()
+        self._optional, self._given_up = plan.optional, False
 
     def missing(self) -> set[int]:
         """Chunks that have to be computed for the comparison, measured before or not."""
@@ -113,9 +126,24 @@ class _Watcher:
             return {chunk for chunk, row in self._row.items() if row not in self._spool.rows}
         return {chunk for chunk in self._kl.missing(self._row) if self._row[chunk] in self._spool.rows}
 
+    def give_up(self) -> bool:
+        """End the comparison, if it may be, and make room for what is measured."""
+        if not self._optional:
+            return False
+        self._given_up, self._wanted = True, set()
+        self._spool.remove()
+        return True
+
     def see(self, chunk: int, start: int, logits: FloatArray) -> None:
-        if chunk not in self._wanted:
-            return
+        """Take some of a chunk's positions, in order; a thread of its own for each chunk at work."""
+        if chunk in self._wanted:
+            try:
+                self._see(chunk, start, logits)
+            except LabError:
+                if not self.give_up():
+                    raise
+
+    def _see(self, chunk: int, start: int, logits: FloatArray) -> None:
         row = self._row[chunk]
         if self._kl is None:
             self._spool.write(row, start, logits)
@@ -124,8 +152,14 @@ class _Watcher:
         self._compared.setdefault(chunk, []).append((kl_rows(base, logits), same_top(base, logits).astype(np.float64)))
 
     def keep(self, chunk: int) -> None:
-        if chunk not in self._wanted:
-            return
+        if chunk in self._wanted:
+            try:
+                self._keep(chunk)
+            except LabError:
+                if not self.give_up():
+                    raise
+
+    def _keep(self, chunk: int) -> None:
         if self._kl is None:
             self._spool.close_row(self._row[chunk])
             return
@@ -134,5 +168,7 @@ class _Watcher:
         self._kl.add(chunk, np.concatenate([*divergences, *tops]))
 
     def finish(self) -> None:
+        if self._given_up:
+            self._spool.remove()  # another thread may have been writing
         if self._kl is not None:
             self._kl.finish()

@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from hub_server import Hub, Repo, hub_for_this_test
 from test_convert import checkout, folder_with, ready
-from test_faults import MODEL, assert_nothing_half_written
+from test_faults import MODEL, assert_nothing_half_written, run_figures
 from test_sources import F16
 
+from labctl import tasks
 from labctl.errors import LabError
 from labctl.prepare import checkpoint, convert
 from labctl.prepare.dialogue import Dialogue
+from labctl.records import TextSource
 from labctl.store import DigestCache
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX mounts and limits")
@@ -153,6 +156,50 @@ def test_a_disk_that_fills_up_under_perplexity_names_the_reason_and_goes_on_late
     record = json.loads((disk_lab / f"outputs/{MODEL}/records/perplexity-F16.json").read_text("utf-8"))["record"]
     assert record["chunks"] == [[0, 14]]
     assert record["n_tokens_evaluated"] <= 10 * 512  # the four chunks of before stay, whatever came on top
+
+
+def test_without_room_for_probabilities_perplexity_is_measured_and_the_gap_is_said(
+    cli: Any, disk_lab: Path, small_lab: Path
+) -> None:
+    strip(disk_lab, "perplexity")
+    planned = json.loads(cli("run", "--dry-run", "--json", cwd=disk_lab).stdout)
+    (spool,) = [one for one in planned if one["step"] == "divergence"]
+    assert spool["write_bytes"] == 2 * 255 * 8192 * 4  # kl_chunks of lab.toml, scored tokens, vocabulary, float32
+    ballast = fill(disk_lab, 14 << 20)
+    doctor = {one["name"]: one for one in json.loads(cli("doctor", "--no-hub", "--json", cwd=disk_lab).stdout)}
+    assert doctor["Disk"]["status"] == "warning" and "KL divergence is left out" in doctor["Disk"]["hint"]
+    done = cli("run", cwd=disk_lab)
+    assert_refused(done, "Not enough disk for the temporary file of probabilities: 33 MB needed")
+    assert "1 step failed: divergence F16" in done.stderr and "kl_spool_bytes" in done.stderr
+    records = disk_lab / f"outputs/{MODEL}/records"
+    assert {path.stem for path in records.glob("perplexity-*")} == {
+        f"perplexity-{one}" for one in ("F16", "Q8_0", "Q4_K_M")
+    }
+    assert not list(records.glob("divergence-*")) and not list(disk_lab.rglob(".spool-*"))
+    sheet = (disk_lab / f"reports/{MODEL}/worksheet.md").read_text("utf-8")
+    assert "KL divergence is left out" in sheet
+    ballast.unlink()
+    again = cli("run", cwd=disk_lab)
+    assert again.returncode == 0, again.stderr
+    assert run_figures(disk_lab)[:3] == run_figures(small_lab)[:3]
+
+
+def test_a_disk_that_fills_up_under_probabilities_loses_no_perplexity(
+    small_disk: Any, tmp_path: Path, measure_perplexity: Any, demo_text: TextSource
+) -> None:
+    whole = measure_perplexity("Q4_K_M", demo_text, 3, tmp_path / "whole.npy")
+    disk = small_disk(20 << 20)  # two rows of 8.4 MB, and a half
+    plan = tasks.SpoolPlan(
+        spool_path=str(disk / "spool"), n_rows=3, is_baseline=True, kl_path=str(disk / "kl.npy"), optional=True
+    )
+    found = measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", divergence=plan)
+    assert (found.ppl, found.chunks) == (whole.ppl, ((0, 3),))
+    assert [path.name for path in disk.iterdir()] == ["nll.npy"]
+    (disk / "nll.npy").unlink()
+    with pytest.raises(LabError, match="disk is full"):
+        measure_perplexity(
+            "Q4_K_M", demo_text, 3, disk / "nll.npy", divergence=msgspec.structs.replace(plan, optional=False)
+        )
 
 
 def test_stdout_on_a_full_disk_is_one_line(cli: Any, lab_copy: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Cli
 from lab_factory import make_lab
 
-from labctl import pipeline, plan, preflight
+from labctl import checks, pipeline, plan, preflight
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.preflight import Preflight
@@ -176,3 +176,15 @@ def test_a_quantized_baseline_is_said_at_every_table_and_answer(tmp_path: Path) 
     assert len(answers) > 12 and all(answer.endswith(said) for answer in answers)
     sources = re.findall(r"<sub>(?:Source|From)[^\n]*", sheet)
     assert len(sources) > 10 and all(said in source for source in sources)
+
+
+def test_a_disk_without_room_for_probabilities_alone_does_not_stop_a_run(lab: Lab) -> None:
+    spool = 40_000_000
+    heard = Heard()
+    tight = dataclasses.replace(SMALL, spool_bytes=spool, free_bytes=SMALL.write_bytes - 1)
+    preflight.check(lab, tight, heard)
+    assert heard.warnings[0].startswith("KL divergence will be left out: its temporary file takes 40 MB, and")
+    with pytest.raises(LabError, match="Not enough disk"):
+        preflight.check(lab, dataclasses.replace(tight, free_bytes=SMALL.write_bytes - spool - 1), Heard())
+    checked = [checks.check_disk(Path(), need, 10**18) for need in (10**18, 2 * 10**18 + 10**15)]
+    assert [one.status for one in checked] == ["warning", "problem"]

@@ -115,6 +115,8 @@ class Spool:
         return whole and zlib.crc32(values.ravel().view(np.uint8).data) == self._checksums[row]
 
     def remove(self) -> None:
+        """Take it from the disk; no row counts any more."""
+        self._checksums.clear()
         self.path.unlink(missing_ok=True)
         self._list.unlink(missing_ok=True)
 
