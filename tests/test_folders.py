@@ -363,6 +363,13 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "a model one folder deeper",
         "Name that folder: m/out",
     ),
+    "a model two folders deeper": (
+        lambda folder: checkpoint(folder / "a" / "b"),
+        "m",
+        "a model some folders deeper",
+        "Name that folder: m/a/b",
+    ),
+    "a folder of hidden files": (folder_of(__x="x"), "m", "no file that could be one is in it", "checkpoint folder"),
     "a training run's output": (
         lambda folder: (checkpoint(folder / "checkpoint-90"), checkpoint(folder / "checkpoint-1000")),
         "m",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from labctl.prepare.safetensors import Tensor, read_safetensors
 
 _CACHED_REPO = re.compile(r"(?P<kind>models|datasets|spaces)--(?P<owner>.+?)--(?P<name>.+)")
 _MOST_NAMES = 20_000
+_DEPTH = 3
 _MAX_SETTINGS_BYTES = 1 << 20
 HINT = "Give a checkpoint folder as the Hub has it, or a GGUF file."
 
@@ -31,8 +33,6 @@ def require_checkpoint(folder: Path, shown: str) -> None:
     names = _names(folder, shown)
     top = [name for name in names if "/" not in name]
     _refuse_cache(folder, shown)
-    if not names:
-        raise LabError(f"{shown} is a folder without a model: it is empty.", HINT)
     if broken := [name for name in top if not (folder / name).exists()]:
         raise LabError(
             f"{shown} holds links to files that are gone: {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}.",
@@ -54,7 +54,7 @@ def require_checkpoint(folder: Path, shown: str) -> None:
     if "config.json" in top:
         raise LabError(f"{shown} holds no weights (model*.safetensors).", "Download the checkpoint again, all of it.")
     listed = ", ".join(top[:4]) + (", ..." if len(top) > 4 else "")
-    holds = f"it holds {listed}" if top else "it holds folders only"
+    holds = f"it holds {listed}" if top else "no file that could be one is in it"
     raise LabError(f"{shown} is a folder without a model: {holds}.", HINT)
 
 
@@ -74,13 +74,14 @@ def _name_what_is_inside(folder: Path, shown: str, names: list[str], top: list[s
         raise LabError(f"{shown} holds {other[0]}.", other[1])
     deeper: dict[str, list[str]] = {}
     for name in names:
-        if name.count("/") == 1:
-            deeper.setdefault(name.split("/")[0], []).append(name.split("/")[1])
-    whole = [sub for sub, inside in deeper.items() if any(kinds.is_weight_file(name) for name in inside)]
-    if whole:
+        sub, _, file = name.rpartition("/")
+        if sub:
+            deeper.setdefault(sub, []).append(file)
+    if whole := [sub for sub, inside in deeper.items() if any(kinds.is_weight_file(name) for name in inside)]:
         newest = max(whole, key=lambda sub: [int(one) for one in re.findall(r"\d+", sub)] or [-1])
         rest = f" ({len(whole)} folders hold models: {', '.join(whole[:6])})" if len(whole) > 1 else ""
-        raise LabError(f"{shown} holds a model one folder deeper.", f"Name that folder: {folder / newest}{rest}")
+        far = "one folder deeper" if "/" not in newest else "some folders deeper"
+        raise LabError(f"{shown} holds a model {far}.", f"Name that folder: {folder / newest}{rest}")
     for sub, inside in deeper.items():
         if kinds.is_adapter(inside):
             raise adapter_error(f"{shown}/{sub}", base_model(folder / sub))
@@ -165,27 +166,29 @@ def is_pointer(path: Path) -> bool:
 
 
 def _names(folder: Path, shown: str) -> list[str]:
-    """Files in a folder and the folders in it, as a/b; hidden ones are left out, apart from the downloader's notes.
+    """Files in a folder and in those inside it, as a/b; hidden ones are left out, apart from the downloader's notes.
 
     Raises:
         LabError: it cannot be read.
     """
     try:
-        entries = sorted(folder.iterdir())
-        found = []
-        for path in entries:
-            if path.is_dir() and path.suffix not in (".mlpackage", ".mlmodelc"):
-                deep = path.rglob("*.incomplete") if path.name == ".cache" else path.iterdir()
-                if path.name == ".cache" or not path.name.startswith("."):
-                    inside = itertools.islice(deep, _MOST_NAMES)
-                    found += sorted(one.relative_to(folder).as_posix() for one in inside if not one.is_dir())
-            elif not path.name.startswith("."):
-                found.append(path.name)
+        if not any(folder.iterdir()):
+            raise LabError(f"{shown} is a folder without a model: it is empty.", HINT)
     except OSError as error:
         raise LabError(
             f"Cannot look into {shown}: {(error.strerror or 'unreadable').lower()}.", "Check its permissions."
         ) from error
-    return found
+    found: list[str] = []
+    for place, inside, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        inside[:] = sorted(one for one in inside if not one.startswith(".")) if depth < _DEPTH else []
+        packed = [one for one in inside if one.endswith((".mlpackage", ".mlmodelc"))]
+        links = [one for one in files if not one.startswith(".")]
+        found += sorted((Path(place) / one).relative_to(folder).as_posix() for one in (*links, *packed))
+        if len(found) > _MOST_NAMES:
+            break
+    notes = itertools.islice((folder / ".cache").rglob("*.incomplete"), _MOST_NAMES)
+    return [*found, *(one.relative_to(folder).as_posix() for one in notes)]
 
 
 def _refuse_cache(folder: Path, shown: str) -> None:
