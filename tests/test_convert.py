@@ -269,6 +269,15 @@ def test_logs_become_one_line(log: str, status: int, message: str) -> None:
     assert message in said and "\n" not in said and hint
 
 
+@pytest.mark.parametrize(
+    "log", ["ValueError: Can not map tensor 'x.weight_scale'", "AssertionError", "KeyError: 'x.g_idx'"]
+)
+def test_a_form_of_quantization_that_cannot_be_unpacked_is_told_as_that(log: str) -> None:
+    assert "cannot unpack this form of weights quantized by fp8" in convert.explain(log, 1, "fp8")[0]
+    assert "unpack" not in convert.explain(log, 1)[0]
+    assert "disk is full" in convert.explain("OSError: [Errno 28] No space left on device", 1, "fp8")[0]
+
+
 # -- with the real converter ------------------------------------------------------------------------------------------
 
 LOGITS = """

@@ -173,7 +173,8 @@ def _run(
                 process.wait()
     dialogue.progress(f"{checkpoint.folder.name}, {outtype.upper()}", size_bytes, size_bytes)
     if process.returncode != 0 or not target.is_file():
-        message, hint = explain(log_path.read_bytes()[-65_536:].decode("utf-8", "replace"), process.returncode)
+        log_text = log_path.read_bytes()[-65_536:].decode("utf-8", "replace")
+        message, hint = explain(log_text, process.returncode, checkpoint.quantization)
         if shutil.disk_usage(target.parent).free < _FULL_BYTES:  # then the log is cut short, too
             message, hint = _FULL
         raise LabError(f"{checkpoint.folder.name} cannot be converted: {message}.", f"{hint} (log: {log_path})")
@@ -221,12 +222,19 @@ _CAUSES = (
 )
 
 
-def explain(log: str, status: int) -> tuple[str, str]:
+def explain(log: str, status: int, quantization: str = "") -> tuple[str, str]:
     """What a converter's log says, in one line, and what to do about it.
 
     Args:
         status: of the converter's process.
+        quantization: method by which the checkpoint's weights are quantized already; empty if they are not.
     """
+    # A method comes in many forms, of which the converter knows some; in another it stumbles over a tensor or a setting.
+    if quantization and re.search(r"Can ?not map tensor|(Key|Assertion|NotImplemented|Runtime)Error", log):
+        return (
+            f"llama.cpp's converter cannot unpack this form of weights quantized by {quantization}",
+            "Take the unquantized checkpoint of the model, or a GGUF file.",
+        )
     for pattern, message, hint in _CAUSES:
         match = re.search(pattern, log)
         if match:
