@@ -229,7 +229,7 @@ def explain(log: str, status: int, quantization: str = "") -> tuple[str, str]:
         status: of the converter's process.
         quantization: method by which the checkpoint's weights are quantized already; empty if they are not.
     """
-    # A method comes in many forms, of which the converter knows some; in another it stumbles over a tensor or a setting.
+    # A method comes in many forms; in one that the converter does not know, it stumbles over a tensor or a setting.
     if quantization and re.search(r"Can ?not map tensor|(Key|Assertion|NotImplemented|Runtime)Error", log):
         return (
             f"llama.cpp's converter cannot unpack this form of weights quantized by {quantization}",
