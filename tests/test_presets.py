@@ -17,7 +17,7 @@ from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import converter, packages, presets
 from labctl.prepare.dialogue import Dialogue
-from labctl.prepare.remote import _HUB_SPEC
+from labctl.prepare.hubspec import read_spec
 from labctl.prepare.sources import resolve_model
 
 
@@ -93,7 +93,7 @@ def test_the_names_that_the_lab_promises() -> None:
     for preset in presets.PRESETS.values():
         assert preset.name == preset.name.lower() and preset.licence and preset.rows
         assert bool(preset.package) != bool(preset.spec)
-        assert preset.spec in ("", "demo") or _HUB_SPEC.fullmatch(preset.spec)
+        assert preset.spec in ("", "demo") or read_spec(preset.spec).repo_id
         assert preset.gated == (preset.name == "llama-2-7b")
 
 
