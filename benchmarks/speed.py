@@ -7,7 +7,7 @@ import dataclasses
 from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, Sample, Section, SpeedSample
-from labctl import steps, tasks
+from labctl import lengths, tasks
 from labctl.records_hardware import SpeedVisit
 from labctl.rounds import EFFORT
 
@@ -25,16 +25,16 @@ def speed(bench: Bench) -> Section:
             model_path=str(bench.gguf(label)),
             format=label,
             n_threads=bench.lab.n_threads,
-            n_prompt=steps.N_PROMPT,
-            n_gen=steps.N_GEN,
+            n_prompt=lengths.N_PROMPT,
+            n_gen=lengths.N_GEN,
             effort=EFFORT,
             round=number,
             order=0,
         )
         visit, ours = bench.runner.run_task(task, SpeedVisit, format_name=label, round_number=number, step="bench")
         mine = {
-            f"pp{steps.N_PROMPT}": tuple(steps.N_PROMPT / seconds for seconds in visit.pp_s),
-            f"tg{steps.N_GEN}": tuple(steps.N_GEN / seconds for seconds in visit.tg_s),
+            f"pp{lengths.N_PROMPT}": tuple(lengths.N_PROMPT / seconds for seconds in visit.pp_s),
+            f"tg{lengths.N_GEN}": tuple(lengths.N_GEN / seconds for seconds in visit.tg_s),
         }
         _show(bench, OURS, label, number, ours.wall_s, mine)
         theirs = bench.runner.run(
@@ -62,7 +62,7 @@ def speed(bench: Bench) -> Section:
 def bench_command(bench: Bench, label: str) -> list[str]:
     """llama-bench with its own defaults but for the threads: pp512 and tg128."""
     return [bench.tools.path("llama-bench"), "-m", str(bench.gguf(label)), "-t", bench.threads,
-            "-p", str(steps.N_PROMPT), "-n", str(steps.N_GEN)]  # fmt: skip
+            "-p", str(lengths.N_PROMPT), "-n", str(lengths.N_GEN)]  # fmt: skip
 
 
 def _show(bench: Bench, side: str, label: str, number: int, wall_s: float, tests: dict[str, tuple[float, ...]]) -> None:

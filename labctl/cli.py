@@ -38,6 +38,8 @@ def _measure(
 
     display = display_for(quiet, as_json)
     lab = open_lab(settings, display)
+    if {"perplexity", "divergence", "memory"} & set(names):
+        lab.reach.require(lab.config.ctx)
     force_names = (names if forced is None else forced) if force else ()
     if not lab.is_demo:
         _preflight(lab, names, force_names, display, dry_run=dry_run)

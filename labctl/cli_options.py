@@ -95,6 +95,12 @@ def lab_options(command: CommandT) -> CommandT:
                 help="Accept a model that is quantized already; every table then says so.",
             ),
             click.option(
+                "--allow-missing-pre-tokenizer",
+                is_flag=True,
+                default=None,
+                help="Accept a model that does not say how text is split; every table then says so.",
+            ),
+            click.option(
                 "--imatrix",
                 metavar="FILE|auto[:TEXT]",
                 help="Quantize with this GGUF importance matrix, or compute one with llama-imatrix.",

@@ -96,6 +96,7 @@ class LabConfig:
     hang_s: float = 3600.0
     memory_limit_bytes: int | None = None
     allow_quantized_source: bool = False
+    allow_missing_pre_tokenizer: bool = False
     imatrix: str | None = None
     llama_cpp: str | None = None
     yes: bool = False

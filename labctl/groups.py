@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from labctl.heard import EngineNotices
 from labctl.records import (
     DivergenceRun,
     GenerationRun,
@@ -84,7 +85,7 @@ GROUPS = (
 
 KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (SourceModel, TextSource, BenchConditions, Failures, *(group.kind for group in GROUPS))
+    for kind in (SourceModel, TextSource, BenchConditions, EngineNotices, Failures, *(group.kind for group in GROUPS))
 }
 """What a lab's record files hold, by the name of the kind that each file states."""
 

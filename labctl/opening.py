@@ -39,6 +39,7 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         lab_data,
         digests,
         allow_quantized=config.allow_quantized_source,
+        allow_missing_pre=config.allow_missing_pre_tokenizer,
         llama_cpp=config.llama_cpp,
         dialogue=display.dialogue(config.yes),
     )
@@ -50,12 +51,8 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
     if imatrix is not None:
         model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
-    if notices:
-        for notice in (*model.notices, text.notice):
-            if notice:
-                display.notice(notice)
     n_threads = config.threads or cpu.performance_cores()
-    return Lab(
+    lab = Lab(
         config=config,
         folder=RunFolder(outputs / model.name).make(),
         model=model,
@@ -66,7 +63,12 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         digests=digests,
         probes=_probes(lab_data),
         imatrix=imatrix,
-    )
+    ).with_notices()
+    if notices:
+        for notice in (*lab.model.notices, text.notice):
+            if notice:
+                display.notice(notice)
+    return lab
 
 
 def _find_text(config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[str], None]) -> TextSource:

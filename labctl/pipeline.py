@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import adaptive, divergence, plan, quality, rounds, steps, tasks
+from labctl import adaptive, divergence, heard, plan, quality, rounds, steps, tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.groups import KINDS, Failures, runs
@@ -46,6 +46,19 @@ class _Run:
         self.touched: set[tuple[str, str]] = set()
         self._cost_done = 0.0
         display.begin(cost)
+
+    def load(self) -> None:
+        """Open the source, unless that was done before, and say what llama.cpp warned of.
+
+        Raises:
+            LabError: it cannot be measured.
+        """
+        if not heard.was_loaded(self.lab.folder, self.lab.notices_key):
+            self.display.step(heard.LOAD, self.lab.model.baseline)
+            known, self.lab = self.lab.model.notices, steps.load_source(self.lab)
+            for notice in self.lab.model.notices[len(known) :]:
+                self.display.notice(notice)
+        write_record(self.lab.folder.record_path("source"), self.lab.model)
 
     def attempt(self, name: str, label: str, cost: float, work: Callable[[OnProgress], object]) -> bool:
         """Do one step; a failure is reported and kept, and the run goes on."""
@@ -112,15 +125,17 @@ def run(
         if "perplexity" in force:
             for label in lab.labels:
                 quality.forget(lab, label)
-        write_record(lab.folder.record_path("source"), lab.model)
         write_record(lab.folder.record_path("text"), lab.text)
         running = _Run(lab, display, _total_cost(lab, names, force))
         try:
+            running.load()
             for name in STEPS:
                 if name in names:
                     _group(running, name, name in force, "divergence" in names)
         finally:
             display.end()
+        lab = running.lab.with_notices()
+        write_record(lab.folder.record_path("source"), lab.model)
         records = load_records(lab)
         there = {(one.group.step, one.label) for one in runs(records) if one.group.step in names}
         reports = build_report(lab, records) if report else ()

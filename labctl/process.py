@@ -25,6 +25,7 @@ from labctl.surroundings import child_environment
 
 RecordT = TypeVar("RecordT")
 OnProgress = Callable[[tasks.Progress], None]
+OnWarnings = Callable[[tuple[str, ...]], None]
 
 # Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
 # It looks for modules where its parent does (__main__), and for labctl where the parent's is.
@@ -65,7 +66,7 @@ class ChildError(LabError):
 
 def run_task(
     task: tasks.AnyTask, record_type: type[RecordT], *, log_path: Path, hang_s: float,
-    on_progress: OnProgress | None = None, limit_bytes: int | None = None,
+    on_progress: OnProgress | None = None, on_warnings: OnWarnings | None = None, limit_bytes: int | None = None,
 ) -> RecordT:  # fmt: skip
     """Run one task in a fresh process and wait for its record.
 
@@ -73,6 +74,7 @@ def run_task(
         log_path: llama.cpp's log of this task; replaced.
         hang_s: seconds without any event after which the child is killed.
         on_progress: called for each step the child reports.
+        on_warnings: called with llama.cpp's warnings, in its own words, once the task is done.
         limit_bytes: most address space of the child, where the platform can hold it to that (not on Windows and macOS);
             0 for no limit, None for one by the model's size.
     Raises:
@@ -87,6 +89,7 @@ def run_task(
     with log, _started(log, limit) as child:
         failure: tasks.Failure | None = None
         result: msgspec.Raw | None = None
+        warnings: tuple[str, ...] = ()
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(msgspec.json.encode(task) + b"\n")
@@ -110,7 +113,7 @@ def run_task(
                     if on_progress is not None:
                         on_progress(event)
                 case tasks.Result():
-                    result = event.record
+                    result, warnings = event.record, event.warnings
                 case tasks.Failure():
                     failure = event
         status = child.wait()
@@ -128,6 +131,8 @@ def run_task(
     if status != 0 or result is None:
         message, hint = _death(status, log_tail(log_path))
         raise ChildError(f"{place}: {message}.", hint, log_path, log_tail(log_path))
+    if on_warnings is not None:
+        on_warnings(warnings)
     return msgspec.json.decode(result, type=record_type)
 
 

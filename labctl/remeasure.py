@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import random
@@ -13,7 +14,7 @@ from labctl.cpu import performance_cores
 from labctl.errors import LabError
 from labctl.journal import map_array
 from labctl.records import LabRecords, PerplexityRun, TextSource
-from labctl.store import file_sha256, write_bytes
+from labctl.store import model_sha256, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,8 @@ def measure_again(
     at_hand = _files_at_hand(records, config, model_file)
     labels = [label for label in records.perplexity if label in at_hand]
     if not labels:
+        if model_file is not None:
+            return "skipped", f"{model_file.name} is none of the files that were measured"
         return "skipped", "no file of the model is at hand; name one with --model-file"
     label = chance.choice(labels)
     run = records.perplexity[label]
@@ -85,11 +88,26 @@ def _files_at_hand(records: LabRecords, config: LabConfig, model_file: Path | No
     ]  # fmt: skip
     found = {}
     for path in places:
-        if path.is_file() and path.stat().st_size in sizes:
-            label = wanted.get((path.stat().st_size, file_sha256(path)))
+        if not path.is_file():
+            continue
+        files = _files_of(path)
+        size = sum(file.stat().st_size for file in files)
+        if size in sizes:
+            label = wanted.get((size, model_sha256(files)))
             if label is not None:
                 found[label] = path
     return found
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    """The file, and the other parts of its model if it is the first of several."""
+    from labctl.prepare import parts
+    from labctl.prepare.header import read_model
+
+    if parts.NAME.fullmatch(path.name):
+        with contextlib.suppress(LabError):  # then it is none of those that were measured
+            return read_model(path)[1]
+    return (path,)
 
 
 def _text_at_hand(text: TextSource, config: LabConfig) -> TextSource | None:

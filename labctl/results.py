@@ -144,7 +144,7 @@ def _report_key(lab: Lab, records: LabRecords) -> str:
             "records": stamps,
             "failures": [dataclasses.asdict(one) for one in records.failures],
             "warnings": list(records.warnings),
-            "model": dataclasses.asdict(lab.model),
+            "model": dataclasses.asdict(records.model),
             "text": dataclasses.asdict(lab.text),
             "formats": list(lab.labels),
             "weights": lab.config.weights,

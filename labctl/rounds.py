@@ -14,7 +14,7 @@ from labctl.console import Display
 from labctl.machine import conditions
 from labctl.process import OnProgress
 from labctl.records_hardware import BenchConditions, BenchEffort, Conditions, SpeedRun, SpeedVisit, Work
-from labctl.steps import N_GEN, N_PROMPT, Lab, fresh_file, key_of, need_file, stored
+from labctl.steps import Lab, fresh_file, key_of, need_file, stored
 from labctl.store import read_record, write_record
 
 VISIT_COST = 3_000
@@ -36,9 +36,10 @@ def labels_with_file(lab: Lab) -> tuple[str, ...]:
 
 def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
     """Digest for the speed of a set of formats: they are timed against each other, so one more means timing all."""
+    n_prompt, n_gen = lab.reach.bench
     return key_of(
         "bench", lab, files={label: need_file(lab, label).sha256 for label in labels}, machine=lab.machine.machine_id,
-        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN, effort=dataclasses.asdict(EFFORT), **limits(lab),
+        n_threads=lab.n_threads, n_prompt=n_prompt, n_gen=n_gen, effort=dataclasses.asdict(EFFORT), **limits(lab),
     )  # fmt: skip
 
 
@@ -175,12 +176,13 @@ def _round(
 
 def _visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
     """One fresh process that times one format."""
+    n_prompt, n_gen = lab.reach.bench
     task = tasks.BenchTask(
         model_path=str(lab.gguf_path(label)),
         format=label,
         n_threads=lab.n_threads,
-        n_prompt=N_PROMPT,
-        n_gen=N_GEN,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
         effort=EFFORT,
         round=round_number,
         order=order,
@@ -190,12 +192,13 @@ def _visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
 
 def _store(lab: Lab, label: str, key: str, visits: tuple[SpeedVisit, ...]) -> SpeedRun:
     """Keep a format's visits so far."""
-    settings = {"n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN, **dataclasses.asdict(EFFORT)}
+    n_prompt, n_gen = lab.reach.bench
+    settings = {"n_threads": lab.n_threads, "n_prompt": n_prompt, "n_gen": n_gen, **dataclasses.asdict(EFFORT)}
     record = SpeedRun(
         format=label,
         n_threads=lab.n_threads,
-        n_prompt=N_PROMPT,
-        n_gen=N_GEN,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
         visits=visits,
         provenance=lab.provenance("bench", key, {"model": need_file(lab, label).sha256}, settings),
     )
@@ -248,6 +251,7 @@ def _work(lab: Lab, label: str) -> Work:
     header, _ = read_model(Path(lab.gguf_path(label)))
     shape = model_shape(header)
     n_expert, n_expert_used = experts(header.metadata, shape.architecture)
+    n_prompt, n_gen = lab.reach.bench
     return work_of(
-        header.tensors, shape, n_prompt=N_PROMPT, n_gen=N_GEN, n_expert=n_expert, n_expert_used=n_expert_used
+        header.tensors, shape, n_prompt=n_prompt, n_gen=n_gen, n_expert=n_expert, n_expert_used=n_expert_used
     )

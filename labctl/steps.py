@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from labctl import __version__, tasks
+from labctl import __version__, heard, tasks
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.groups import prompt_file
+from labctl.lengths import N_PROMPT, Reach, reach_of
 from labctl.process import ChildError, OnProgress, run_task
 from labctl.records import GenerationRun, GgufFile, SourceModel, TextSource
 from labctl.records_base import SCHEMA_VERSION, Machine, Provenance
 from labctl.records_hardware import MemoryLoad, MemoryRun
-from labctl.store import DigestCache, RunFolder, digest, read_record, write_record, write_text
+from labctl.store import DigestCache, RunFolder, digest, model_sha256, read_record, write_record, write_text
+from labctl.warned import in_words
 
 if TYPE_CHECKING:
     from labctl.prepare.imatrix import Imatrix
 
 RecordT = TypeVar("RecordT")
 
-# As in measure/: not imported, since numpy would then load for every command.
-N_PROMPT, N_GEN = 512, 128
-MEMORY_GEN = 16
+MEMORY_GEN = 16  # as in measure/memory.py: not imported, since numpy would then load for every command
 _SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
 PROMPTS = (
     "Once upon a time",
@@ -69,6 +70,20 @@ class Lab:
             return Path(self.model.path)
         return self.folder.root / f"{self.model.name}-{label}.gguf"
 
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """How many tokens the model takes."""
+        from labctl.prepare.header import read_model
+
+        return reach_of(read_model(Path(self.model.path))[0])
+
+    @functools.cached_property
+    def source_files(self) -> tuple[Path, ...]:
+        """The source: one file, or all parts of a split model in order."""
+        from labctl.prepare.header import read_model
+
+        return read_model(Path(self.model.path))[1]
+
     def provenance(self, step: str, key: str, inputs: dict[str, str], settings: dict[str, Any]) -> Provenance:
         return Provenance(
             step=step,
@@ -87,14 +102,29 @@ class Lab:
     def run(
         self, task: tasks.AnyTask, kind: type[RecordT], step: str, label: str, on_progress: OnProgress | None
     ) -> RecordT:
+        def keep(warnings: tuple[str, ...]) -> None:
+            heard.keep(self.folder, self.notices_key, step, label, in_words(warnings))
+
         return run_task(
             task,
             kind,
             log_path=self.folder.log_path(step, label),
             hang_s=self.config.hang_s,
             on_progress=on_progress,
+            on_warnings=keep,
             limit_bytes=self.config.memory_limit_bytes,
         )
+
+    @property
+    def notices_key(self) -> str:
+        """Digest of all that llama.cpp's warnings depend on."""
+        return key_of("notices", self, model=self.model.sha256)
+
+    def with_notices(self) -> Lab:
+        """The same with what is to be said of lengths and of llama.cpp's warnings so far among the model's notices."""
+        lengths = self.reach.notices(self.config.ctx, self.config.new_tokens)
+        said = (*self.model.notices, *lengths, *heard.notices(self.folder, self.notices_key))
+        return replace(self, model=replace(self.model, notices=tuple(dict.fromkeys(said))))
 
 
 def key_of(step: str, lab: Lab, **parts: Any) -> str:
@@ -143,25 +173,29 @@ def imatrix_of(lab: Lab, label: str) -> Imatrix | None:
 def fresh_file(lab: Lab, label: str) -> GgufFile | None:
     """The record of a format's file, if the file is there and unchanged since."""
     record = stored(lab, "quantize", label, GgufFile, _quantize_key(lab, label))
-    path = lab.gguf_path(label)
-    if record is None or not path.is_file() or path.stat().st_size != record.size_bytes:
+    if record is None:
         return None
-    return record if lab.digests.sha256(path) == record.sha256 else None
+    paths = lab.source_files if label == lab.model.baseline else (lab.gguf_path(label),)
+    if not all(path.is_file() for path in paths) or sum(path.stat().st_size for path in paths) != record.size_bytes:
+        return None
+    return record if model_sha256(paths, lab.digests.sha256) == record.sha256 else None
 
 
-def _require_measurable(lab: Lab) -> None:
-    """Open the source once before anything is measured: what is wrong with it is wrong with every format.
+def load_source(lab: Lab) -> Lab:
+    """Open the source once before anything is made of it: what is wrong with it is wrong with every format.
 
+    Returns: the lab, with what llama.cpp warned of among the model's notices.
     Raises:
         LabError: its weights are not numbers, or llama.cpp does not take it; for all formats.
     """
     label = lab.model.baseline
     task = tasks.LoadTask(model_path=lab.model.path, format=label, n_threads=lab.n_threads)
     try:
-        lab.run(task, bool, "load", label, None)
+        lab.run(task, bool, heard.LOAD, label, None)
     except ChildError as error:
         hint = f"{error.hint} llama.cpp's log: {error.log_path}."
         raise ChildError(error.message, hint, error.log_path, error.log_tail, for_all=True) from error
+    return lab.with_notices()
 
 
 def quantize_task(lab: Lab, label: str, *, provenance: Provenance, **options: Any) -> tasks.QuantizeTask:
@@ -191,7 +225,6 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
     if label == lab.model.baseline:
         from labctl.prepare.quantize import audit
 
-        _require_measurable(lab)
         record = audit(path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
     else:
         task = quantize_task(
@@ -232,7 +265,7 @@ def _generate_settings(lab: Lab) -> dict[str, Any]:
     config = lab.config
     return {
         "prompts": list(PROMPTS),
-        "n_tokens": config.new_tokens,
+        "n_tokens": lab.reach.new_tokens(config.new_tokens),
         "temperature": config.temperature,
         "top_p": config.top_p,
         "seed": config.seed,

@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -269,6 +269,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
 
 
+def model_sha256(paths: Sequence[Path], sha256_of: Callable[[Path], str] = file_sha256) -> str:
+    """Digest of a model: of its one file, or of the digests of all its parts in order."""
+    hashes = [sha256_of(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else digest({"parts": hashes})
+
+
 def _sha256(stream: Any) -> str:
     """hashlib.file_digest for Python 3.10."""
     import hashlib
@@ -280,7 +286,10 @@ def _sha256(stream: Any) -> str:
 
 
 class DigestCache:
-    """sha256 of files, remembered while size, time and inode stay the same: a 14 GB model is hashed once."""
+    """sha256 of files, remembered while nothing about a file changes: a 14 GB model is hashed once.
+
+    The time of change (ctime) tells of a file that was written over and given its old time back.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -298,10 +307,9 @@ class DigestCache:
         """
         try:
             status = path.stat()
-            stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
             entry = self._known.get(str(path.resolve()))
-            if isinstance(entry, list) and len(entry) == 4 and entry[:3] == stamp:
-                return str(entry[3])
+            if isinstance(entry, list) and entry[:-1] == _stamp(status):
+                return str(entry[-1])
             value = file_sha256(path)
         except OSError as error:
             raise LabError(f"Cannot read {path}: {error.strerror}.", "Check the path and its permissions.") from error
@@ -314,9 +322,13 @@ class DigestCache:
             status = path.stat()
         except OSError:
             return
-        self._known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, status.st_ino, value]
+        self._known[str(path.resolve())] = [*_stamp(status), value]
         with contextlib.suppress(LabError):  # a cache that cannot be kept costs time, not truth
             write_text(self._path, json.dumps(self._known, indent=1, sort_keys=True) + "\n")
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 # -- locks ------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from labctl.console import Display
 from labctl.errors import LabError
 from labctl.records_hardware import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
 from labctl.rounds import labels_with_file, limits
-from labctl.steps import N_GEN, N_PROMPT, Lab, key_of, need_file
+from labctl.steps import Lab, key_of, need_file
 from labctl.store import read_record, write_record
 
-BATCH_PROMPT, BATCH_GEN, BATCH_REPS = 128, 128, 3
+BATCH_REPS = 3
 _SWEEP_ROUNDS = 4
 _SWEEP_EFFORT = BenchEffort(min_reps=2, max_reps=6, min_s=0.3, max_s=10.0)
 _SWEEP_FORMAT = "Q4_K_M"
@@ -44,16 +44,18 @@ def load_threads(lab: Lab) -> dict[str, ThreadSweep]:
 
 
 def _batch_key(lab: Lab, label: str, n_seqs: Sequence[int]) -> str:
+    n_prompt, n_gen = lab.reach.batch
     return key_of(
         "batch", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
-        n_prompt=BATCH_PROMPT, n_gen=BATCH_GEN, n_reps=BATCH_REPS, n_seqs=sorted(n_seqs), **limits(lab),
+        n_prompt=n_prompt, n_gen=n_gen, n_reps=BATCH_REPS, n_seqs=sorted(n_seqs), **limits(lab),
     )  # fmt: skip
 
 
 def _threads_key(lab: Lab, label: str, counts: Sequence[int]) -> str:
+    n_prompt, n_gen = lab.reach.bench
     return key_of(
-        "threads", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_prompt=N_PROMPT,
-        n_gen=N_GEN, rounds=_SWEEP_ROUNDS, effort=dataclasses.asdict(_SWEEP_EFFORT), counts=sorted(counts),
+        "threads", lab, model=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_prompt=n_prompt,
+        n_gen=n_gen, rounds=_SWEEP_ROUNDS, effort=dataclasses.asdict(_SWEEP_EFFORT), counts=sorted(counts),
         **limits(lab),
     )  # fmt: skip
 
@@ -66,6 +68,7 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
     """
     found: dict[str, BatchRun] = {}
     labels = _need_labels(lab)
+    n_prompt, n_gen = lab.reach.batch
     display.begin(len(labels))
     try:
         for place, label in enumerate(labels):
@@ -74,8 +77,8 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
                 model_path=str(lab.gguf_path(label)),
                 format=label,
                 n_threads=lab.n_threads,
-                n_prompt=BATCH_PROMPT,
-                n_gen=BATCH_GEN,
+                n_prompt=n_prompt,
+                n_gen=n_gen,
                 n_seqs=tuple(n_seqs),
                 n_reps=BATCH_REPS,
             )
@@ -111,6 +114,7 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
     label = _SWEEP_FORMAT if _SWEEP_FORMAT in labels else labels[-1]
     usable = math.ceil(lab.machine.core_limit) or lab.machine.n_cores_logical
     counts = thread_counts(lab.n_threads, lab.machine.n_cores_physical, usable)
+    n_prompt, n_gen = lab.reach.bench
     visits: dict[int, tuple[SpeedVisit, ...]] = {}
     display.begin(_SWEEP_ROUNDS * len(counts))
     done = 0
@@ -122,8 +126,8 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
                     model_path=str(lab.gguf_path(label)),
                     format=label,
                     n_threads=count,
-                    n_prompt=N_PROMPT,
-                    n_gen=N_GEN,
+                    n_prompt=n_prompt,
+                    n_gen=n_gen,
                     effort=_SWEEP_EFFORT,
                     round=number,
                     order=done,
@@ -137,8 +141,8 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
     settings = {"n_threads": list(counts), "rounds": _SWEEP_ROUNDS}
     sweep = ThreadSweep(
         format=label,
-        n_prompt=N_PROMPT,
-        n_gen=N_GEN,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
         visits=dict(sorted(visits.items())),
         provenance=lab.provenance("threads", _threads_key(lab, label, counts), inputs, settings),
     )

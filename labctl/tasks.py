@@ -153,9 +153,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="result"):
-    """The task's record, still encoded."""
+    """The task's record, still encoded, and what llama.cpp warned of meanwhile."""
 
     record: msgspec.Raw
+    warnings: tuple[str, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="failure"):

@@ -54,8 +54,10 @@ def main() -> int:
     try:
         task = msgspec.json.decode(line, type=tasks.AnyTask)
         threading.Thread(target=_die_with_parent, daemon=True).start()
-        record = _run(task, channel)
-        channel.send(tasks.Result(record=msgspec.Raw(msgspec.json.encode(record))))
+        warnings: list[str] = []
+        record = _run(task, channel, warnings)
+        said = tuple(dict.fromkeys(warnings))
+        channel.send(tasks.Result(record=msgspec.Raw(msgspec.json.encode(record)), warnings=said))
     except LabError as error:
         channel.send(tasks.Failure(message=error.message, hint=error.hint, for_all=error.for_all))
         return 1
@@ -111,10 +113,10 @@ def _log(line: str) -> None:
     sys.stderr.write("".join(c if c.isprintable() or c == "\t" else "�" for c in line) + "\n")
 
 
-def _run(task: tasks.AnyTask, channel: Channel) -> object:
+def _run(task: tasks.AnyTask, channel: Channel, warnings: list[str]) -> object:
     from labctl.measure.llama import Llama
 
-    llama = Llama(log_line=_log)
+    llama = Llama(log_line=_log, warnings=warnings)
     match task:
         case tasks.EngineTask():
             return _engine(llama, task)
@@ -187,13 +189,18 @@ def _load(llama: object, task: tasks.LoadTask) -> bool:
     import numpy as np
 
     from labctl.measure.llama import Context, Llama, Model
+    from labctl.prepare.kind import other_kind
     from labctl.prepare.weights import require_finite
 
     assert isinstance(llama, Llama)
     path = Path(task.model_path)
     require_finite(path)
-    with Model(llama, path) as model, Context(model, n_ctx=64, n_threads=task.n_threads) as context:
-        context.prompt([token % model.n_vocab for token in range(32)])
+    with contextlib.ExitStack() as opened:
+        model = opened.enter_context(Model(llama, path))
+        context = opened.enter_context(Context(model, n_ctx=64, n_threads=task.n_threads)) if model.is_decoder else None
+        if context is None or not context.is_causal:
+            raise other_kind(path.name, "no causal decoder: by llama.cpp, it predicts no next token from those before")
+        context.prompt([token % model.n_vocab for token in range(min(32, model.n_ctx_train))])
         context.synchronize()
         if not np.isfinite(context.logits(1)).all():
             raise LabError(

@@ -143,3 +143,92 @@ class Small:
         """The file."""
         data = [tensor.data + bytes(-len(tensor.data) % 32) for tensor in self.tensors.values()]
         return self.head() + b"".join(data)
+
+
+def split(small: Small, count: int) -> list[bytes]:
+    """The model in parts, as llama-gguf-split makes them: all keys in the first, tensors in order over all of them."""
+    names = list(small.tensors)
+    edges = [len(names) * part // count for part in range(count + 1)]
+    marks = {"split.count": (2, struct.pack("<H", count)), "split.tensors.count": (I32, struct.pack("<i", len(names)))}
+    return [
+        Small(
+            keys={**(small.keys if part == 0 else {}), "split.no": (2, struct.pack("<H", part)), **marks},
+            tensors={name: small.tensors[name] for name in names[edges[part] : edges[part + 1]]},
+        ).bytes()
+        for part in range(count)
+    ]
+
+
+def byte_letters() -> list[str]:
+    """A letter for each byte, as byte-level BPE writes it. Source: openai/gpt-2 src/encoder.py, bytes_to_unicode."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+
+
+def with_bpe(small: Small, pre: str | None = "gpt-2", end: str = "<|endoftext|>", end_kind: int = 3) -> Small:
+    """The model with a byte-level BPE vocabulary of as many tokens.
+
+    Args:
+        pre: its pre-tokenizer; None to leave it out.
+        end, end_kind: the end-of-text token, and its type: 3 is a control token.
+    """
+    tokens, merges = [*byte_letters(), end], []
+    for word in ("the", "at", "an", "on", "in", "er", "ld", "og", "ed", "re", "by", "se", "to", "ra", "mat", "cat"):
+        for stop in range(2, len(word) + 1):
+            if word[:stop] not in tokens and len(tokens) < len(TOKENS):
+                tokens.append(word[:stop])
+                merges.append(f"{word[: stop - 1]} {word[stop - 1]}")
+    tokens += [f"<unused{number}>" for number in range(len(TOKENS) - len(tokens))]
+    kinds = [end_kind if token == end else 5 if token.startswith("<unused") else 1 for token in tokens]
+    small.with_keys(
+        {
+            "tokenizer.ggml.model": string("gpt2"),
+            "tokenizer.ggml.pre": None if pre is None else string(pre),
+            "tokenizer.ggml.tokens": texts(tokens),
+            "tokenizer.ggml.merges": texts(merges),
+            "tokenizer.ggml.token_type": array(I32, len(tokens), struct.pack(f"<{len(tokens)}i", *kinds)),
+            "tokenizer.ggml.scores": None,
+            "tokenizer.ggml.bos_token_id": u32(256),
+            "tokenizer.ggml.eos_token_id": u32(256),
+            "tokenizer.ggml.add_bos_token": (BOOL, b"\0"),
+        }
+    )
+    return small
+
+
+def with_learned_positions(small: Small, architecture: str, n_positions: int) -> Small:
+    """A model of GPT-2's kind, with a table of positions in place of computed ones."""
+    rng = np.random.default_rng(5)
+
+    def matrix(*shape: int) -> Tensor:
+        return Tensor(shape, 1, rng.normal(0, 0.2, shape[::-1]).astype(np.float16).tobytes())
+
+    def row(length: int, value: float = 0.0) -> Tensor:
+        return Tensor((length,), 0, np.full(length, value, np.float32).tobytes())
+
+    keys_ = {name: value for name, value in small.keys.items() if not name.startswith("llama.")}
+    keys_ |= {
+        "general.architecture": string(architecture),
+        f"{architecture}.block_count": u32(N_LAYER),
+        f"{architecture}.context_length": u32(n_positions),
+        f"{architecture}.embedding_length": u32(N_EMBD),
+        f"{architecture}.feed_forward_length": u32(N_FF),
+        f"{architecture}.attention.head_count": u32(N_HEAD),
+        f"{architecture}.attention.head_count_kv": u32(N_HEAD),
+        f"{architecture}.attention.layer_norm_epsilon": (F32, struct.pack("<f", 1e-5)),
+    }
+    table = rng.normal(0, 0.2, (n_positions, N_EMBD))
+    found = {
+        "token_embd.weight": small.tensors["token_embd.weight"],
+        "position_embd.weight": Tensor((N_EMBD, n_positions), 0, table.astype(np.float32).tobytes()),
+        "output_norm.weight": row(N_EMBD, 1.0),
+        "output_norm.bias": row(N_EMBD),
+    }
+    for layer in range(N_LAYER):
+        for name, shape in (("attn_qkv", (N_EMBD, 3 * N_EMBD)), ("attn_output", (N_EMBD, N_EMBD)),
+                            ("ffn_up", (N_EMBD, N_FF)), ("ffn_down", (N_FF, N_EMBD))):  # fmt: skip
+            found |= {f"blk.{layer}.{name}.weight": matrix(*shape), f"blk.{layer}.{name}.bias": row(shape[1])}
+        for name in ("attn_norm", "ffn_norm"):
+            found |= {f"blk.{layer}.{name}.weight": row(N_EMBD, 1.0), f"blk.{layer}.{name}.bias": row(N_EMBD)}
+    return Small(keys=keys_, tensors=found)

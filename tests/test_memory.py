@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from labctl import steps, tasks
+from labctl import lengths, steps, tasks
 from labctl.measure import bench, memory
 from labctl.measure.memory import current_rss_bytes, peak_rss_bytes, status_bytes
 from labctl.records_hardware import MemoryLoad
@@ -110,4 +110,4 @@ def test_status_fields_are_kibibytes_and_missing_ones_none(tmp_path: Path) -> No
 
 
 def test_records_state_the_numbers_of_tokens_that_are_really_used() -> None:
-    assert (steps.N_PROMPT, steps.N_GEN, steps.MEMORY_GEN) == (bench.N_PROMPT, bench.N_GEN, memory.N_GEN)
+    assert (lengths.N_PROMPT, lengths.N_GEN, steps.MEMORY_GEN) == (bench.N_PROMPT, bench.N_GEN, memory.N_GEN)

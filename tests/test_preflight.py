@@ -119,7 +119,7 @@ def test_a_run_says_it_first(cli: Cli, new_lab: Path, demo_model: Path) -> None:
     arguments: tuple[Any, ...] = ("quantize", "--model", "other.gguf", "--formats", "Q8_0", "--text", "demo")
     done = cli(*arguments, cwd=new_lab)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"other: writes 16\.\d MB .*\nquantize: 2 formats", done.stderr), done.stderr
+    assert re.search(r"other: writes 16\.\d MB .*\nload: 1 format .*\nquantize: 2 formats", done.stderr), done.stderr
     again = cli(*arguments, cwd=new_lab)
     assert "writes" not in again.stderr
 

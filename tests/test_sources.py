@@ -184,6 +184,9 @@ def test_model_names_cannot_leave_their_folder(stem: str) -> None:
             ["m-f16-00001-of-00002.gguf", "m-f16-00002-of-00002.gguf"],
         ),
         (["m-F16.gguf", "m-Q8_0.gguf"], "m-Q8_0.gguf", ["m-Q8_0.gguf"]),
+        (["BF16-tuned-m-Q4_K_M.gguf", "m-bf16.gguf"], None, ["m-bf16.gguf"]),
+        (["m.f16.q6_k.gguf", "Q8_0-from-f16.gguf", "m-f32.gguf"], None, ["m-f32.gguf"]),
+        (["f16-imatrix-IQ3_XS.gguf", "qwq-32b-f16.gguf"], None, ["qwq-32b-f16.gguf"]),
     ],
 )
 def test_choose(names: list[str], wanted: str | None, expected: list[str]) -> None:
@@ -198,6 +201,15 @@ def test_choose(names: list[str], wanted: str | None, expected: list[str]) -> No
         (["README.md"], None, "o/r has neither a GGUF file nor a checkpoint", "Look for"),
         (["a-F16.gguf"], "b.gguf", "o/r has no GGUF file b.gguf", "a-F16.gguf"),
         (["a-F16.gguf"], "README.md", "o/r has no GGUF file README.md", "a-F16.gguf"),
+        (["BF16-tuned-a-Q4_K_M.gguf"], None, "no file called F16, BF16 or F32", "BF16-tuned-a-Q4_K_M.gguf"),
+        (["a-mxfp4.gguf"], None, "no file called F16, BF16 or F32", "hf:o/r:a-mxfp4.gguf"),
+        (
+            ["a-F16-00001-of-00003.gguf", "a-F16-00003-of-00003.gguf"],
+            None,
+            "o/r has 2 of the 3 parts of a-F16",
+            "another",
+        ),
+        (["a-F16-00002-of-00002.gguf"], "a-F16-00002-of-00002.gguf", "o/r has 1 of the 2 parts of a-F16", "another"),
     ],
 )
 def test_choose_says_what_there_is(names: list[str], wanted: str | None, message: str, hint: str) -> None:

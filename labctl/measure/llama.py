@@ -24,6 +24,8 @@ from labctl.errors import LabError
 from labctl.measure.threadpool import ThreadPool
 from labctl.reasons import last_words
 
+_WARNING_LEVELS = (3, 4)  # ggml/include/ggml.h, enum ggml_log_level
+_MOST_WARNINGS, _LONGEST_LINE = 4096, 400
 LogLine = Callable[[str], None]
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -57,12 +59,15 @@ class Llama:
 
     Attributes:
         lines: what llama.cpp has said since the last `clear_log`.
+        warnings: what of all that it has said came as a warning or an error.
     """
 
     log_line: LogLine | None = None
     lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     binding: Any = None
     _pending: str = ""
+    _is_warning: bool = False
     _callback: Any = None
 
     def __post_init__(self) -> None:
@@ -71,11 +76,16 @@ class Llama:
         self.binding.llama_log_set(self._callback, ctypes.c_void_p(0))
         self.binding.llama_backend_init()
 
-    def _on_log(self, _level: int, text: bytes, _user_data: Any) -> None:
+    def _on_log(self, level: int, text: bytes, _user_data: Any) -> None:
+        if level in _WARNING_LEVELS:  # a line may come in pieces, the later ones as "continued"
+            self._is_warning = True
         self._pending += text.decode("utf-8", "replace")
         while "\n" in self._pending:
             line, self._pending = self._pending.split("\n", 1)
             self.lines.append(line)
+            if self._is_warning and len(self.warnings) < _MOST_WARNINGS:
+                self.warnings.append(line[:_LONGEST_LINE])
+            self._is_warning = False
             if self.log_line is not None:
                 self.log_line(line)
 
@@ -120,7 +130,14 @@ class Model:
         self.n_ctx_train: int = binding.llama_model_n_ctx_train(self._handle)
         self.bos: int = binding.llama_vocab_bos(self._vocab)
         self.adds_bos: bool = bool(binding.llama_vocab_get_add_bos(self._vocab))
-        self.adds_eos: bool = bool(binding.llama_vocab_get_add_eos(self._vocab))
+        self._added_end: int | None = (
+            binding.llama_vocab_eos(self._vocab) if binding.llama_vocab_get_add_eos(self._vocab) else None
+        )
+        self.is_decoder: bool = bool(
+            binding.llama_model_has_decoder(self._handle)
+            and not binding.llama_model_has_encoder(self._handle)
+            and not binding.llama_model_is_diffusion(self._handle)
+        )
 
     def close(self) -> None:
         if self._handle:
@@ -136,6 +153,9 @@ class Model:
     def tokenize(self, text: bytes, *, add_special: bool = True) -> IntArray:
         """Token ids of a text; control tokens written out in it stay plain text.
 
+        No end-of-text token is put behind it, even if the vocabulary asks for one: llama.cpp's tools measure and
+        continue texts without it, and stop at a vocabulary that asks.
+
         Args:
             text: UTF-8.
             add_special: put BOS in front if the vocabulary asks for it.
@@ -149,6 +169,8 @@ class Model:
                 self._vocab, text, len(text), buffer, capacity, add_special, False
             )
             if count >= 0:
+                if add_special and self._added_end is not None and count and buffer[count - 1] == self._added_end:
+                    count -= 1
                 tokens: IntArray = np.ctypeslib.as_array(buffer)[:count].copy()
                 return tokens
             capacity = -count
@@ -214,6 +236,7 @@ class Context:
         self._pool = ThreadPool(Path(binding.__file__).parent / "lib", n_threads)
         self._pool.attach_to(binding._lib, self._handle)
         self._memory = binding.llama_get_memory(self._handle)
+        self.is_causal: bool = bool(self._memory and binding.llama_get_causal_attn(self._handle))
         self._batch = binding.llama_batch_init(self.n_batch, 0, 1)
         self._token = np.ctypeslib.as_array(self._batch.token, (self.n_batch,))
         self._pos = np.ctypeslib.as_array(self._batch.pos, (self.n_batch,))

@@ -90,17 +90,11 @@ def text_tokens(llama: Llama, model_path: Path, path: Path, n_ctx: int, kept_pat
         kept_path: where the ids are kept for the next call; empty not to keep them.
     Returns: (n_tokens,) int32, read-only and mapped where they are kept: only what is used takes memory.
     Raises:
-        LabError: fewer tokens than two chunks, or a vocabulary that appends EOS.
+        LabError: fewer tokens than two chunks.
     """
     tokens = _load_tokens(Path(kept_path)) if kept_path else None
     if tokens is None:
         with Model(llama, model_path, vocab_only=True) as model:
-            if model.adds_eos:
-                raise LabError(
-                    "This vocabulary ends every text with EOS, for which perplexity by chunks is not defined.",
-                    "Use a decoder-only language model.",
-                    for_all=True,
-                )
             tokens = model.tokenize(read_text(path))
         if kept_path:
             tokens = _keep_tokens(Path(kept_path), tokens)

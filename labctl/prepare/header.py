@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labctl.errors import LabError
 from labctl.formats import UNQUANTIZED_TYPES
+from labctl.prepare import parts
 from labctl.prepare.gguf_reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, shown
 from labctl.records import ModelShape, TensorTypeShare
 
@@ -25,7 +26,6 @@ __all__ = [
 # Lookup tables and the like; a matrix in one of these says nothing about quantization.
 _OTHER_TYPES = frozenset({"i8", "i16", "i32", "i64", "f64"})
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def read_model(path: Path) -> tuple[GgufHeader, tuple[Path, ...]]:
@@ -35,33 +35,19 @@ def read_model(path: Path) -> tuple[GgufHeader, tuple[Path, ...]]:
         path: the GGUF file, or the first part (`...-00001-of-00003.gguf`).
     Returns: a header with the tensors of all parts (offsets count within each part), and the parts in order.
     Raises:
-        LabError: as read_header; a part is missing, or `path` is not the first.
-    Source: llama.cpp src/llama.cpp, llama_split_path.
+        LabError: as read_header; a part is missing or of another model, or `path` is not the first.
     """
-    first = read_header(path)
-    count = first.metadata.get("split.count", 0)
-    if not isinstance(count, int) or count <= 1:
-        return first, (path,)
-    match = _SPLIT_NAME.fullmatch(path.name)
-    if match is None or int(match["count"]) != count:
-        raise LabError(
-            f"{path.name} is one of {count} parts of a model, but is not named like one.",
-            f"Give it back its name: it ends in -00001-of-{count:05d}.gguf.",
-        )
-    parts = tuple(path.with_name(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1))
-    if int(match["number"]) != 1 or first.metadata.get("split.no", 0) != 0:
-        raise LabError(f"{path.name} is not the first part of its model.", f"Give the first part: {parts[0]}.")
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise LabError(
-            f"{len(missing)} of {count} parts of {match['stem']} are missing, the first of them {missing[0]}.",
-            f"Put all parts in one folder: {path.parent}.",
-        )
-    headers = [first, *(read_header(part) for part in parts[1:])]
+    try:
+        first = read_header(path)
+    except LabError as error:
+        raise parts.explained(error, path) from error
+    files = parts.files_of(path, first)
+    if len(files) == 1:
+        return first, files
+    headers = [first, *(read_header(part) for part in files[1:])]
+    parts.check_parts(files, headers)
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    if len({tensor.name for tensor in tensors}) != len(tensors):
-        raise LabError(f"The parts of {match['stem']} hold the same tensor twice.", AGAIN)
-    return replace(first, tensors=tensors, size_bytes=sum(header.size_bytes for header in headers)), parts
+    return replace(first, tensors=tensors, size_bytes=sum(header.size_bytes for header in headers)), files
 
 
 def model_shape(header: GgufHeader) -> ModelShape:

@@ -16,6 +16,7 @@ from labctl.errors import LabError
 from labctl.prepare.gguf_reader import AGAIN, GgufHeader, read_header
 from labctl.prepare.header import read_model
 from labctl.prepare.plaintext import check_text
+from labctl.prepare.vocabulary import adds_end
 from labctl.reasons import last_words, log_tail
 from labctl.records import SourceModel, TextSource
 from labctl.store import DigestCache, digest, partial_path, publish, safe_name, writing
@@ -270,6 +271,8 @@ def ensure_imatrix(imatrix: Imatrix, model: SourceModel, n_threads: int, log_pat
     partial = partial_path(imatrix.path)
     command = [tool, "-m", model.path, "-f", str(imatrix.calibration), "-o", str(partial), "--output-format", "gguf"]
     command += ["--chunks", str(CHUNKS), "-c", "512", "-b", "512", "-t", str(n_threads), "--no-ppl"]
+    if adds_end(read_model(Path(model.path))[0]):  # the tool stops at such a vocabulary
+        command += ["--override-kv", "tokenizer.ggml.add_eos_token=bool:false"]
     try:
         with writing(log_path):
             log_path.parent.mkdir(parents=True, exist_ok=True)

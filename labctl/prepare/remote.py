@@ -16,8 +16,10 @@ from labctl.prepare.dialogue import LARGE_BYTES, Dialogue
 from labctl.prepare.hubspec import HubSpec
 from labctl.prepare.wholeness import require_parts
 
-_SPLIT = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
+_SPLIT = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 _LABEL = re.compile(r"(?:^|[-_.])(f16|fp16|bf16|f32|fp32)(?=$|[-_.])", re.IGNORECASE)
+# A name such as BF16-tuned-Q4_K_M says what the file was made from, too.
+_QUANTIZED = re.compile(r"(?:^|[-_.])(?:IQ\d|TQ\d|Q[1-8](?=_[0-9K])|MXFP4|NVFP4)", re.IGNORECASE)
 _LABELS = {"f16": "F16", "fp16": "F16", "bf16": "BF16", "f32": "F32", "fp32": "F32"}
 
 
@@ -197,13 +199,13 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
     if wanted:
         for parts in models.values():
             if wanted in parts:
-                return parts
+                return _whole(repo_id, parts)
         ends = re.compile(
             rf"(?:.*[-_./])?{re.escape(wanted)}", re.IGNORECASE
         )  # owner/repo:Q8_0, as some programs write it
         fitting = [parts for stem, parts in models.items() if ends.fullmatch(stem)]
         if len(fitting) == 1:
-            return fitting[0]
+            return _whole(repo_id, fitting[0])
         raise LabError(f"{repo_id} has no GGUF file {wanted}.", f"Its GGUF files: {listing}.")
     if not models:
         raise NothingFitsError(
@@ -213,7 +215,7 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
     for label in ("F16", "BF16", "F32"):
         fitting = [parts for stem, parts in models.items() if _label(stem) == label]
         if len(fitting) == 1:
-            return fitting[0]
+            return _whole(repo_id, fitting[0])
         if fitting:
             raise LabError(
                 f"{repo_id} has {len(fitting)} {label} files.",
@@ -225,9 +227,27 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
     )
 
 
+def _whole(repo_id: str, parts: Sequence[str]) -> Sequence[str]:
+    """The parts of a model, all of them.
+
+    Raises:
+        LabError: the repository lacks some.
+    """
+    match = _SPLIT.search(parts[0][: -len(".gguf")])
+    count = int(match["count"]) if match else 1
+    if len(parts) != count:
+        raise LabError(
+            f"{repo_id} has {len(parts)} of the {count} parts of {_SPLIT.sub('', PurePosixPath(parts[0]).stem)}.",
+            "Name another file of it, or look for another repository of the model.",
+        )
+    return parts
+
+
 def _label(stem: str) -> str:
     """The type in a file's name, or else in its folder's; empty if neither says one."""
     for part in reversed(PurePosixPath(stem).parts):
+        if _QUANTIZED.search(part):
+            return ""
         found = _LABEL.findall(part)
         if found:
             return _LABELS[found[-1].lower()]

@@ -12,9 +12,11 @@ from labctl.prepare import folders, header
 from labctl.prepare.checkpoint import check_settings, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.hubspec import is_address, read_spec
+from labctl.prepare.kind import require_causal
 from labctl.prepare.presets import PRESETS, packaged_model
 from labctl.prepare.remote import Place, choose, from_hub, model_name
 from labctl.prepare.soundness import check_model
+from labctl.prepare.vocabulary import vocabulary_notices
 from labctl.records import SourceModel
 
 __all__ = ["choose", "model_name", "resolve_model"]
@@ -27,6 +29,9 @@ WAYS = (
 )
 _NOBODY = Dialogue()
 
+# Types that some models are trained and released in; a file of such a model called F16 holds them as well.
+_RELEASED_AS = frozenset({"mxfp4", "nvfp4", "tq1_0", "tq2_0", "q1_0", "q2_0"})
+
 
 def resolve_model(
     spec: str,
@@ -34,6 +39,7 @@ def resolve_model(
     digests: store.DigestCache,
     *,
     allow_quantized: bool = False,
+    allow_missing_pre: bool = False,
     llama_cpp: str | None = None,
     dialogue: Dialogue = _NOBODY,
 ) -> SourceModel:
@@ -43,6 +49,7 @@ def resolve_model(
         spec: `demo`, a preset's name, a path, `hf:owner/repo[@revision][:file]`, or the address of a page of the Hub.
         lab_data: the folder with the demo model; models are kept there.
         allow_quantized: take a source that has already lost precision; the record then says so.
+        allow_missing_pre: take a file that does not name its pre-tokenizer; every table then says so.
         llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
         dialogue: asked before large downloads, told how far they are.
     Raises:
@@ -85,7 +92,7 @@ def resolve_model(
     if place.path.is_dir():
         origin = "checkpoint" if origin == "gguf" else origin
         return _from_checkpoint(wanted, place, lab_data, digests, origin, allow_quantized, llama_cpp, dialogue)
-    return _checked(wanted, place, digests, origin, allow_quantized)
+    return _checked(wanted, place, digests, origin, allow_quantized, allow_missing_pre=allow_missing_pre)
 
 
 def _from_checkpoint(
@@ -138,6 +145,13 @@ def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
     Raises:
         LabError: it is not.
     """
+    if not allowed and kind.lower() in _RELEASED_AS:
+        raise LabError(
+            f"{name} holds {kind} weights. Some models (gpt-oss, for example) are released in that type and never were"
+            " F16; of others it is a copy that has already lost something.",
+            "Take the model's F16 or BF16 file if there is one without such weights; else --allow-quantized-source"
+            " counts everything from this file.",
+        )
     if not allowed:
         raise LabError(
             f"{name} is already quantized ({kind}): what it lost cannot be measured, as there is no original to compare"
@@ -147,6 +161,11 @@ def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
 
 
 def _quantized_notice(kind: str, baseline: str) -> str:
+    if kind.lower() in _RELEASED_AS:
+        return (
+            f"The source is already quantized ({kind}): sizes, speed and losses are counted from this file. Some models"
+            f" are released in {kind}, and then it is the original; of others it is a copy that has lost something."
+        )
     return (
         f"The source is already quantized ({kind}): sizes, speed and losses are counted from {baseline}, not from the"
         " original model, and every further quantization adds to what was lost before."
@@ -155,25 +174,25 @@ def _quantized_notice(kind: str, baseline: str) -> str:
 
 def _checked(
     spec: str, place: Place, digests: store.DigestCache, origin: str, allow_quantized: bool,
-    was_quantized: bool = False,
+    was_quantized: bool = False, allow_missing_pre: bool = False,
 ) -> SourceModel:  # fmt: skip
     """The record of a file that is a whole language model, and unquantized unless that is allowed."""
     found, parts = header.read_model(place.path)
+    require_causal(found, place.path.name)
     check_model(found, place.path.name)
     baseline = header.baseline_label(found)
     quantized = header.is_quantized(found)
-    notices = place.notices
+    notices = (*place.notices, *vocabulary_notices(found, place.path.name, allow_missing_pre))
     if quantized:
         _refuse_quantized(place.path.name, baseline, allow_quantized)
         notices = (*notices, _quantized_notice(baseline, baseline))
-    hashes = [digests.sha256(part) for part in parts]
     return SourceModel(
         name=place.name,
         spec=spec,
         path=str(place.path.absolute()),
         origin=origin,
         size_bytes=found.size_bytes,
-        sha256=hashes[0] if len(hashes) == 1 else store.digest({"parts": hashes}),
+        sha256=store.model_sha256(parts, digests.sha256),
         baseline=baseline,
         quantized=quantized or was_quantized,
         notices=notices,
