@@ -123,7 +123,8 @@ def check_cores(machine: Machine) -> Check:
     kinds = ""
     if machine.n_cores_efficiency:
         kinds = f" ({machine.n_cores_performance} performance, {machine.n_cores_efficiency} efficiency)"
-    counts = f"{machine.n_cores_physical} cores{kinds}, {machine.n_cores_logical} threads"
+    physical, logical = machine.n_cores_physical, machine.n_cores_logical
+    counts = f"{physical} core{'s' * (physical != 1)}{kinds}, {logical} thread{'s' * (logical != 1)}"
     detail = f"{machine.cpu_model}: {counts}; uses {threads}"
     if machine.core_limit:
         detail += f", as this process may use {machine.core_limit:g} (a container's limit, or a mask)"

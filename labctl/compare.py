@@ -118,13 +118,15 @@ def contradictions(name: str) -> Iterator[None]:
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """Put runs side by side."""
+    from labctl.report.text import counted
+
     machines: dict[str, tuple[str, str]] = {}
     lines = []
     for run in runs:
         for name, row in run.rows.items():
             machine = _machine(run.records, name)
             if machine is not None and machine.machine_id not in machines:
-                words = f"{machine.cpu_model}, {machine.n_cores_physical} cores, {machine.os}"
+                words = f"{machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}"
                 machines[machine.machine_id] = (f"M{len(machines) + 1}", words)
             label = machines[machine.machine_id][0] if machine is not None else ""
             lines.append(_line(run, name, row, label))

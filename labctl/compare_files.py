@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def as_rows(found: Comparison) -> list[tuple[str, ...]]:
     """The comparison as cells of text, for a terminal, Markdown or CSV."""
-    from labctl.report.text import interval, percent, rate, size
+    from labctl.report.text import percent, rate, size
 
     def text(value: float | None, words: Any) -> str:
         return "" if value is None else str(words(value))
@@ -29,9 +29,7 @@ def as_rows(found: Comparison) -> list[tuple[str, ...]]:
             text(line.ppl, lambda value: f"{value:.4f}"),
             "" if line.n_chunks is None else str(line.n_chunks),
             text(line.increase_pct, percent),
-            ""
-            if line.increase_low_pct is None or line.increase_high_pct is None
-            else interval(line.increase_low_pct, line.increase_high_pct),
+            _interval_text(line),
             line.machine,
             text(line.tg_tps, rate),
             _speedup_text(line),
@@ -40,6 +38,18 @@ def as_rows(found: Comparison) -> list[tuple[str, ...]]:
         )
         for line in (*found.lines, *found.pooled)
     ]
+
+
+def _interval_text(line: Line) -> str:
+    from labctl.report.text import interval
+
+    if line.increase_low_pct is None or line.increase_high_pct is None:
+        return ""
+    return (
+        interval(line.increase_low_pct, line.increase_high_pct)
+        if math.isfinite(line.increase_high_pct)
+        else "open (one chunk)"
+    )
 
 
 def _speedup_text(line: Line) -> str:

@@ -29,7 +29,7 @@ from scipy import stats
 
 from labctl.measure.ratios import speed_warnings
 from labctl.measure.sequence import shuffled_chunks
-from labctl.records import Generation, LabRecords
+from labctl.records import Generation, LabRecords, ProbeAnswer
 
 NAMES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")
 STEPS = ("files", "perplexity", "divergence", "speed", "memory", "generation")
@@ -139,23 +139,31 @@ def lab_of(plan: Plan, folder: Path) -> LabRecords:
             generations=tuple(
                 _text(text, one.text if text.decoding == "greedy" else "same") for text in run_.generations
             ),
+            probes=tuple(
+                replace(probe, answers=tuple(map(_flagged, probe.answers, range(999)))) for probe in run_.probes
+            ),
         )
         for step in one.missing:
             getattr(lab, step).pop(name, None)
     return replace(lab, warnings=speed_warnings(lab.speed, names[0], 3))
 
 
+def _flagged(answer: ProbeAnswer, place: int) -> ProbeAnswer:
+    """Every other question is one that the demo model was trained on."""
+    return replace(answer, in_demo_training=place % 2 == 0)
+
+
 def _text(text: Generation, kind: str) -> Generation:
-    """A text changed as asked: for even prompts only, so that a format has texts of two kinds."""
-    if text.prompt_number % 2 and kind != "same":
-        return text
+    """A text that never repeats itself, changed as asked for even prompts: so a format has texts of two kinds."""
+    own = tuple(range(1000 * text.prompt_number, 1000 * text.prompt_number + 100))
+    kind = "same" if text.prompt_number % 2 else kind
     tokens = {
-        "same": text.tokens,
-        "leaves": (*text.tokens[:7], *(99 for _ in text.tokens[7:])),
-        "ends": text.tokens[:30],
+        "same": own,
+        "leaves": (*own[:7], *(99 for _ in own[7:])),
+        "ends": own[:30],
         "empty": (),
-        "goes on": (*text.tokens, 5, 6),
-        "loops": (*text.tokens[:3], *((1, 2, 3) * 30)),
+        "goes on": (*own, 5, 6),
+        "loops": (*own[:3], *((1, 2, 3) * 30)),
     }[kind]
     pieces = tuple(f" w{token}" for token in tokens)
     return replace(text, tokens=tokens, pieces=pieces, text="".join(pieces))

@@ -197,5 +197,6 @@ def times(ratio: float, low: float, high: float) -> str:
         ends = (f"{end:.{max(0, 1 - math.floor(math.log10(end)))}f}" for end in (ratio, low, high))
         return "{} ({} to {})".format(*ends)
     width = (high - low) / 2
-    digits = 2 if width == 0 else min(3, max(0, 1 - math.floor(math.log10(width))))
+    digits = 2 if width == 0 else max(0, 1 - math.floor(math.log10(width)))
+    digits = min(3, max(digits, -math.floor(math.log10(low))))  # the lower end is never rounded to nothing
     return f"{ratio:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

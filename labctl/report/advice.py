@@ -14,7 +14,7 @@ from labctl.report.gaps import Gap, provenances
 from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
 from labctl.report.order import SMALLER, Orders, tied
 from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words, not_smaller
-from labctl.report.text import known, percent, rate, significant, size, speedup_words, words
+from labctl.report.text import counted, known, percent, rate, significant, size, speedup_words, words
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -131,9 +131,10 @@ def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Map
     closer = [name for name in rows if name != base and pick is not None and orders.ppl.better(name, pick)]
     if closer:
         best = min(closer, key=lambda name: float(rows[name]["ppl_increase_pct"]))
+        sized = f", {size(rows[best]['size_bytes'])}" if known(rows[best]["size_bytes"]) else ""
         found.append(
-            f"If you want to stay closest to {base}: {best} ({percent(rows[best]['ppl_increase_pct'])} perplexity,"
-            f" {size(rows[best]['size_bytes'])})."
+            f"If you want to stay closest to {base}: {best}"
+            f" ({percent(rows[best]['ppl_increase_pct'])} perplexity{sized})."
         )
     return found
 
@@ -159,8 +160,9 @@ def caveats(
         )
     for one in machines(records) or ((machine,) if machine else ()):
         found.append(
-            f"Speed and memory hold for this machine and these settings: {one.cpu_model}, {one.n_cores_physical} cores,"
-            f" {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}{f', {one.limits}' if one.limits else ''}."
+            f"Speed and memory hold for this machine and these settings: {one.cpu_model},"
+            f" {counted(one.n_cores_physical, 'core')}, {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}"
+            f"{f', {one.limits}' if one.limits else ''}."
         )
     made = ", ".join(f"{package} {version}" for package, version in versions(records).items())
     dated = provenances(records)

@@ -273,5 +273,5 @@ def _saved(row: Mapping[str, Any]) -> str:
 def _less_certain(row: Mapping[str, Any]) -> str:
     """The loss in perplexity for a layman, no more than its interval shows."""
     if row["ppl_increase_low_pct"] > 0:
-        return f"its guesses of the next word get {significant(row['ppl_increase_pct'], 2)} % less certain"
-    return "no loss of certainty is shown in its guesses of the next word"
+        return f"its uncertainty about the next word grows by {significant(row['ppl_increase_pct'], 2)} %"
+    return "no growth of its uncertainty about the next word is shown"

@@ -84,7 +84,7 @@ def caption_lines(records: LabRecords, kind: str) -> list[str]:
             lines[0] += f" Text: {records.text.name}, {many} of {text}."
     conditions = []
     for machine in machines(records)[:1]:
-        conditions.append(f"Machine: {machine.cpu_model}, {machine.n_cores_physical} cores, {machine.os}")
+        conditions.append(f"Machine: {machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}")
         conditions += [machine.limits] if machine.limits else []
     tables: dict[str, dict[str, Any]] = {"speed": records.speed, "memory": records.memory}
     runs: Sequence[Any] = list(tables.get(kind, records.perplexity).values())

@@ -75,7 +75,7 @@ def not_smaller(rows: Rows) -> list[str]:
 def smallest_passing(rows: Rows) -> str | None:
     """The smallest quantized format whose increase is under the limit with its whole interval, and that saves space."""
     passing = [
-        n for n, row in rows.items() if row["verdict"] == "pass" and known(row["size_bytes"]) and is_smaller(row)
+        n for n, row in rows.items() if row["verdict"] == "pass" and known(row["compression_ratio"]) and is_smaller(row)
     ]
     return min(passing, key=lambda name: float(rows[name]["size_bytes"]), default=None)
 

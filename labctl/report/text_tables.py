@@ -58,6 +58,8 @@ def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
     found = first_divergence(greedy, theirs)
     if found.identical:
         return f"none: {same_words(found)} the same" if found.n_tokens else "none: both are empty"
+    if not found.n_tokens:
+        return f"the text of {base} is empty"
     mine, other = ("ends" if piece is None else quote(piece) for piece in (found.piece, found.base_piece))
     return f"after {found.n_same} of {counted(found.n_tokens, 'token')}: {mine}; {base}: {other}"
 

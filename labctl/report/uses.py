@@ -54,7 +54,8 @@ def reasoning(rows: Rows, base: str, limits: Mapping[str, float]) -> Answer:
     if answer.pick is None or base not in scored:
         return Answer(rule=rule, text=f"{answer.text[0].upper()}{answer.text[1:]}.")
     pick = answer.pick
-    text = f"{pick} ({size(rows[pick]['size_bytes'])}): {_sums(rows[pick])} right; {base}: {_sums(rows[base])}."
+    sized = f" ({size(rows[pick]['size_bytes'])})" if known(rows[pick]["size_bytes"]) else ""
+    text = f"{pick}{sized}: {_sums(rows[pick])} right; {base}: {_sums(rows[base])}."
     refused = [name for name in scored if name not in (pick, base) and not _within(rows, name, base, MATHS, limits)]
     if refused:
         text += f" Not acceptable: {words(f'{name} ({_sums(rows[name])})' for name in refused)}."

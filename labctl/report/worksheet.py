@@ -46,7 +46,7 @@ from labctl.report.scoring import (
     STARS_RULE,
     Weights,
 )
-from labctl.report.text import escape, prose, table
+from labctl.report.text import counted, escape, prose, table
 from labctl.report.uses import minimum_formats, reasoning
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def header(records: LabRecords, rows: Rows, machine: Machine | None) -> str:
         covered = chunk_words(rows, records)
         lines.append(("Text", escape(records.text.name) + (f"; {covered}" if covered else "; not measured yet")))
     for one in machines(records) or ((machine,) if machine else ()):
-        cores = f"{one.n_cores_physical} cores ({one.n_cores_logical} threads)"
+        cores = f"{counted(one.n_cores_physical, 'core')} ({counted(one.n_cores_logical, 'thread')})"
         limits = f"; {one.limits}" if one.limits else ""
         ram = f"{one.ram_bytes / 1024**3:.1f} GiB RAM"
         lines.append(("Machine", escape(f"{one.cpu_model}, {cores}, {ram}, {one.os}, {one.arch}{limits}")))
