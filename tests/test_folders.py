@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Cli
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_checkpoints import CONFIG, checkpoint, llama_shapes, pytorch_file, safetensors, sharded, write
 from small_gguf import Small
+
+from labctl.errors import LabError
+from labctl.prepare.checkpoint import read_checkpoint
+from labctl.prepare.folders import require_checkpoint
 
 LORA = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "owner/base-1B"})
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 1234\n"
@@ -563,3 +570,52 @@ def test_quantized_weights_are_named_with_what_can_be_done(cli: Cli, tmp_path: P
 def test_a_folder_that_may_not_be_read(cli: Cli, tmp_path: Path) -> None:
     checkpoint(tmp_path / "m").chmod(0)
     assert "Cannot look into m: permission denied" in said_of(cli, tmp_path)
+
+
+# -- anything at all --------------------------------------------------------------------------------------------------
+
+PIECES: dict[str, list[bytes]] = {
+    "config.json": [
+        json.dumps(CONFIG).encode(),
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"architectures": [3], "text_config": []}',
+        b"\xff\xfe{",
+    ],
+    "model.safetensors": [safetensors(llama_shapes()), b"", POINTER.encode(), safetensors({})],
+    "model-00001-of-00002.safetensors": [safetensors(llama_shapes(head="")), b"x" * 20],
+    "model.safetensors.index.json": [
+        b"{}",
+        b'{"weight_map": {"a": "../../x", "b": "model.safetensors"}}',
+        b'{"weight_map": 3}',
+    ],
+    "pytorch_model.bin": [b"PK\x03\x04", b"\x80\x02}", b""],
+    "tokenizer.model": [b"pieces", b""],
+    "tokenizer.json": [b"{}", b"\xef\xbb\xbf{}"],
+    "vocab.json": [b"{}"],
+    "adapter_config.json": [LORA.encode(), b"[", b"[3]"],
+    "x.gguf": [GGUF, b""],
+    "sub/config.json": [b"{}"],
+    "sub/model.safetensors": [b"x"],
+    ".hidden": [b""],
+    "a.onnx": [b"x"],
+}
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_folder_is_a_checkpoint_or_one_line(tmp_path: Path, data: st.DataObject) -> None:
+    folder = tmp_path / "m"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in data.draw(st.sets(st.sampled_from(sorted(PIECES)), max_size=8)):
+        write(folder / name, data.draw(st.sampled_from(PIECES[name])))
+    try:
+        require_checkpoint(folder, "m")
+        found = read_checkpoint(folder)
+    except LabError as error:
+        assert error.message and error.hint and "\n" not in error.message + error.hint
+    else:
+        assert found.architecture and found.weight_bytes and all(path.is_file() for path in found.files)
+        assert (folder / "config.json") in found.files and all(path.parent == folder for path in found.files)
