@@ -34,6 +34,9 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     outputs = Path(config.outputs)
     digests = DigestCache(outputs / ".digests.json")
     lab_data = config.lab_data_folder()
+    # A text that is not to be had is told before a model is fetched or converted for it.
+    say = display.dialogue(config.yes).say
+    named = _find_text(config, lab_data, outputs, say) if config.text is not None else None
     model = resolve_model(
         config.model,
         lab_data,
@@ -43,7 +46,7 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         llama_cpp=config.llama_cpp,
         dialogue=display.dialogue(config.yes),
     )
-    text = _find_text(config, lab_data, outputs, display.dialogue(config.yes).say)
+    text = named or _find_text(config, lab_data, outputs, say)
     imatrix = None
     if config.imatrix is not None:
         from labctl.prepare.imatrix import find_imatrix
@@ -68,6 +71,11 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         for notice in (*lab.model.notices, text.notice):
             if notice:
                 display.notice(notice)
+        if model.quantized and model.baseline in config.formats:
+            display.notice(
+                f"Most of the source's bytes are {model.baseline} already: the source itself stands for that format,"
+                " and no other file of it is made."
+            )
     return lab
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 from hub_server import COMMIT, Hub, Repo, hub_for_this_test
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,9 +33,11 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def tiny_gguf(kind: int = 1, mark: int = 0, split: tuple[int, int] | None = None, name: str = "llama") -> bytes:
+def tiny_gguf(
+    kind: int = 1, mark: int = 0, split: tuple[int, int] | None = None, name: str = "llama", made_as: int | None = None
+) -> bytes:
     """A whole GGUF file of 256 x 4 weights, of ggml type `kind`; `mark` makes files differ."""
-    sizes = {0: 4096, 1: 2048, 30: 2048, 3: 640, 12: 576}
+    sizes = {0: 4096, 1: 2048, 30: 2048, 3: 640, 8: 1088, 12: 576}
     keys = [text("general.architecture") + struct.pack("<I", 8) + text(name)]
     for key, value in (
         ("block_count", 1),
@@ -43,6 +46,8 @@ def tiny_gguf(kind: int = 1, mark: int = 0, split: tuple[int, int] | None = None
         ("context_length", 64),
     ):
         keys.append(text(f"{name}.{key}") + struct.pack("<II", 4, value))
+    if made_as is not None:
+        keys.append(text("general.file_type") + struct.pack("<II", 4, made_as))
     keys.append(text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("llama"))
     keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 4) + b"".join(map(text, "abcd")))
     if split:
@@ -118,6 +123,43 @@ def test_quantized_source_is_refused_unless_allowed(tmp_path: Path, digests: sto
     model = sources.resolve_model(str(path), LAB_DATA, digests, allow_quantized=True)
     assert (model.quantized, model.baseline) == (True, "Q4_1")
     assert model.notices[0].startswith("The source is already quantized (Q4_1): ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made_as", "baseline", "said"),
+    [
+        (3, 3, "Q4_1", "Q4_1"),
+        (12, 15, "Q4_K", "Q4_K_M"),
+        (12, 14, "Q4_K", "Q4_K_S"),
+        (8, 15, "Q8_0", "Q4_K_M, most bytes in Q8_0"),
+        (8, 1, "Q8_0", "Q8_0"),
+        (8, 999, "Q8_0", "Q8_0"),
+    ],
+)
+def test_a_quantized_source_is_called_what_it_was_made_as(
+    tmp_path: Path, digests: store.DigestCache, kind: int, made_as: int, baseline: str, said: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_gguf(kind, made_as=made_as))
+    model = sources.resolve_model(str(path), LAB_DATA, digests, allow_quantized=True)
+    assert model.baseline == baseline and f"is already quantized ({said}): sizes" in model.notices[0]
+    with pytest.raises(LabError, match=f"is already quantized .{said}.: what it lost"):
+        sources.resolve_model(str(path), LAB_DATA, digests)
+
+
+def test_a_format_that_the_source_stands_for_is_told(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(tiny_gguf(8, made_as=15))
+    arguments = ("--model", "m.gguf", "--text", "demo", "--allow-quantized-source")
+    for formats, is_told in (("Q8_0,Q4_K_M", True), ("Q4_K_M", False)):
+        done = cli("prepare", *arguments, "--formats", formats, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shown = " ".join(done.stderr.replace("│", " ").split())
+        assert ("the source itself stands for that format, and no other file of it is made" in shown) == is_told
+
+
+def test_a_text_that_is_missing_is_told_before_a_model_is_fetched(cli: Cli, tmp_path: Path) -> None:
+    done = cli("prepare", "--model", "hf:owner/large", "--text", "typo.txt", cwd=tmp_path)
+    assert done.returncode == 1 and "No such text file: typo.txt" in done.stderr
 
 
 def test_what_is_no_model(tmp_path: Path, digests: store.DigestCache) -> None:

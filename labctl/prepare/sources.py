@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labctl import store
 from labctl.errors import LabError
+from labctl.formats import FORMATS, UNQUANTIZED_TYPES
 from labctl.prepare import folders, header
 from labctl.prepare.checkpoint import check_settings, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
@@ -160,6 +161,17 @@ def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
         )
 
 
+def _quantized_kind(found: header.GgufHeader, baseline: str) -> str:
+    """What a quantized file was made as, and where that hides it, the type that most of its bytes have.
+
+    Source: llama.cpp include/llama.h, enum llama_ftype, which general.file_type holds.
+    """
+    made_as = next((one for one in FORMATS.values() if one.ftype == found.metadata.get("general.file_type")), None)
+    if made_as is None or made_as.tensor_type in UNQUANTIZED_TYPES:
+        return baseline
+    return made_as.name if made_as.tensor_type.upper() == baseline else f"{made_as.name}, most bytes in {baseline}"
+
+
 def _quantized_notice(kind: str, baseline: str) -> str:
     if kind.lower() in _RELEASED_AS:
         return (
@@ -184,8 +196,9 @@ def _checked(
     quantized = header.is_quantized(found)
     notices = (*place.notices, *vocabulary_notices(found, place.path.name, allow_missing_pre))
     if quantized:
-        _refuse_quantized(place.path.name, baseline, allow_quantized)
-        notices = (*notices, _quantized_notice(baseline, baseline))
+        kind = _quantized_kind(found, baseline)
+        _refuse_quantized(place.path.name, kind, allow_quantized)
+        notices = (*notices, _quantized_notice(kind, baseline))
     return SourceModel(
         name=place.name,
         spec=spec,
