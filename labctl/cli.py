@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from labctl import __version__, cli_bench, cli_handin, cli_models, cli_results, streams, surroundings
-from labctl.cli_options import NearestGroup, display_for, lab_options, open_lab, report_options, run_options
+from labctl.cli_options import (
+    NearestGroup,
+    bench_time_option,
+    display_for,
+    lab_options,
+    open_lab,
+    report_options,
+    run_options,
+)
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
@@ -162,6 +170,7 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
 
 
 @cli.command()
+@bench_time_option
 @lab_options
 @report_options
 @run_options

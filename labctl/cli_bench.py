@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab, run_options
+from labctl.cli_options import bench_time_option, display_for, lab_options, open_lab, run_options
 
 if TYPE_CHECKING:
     from labctl.console import Display
@@ -38,6 +38,7 @@ def bench_command(measure: Callable[..., None]) -> click.Command:
     @click.option("--batch", metavar="1,2,4,8", callback=_numbers, help="Time so many sequences side by side instead.")
     @click.option("--sweep-threads", is_flag=True, help="Find the fastest number of threads instead.")
     @click.option("--cooldown", "cooldown_s", type=float, metavar="SECONDS", help="Rest between visits. Default: 0.")
+    @bench_time_option
     @lab_options
     @run_options
     def bench(

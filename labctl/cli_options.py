@@ -126,6 +126,17 @@ def run_options(command: CommandT) -> CommandT:
     return wait_option(command)
 
 
+def bench_time_option(command: CommandT) -> CommandT:
+    """For every command that times speed."""
+    return click.option(
+        "--bench-time",
+        "bench_budget_s",
+        metavar="TIME",
+        callback=_duration,
+        help="Most time for the speed measurement, e.g. 2m; a visit that passes it is cut off.",
+    )(command)
+
+
 def wait_option(command: CommandT) -> CommandT:
     """For every command that takes the model's lock."""
     return click.option("--wait", is_flag=True, help="Queue behind another labctl at work on this model.")(command)

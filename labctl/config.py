@@ -58,7 +58,8 @@ class LabConfig:
         blank: leave a line for the student where a draft would stand.
         bench_rounds, bench_max_rounds: least and most rounds of the speed measurement over all formats; between them it
             ends once every ratio to the baseline is known to ± 2 %.
-        bench_budget_s: seconds that no further round may pass; None for 40 with the demo model and 180 with others.
+        bench_budget_s: seconds for the speed measurement: no further round begins that would pass them, and a visit
+            that does is cut off; None for 40 with the demo model and 180 with others, a visit of which may take 60.
         cooldown_s: seconds of rest between visits of the speed measurement.
         probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
         hang_s: seconds without a sign of life after which a child process is given up.

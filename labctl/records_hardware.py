@@ -34,6 +34,8 @@ class SpeedVisit:
         pp_s: seconds of each repetition of the prompt test (n_prompt tokens).
         tg_s: seconds of each repetition of the generation test (n_gen tokens).
         token_s: seconds of each token of each generation repetition, (n_reps, n_gen).
+        cut: the time allowed was over: fewer repetitions than asked for, or a single one of fewer tokens, whose tg_s
+            is what all n_gen of them would have taken at that pace.
     """
 
     round: int
@@ -42,6 +44,7 @@ class SpeedVisit:
     pp_s: tuple[float, ...]
     tg_s: tuple[float, ...]
     token_s: tuple[tuple[float, ...], ...]
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +158,19 @@ class BatchPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRun:
-    """Speed of one file with several sequences at once, as llama-batched-bench measures it."""
+    """Speed of one file with several sequences at once, as llama-batched-bench measures it.
+
+    Attributes:
+        cut: the time allowed was over: fewer repetitions than asked for, or fewer tokens, whose seconds are what all
+            would have taken at that pace.
+    """
 
     format: str
     n_threads: int
     n_prompt: int
     n_gen: int
     points: tuple[BatchPoint, ...]
+    cut: bool = False
     provenance: Provenance | None = None
 
     def tg_tps(self, point: BatchPoint) -> float:

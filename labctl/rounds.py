@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl import tasks
-from labctl.checks import conditions_checks
+from labctl.checks import BUSY_CORE, conditions_checks
 from labctl.console import Display
 from labctl.machine import conditions
 from labctl.process import OnProgress
@@ -24,6 +24,7 @@ Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 """Does one step: name, format, cost, work. Says whether it succeeded; a failure is reported there."""
 
 _WATCH_S = 1.0
+_BRIEF_S, _LONG_S = 1.0, 60.0
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -92,7 +93,23 @@ def warnings(lab: Lab, speed: dict[str, SpeedRun], state: BenchConditions | None
         return ()
     from labctl.measure.ratios import speed_warnings
 
-    return (*state.notices, *speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds))
+    known = speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds)
+    return (*state.notices, *_cut_notice(speed, state.before), *known)
+
+
+def _cut_notice(speed: dict[str, SpeedRun], before: Conditions) -> tuple[str, ...]:
+    """Visits that the time allowed did not suffice for."""
+    visits = [visit for run in speed.values() for visit in run.visits]
+    n_cut = sum(visit.cut for visit in visits)
+    if not n_cut:
+        return ()
+    text = (
+        f"The time allowed was over before the speed tests were full: {n_cut} of {len(visits)} visits were cut off,"
+        " with fewer repetitions or tokens. Allow more with --bench-time."
+    )
+    if (before.busiest_share or 0) > BUSY_CORE:
+        text += " Another program held a core: these speeds are not those of this machine alone."
+    return (text,)
 
 
 def total_cost(lab: Lab) -> float:
@@ -156,6 +173,7 @@ def _round(
     Returns: the formats that did not fail, and the seconds it took.
     """
     number = state.n_rounds
+    budget_s = lab.config.bench_seconds(lab.is_demo) - state.spent_s
     failed = set()
     begun = time.monotonic()
     for place, label in enumerate(labels if number % 2 == 0 else labels[::-1]):
@@ -163,7 +181,8 @@ def _round(
             time.sleep(lab.config.cooldown_s)
 
         def visit(on_progress: OnProgress, label: str = label, place: int = place) -> None:
-            new = _visit(lab, label, number, number * len(labels) + place)
+            left_s = (budget_s - (time.monotonic() - begun)) / (len(labels) - place)
+            new = _visit(lab, label, number, number * len(labels) + place, max(left_s, least_visit_s(lab)))
             before = speed[label].visits if label in speed else ()
             speed[label] = _store(lab, label, state.key, (*before, new))
             on_progress(tasks.Progress(done=number + 1, total=max(number + 1, lab.config.bench_rounds)))
@@ -174,8 +193,17 @@ def _round(
     return tuple(label for label in labels if label not in failed), time.monotonic() - begun
 
 
-def _visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
-    """One fresh process that times one format."""
+def least_visit_s(lab: Lab) -> float:
+    """Seconds that a visit may take whatever is left: a large model's tests are long, if nobody asked for less."""
+    return _BRIEF_S if lab.is_demo or lab.config.bench_budget_s is not None else _LONG_S
+
+
+def _visit(lab: Lab, label: str, round_number: int, order: int, deadline_s: float) -> SpeedVisit:
+    """One fresh process that times one format.
+
+    Args:
+        deadline_s: after so many seconds it is cut off.
+    """
     n_prompt, n_gen = lab.reach.bench
     task = tasks.BenchTask(
         model_path=str(lab.gguf_path(label)),
@@ -186,6 +214,7 @@ def _visit(lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
         effort=EFFORT,
         round=round_number,
         order=order,
+        deadline_s=deadline_s,
     )
     return lab.run(task, SpeedVisit, "bench", label, None)
 

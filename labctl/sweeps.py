@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 
 from labctl import tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.records_hardware import BatchRun, BenchEffort, SpeedVisit, ThreadSweep
-from labctl.rounds import labels_with_file, limits
+from labctl.rounds import labels_with_file, least_visit_s, limits
 from labctl.steps import Lab, key_of, need_file
 from labctl.store import read_record, write_record
 
@@ -70,9 +71,11 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
     labels = _need_labels(lab)
     n_prompt, n_gen = lab.reach.batch
     display.begin(len(labels))
+    begun = time.monotonic()
     try:
         for place, label in enumerate(labels):
             display.step("bench --batch", label)
+            left_s = lab.config.bench_seconds(lab.is_demo) - (time.monotonic() - begun)
             task = tasks.BatchTask(
                 model_path=str(lab.gguf_path(label)),
                 format=label,
@@ -81,6 +84,7 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
                 n_gen=n_gen,
                 n_seqs=tuple(n_seqs),
                 n_reps=BATCH_REPS,
+                deadline_s=max(left_s / (len(labels) - place), least_visit_s(lab)),
             )
 
             def on_progress(event: tasks.Progress, place: int = place) -> None:
@@ -116,12 +120,16 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
     counts = thread_counts(lab.n_threads, lab.machine.n_cores_physical, usable)
     n_prompt, n_gen = lab.reach.bench
     visits: dict[int, tuple[SpeedVisit, ...]] = {}
-    display.begin(_SWEEP_ROUNDS * len(counts))
-    done = 0
+    n_visits = _SWEEP_ROUNDS * len(counts)
+    display.begin(n_visits)
+    begun, done = time.monotonic(), 0
     try:
         display.step("bench --sweep-threads", label)
         for number in range(_SWEEP_ROUNDS):
+            if number and time.monotonic() - begun > lab.config.bench_seconds(lab.is_demo):
+                break
             for count in counts if number % 2 == 0 else counts[::-1]:
+                left_s = lab.config.bench_seconds(lab.is_demo) - (time.monotonic() - begun)
                 task = tasks.BenchTask(
                     model_path=str(lab.gguf_path(label)),
                     format=label,
@@ -131,10 +139,11 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
                     effort=_SWEEP_EFFORT,
                     round=number,
                     order=done,
+                    deadline_s=max(left_s / (len(counts) - done % len(counts)), least_visit_s(lab)),
                 )
                 visits[count] = (*visits.get(count, ()), lab.run(task, SpeedVisit, "threads", label, None))
                 done += 1
-                display.progress(done, _SWEEP_ROUNDS * len(counts), f"{count} threads", done)
+                display.progress(done, n_visits, f"{count} threads", done)
     finally:
         display.end()
     inputs = {"model": need_file(lab, label).sha256}

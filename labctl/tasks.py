@@ -95,22 +95,32 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
 
 
 class BenchTask(Task, frozen=True, kw_only=True, tag="bench"):
-    """One visit: load, warm up, time."""
+    """One visit: load, warm up, time.
+
+    Attributes:
+        deadline_s: after so many seconds no further repetition begins, and one that goes on is cut; None for no limit.
+    """
 
     n_prompt: int
     n_gen: int
     effort: BenchEffort
     round: int
     order: int
+    deadline_s: float | None = None
 
 
 class BatchTask(Task, frozen=True, kw_only=True, tag="batch"):
-    """Time several sequences side by side, for each number of them."""
+    """Time several sequences side by side, for each number of them.
+
+    Attributes:
+        deadline_s: after so many seconds each number is timed once at most, and shortly.
+    """
 
     n_prompt: int
     n_gen: int
     n_seqs: tuple[int, ...]
     n_reps: int
+    deadline_s: float | None = None
 
 
 class MemoryTask(Task, frozen=True, kw_only=True, tag="memory"):

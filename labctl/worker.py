@@ -140,6 +140,7 @@ def _run(task: tasks.AnyTask, channel: Channel, warnings: list[str]) -> object:
                 effort=task.effort,
                 round_number=task.round,
                 order=task.order,
+                deadline_s=task.deadline_s,
             )
         case tasks.BatchTask():
             from labctl.measure.bench import bench_batches
@@ -153,6 +154,7 @@ def _run(task: tasks.AnyTask, channel: Channel, warnings: list[str]) -> object:
                 n_gen=task.n_gen,
                 n_seqs=task.n_seqs,
                 n_reps=task.n_reps,
+                deadline_s=task.deadline_s,
                 on_progress=channel.progress,
             )
         case tasks.MemoryTask():

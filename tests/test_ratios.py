@@ -195,6 +195,6 @@ def test_ratios_that_are_not_known_are_not_recommended() -> None:
 def test_wide_intervals_and_few_rounds_are_warned_of() -> None:
     wide, few = speed_warnings(NOISY, "F16", 5)
     assert "2 of 2 speed-ups over F16 are known to worse than ± 2 %" in wide and "1.83 (" in wide
-    assert "labctl bench --force" in wide and "bench_budget_s" in wide
+    assert "labctl bench --force" in wide and "--bench-time" in wide
     assert "4 of at least 5 rounds" in few
     assert speed_warnings({}, "F16", 4) == ()

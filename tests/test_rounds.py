@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.visits: list[tuple[int, str]] = []
         self.slept: list[float] = []
+        self.deadlines: list[float] = []
         self.clock = 0.0
         self.before_visit: Callable[[int, str], None] = lambda number, label: None
         self.noise = itertools.cycle([1.0])
@@ -36,7 +38,8 @@ class Machine:
         monkeypatch.setattr(rounds.time, "sleep", self.slept.append)
         monkeypatch.setattr(rounds.time, "monotonic", lambda: self.clock)
 
-    def visit(self, lab: Lab, label: str, round_number: int, order: int) -> SpeedVisit:
+    def visit(self, lab: Lab, label: str, round_number: int, order: int, deadline_s: float) -> SpeedVisit:
+        self.deadlines.append(deadline_s)
         self.before_visit(round_number, label)
         self.visits.append((round_number, label))
         self.clock += 1.0
@@ -85,8 +88,6 @@ def bench(lab: Lab, force: bool = False) -> list[str]:
 
 
 def with_config(lab: Lab, **changes: Any) -> Lab:
-    import dataclasses
-
     return dataclasses.replace(lab, config=dataclasses.replace(lab.config, **changes))
 
 
@@ -111,6 +112,23 @@ def test_the_time_before_the_first_visit_counts_as_the_speed_steps(
     monkeypatch.setattr(rounds, "conditions", lambda **_: order.append("watched") or QUIET)
     bench(lab)
     assert order[:2] == ["bench", "watched"]
+
+
+def test_a_visit_gets_its_share_of_the_time_that_is_left(lab: Lab, machine: Machine) -> None:
+    bench(with_config(lab, bench_budget_s=9.0, bench_max_rounds=4))
+    # Nine seconds for three visits of one second each, then what is left of them; never less than the grace.
+    assert machine.deadlines[:3] == [3.0, 4.0, 7.0]
+    assert machine.deadlines[3:6] == [2.0, 2.5, 4.0]
+    assert min(machine.deadlines) >= 1.0
+
+
+def test_visits_that_were_cut_off_are_said(lab: Lab, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = machine.visit
+    monkeypatch.setattr(rounds, "_visit", lambda *given: dataclasses.replace(played(*given), cut=True))
+    machine.state = dataclasses.replace(QUIET, busy_cores=1.0, busiest_share=0.9)
+    said = " ".join(bench(with_config(lab, bench_rounds=1, bench_max_rounds=1)))
+    assert "3 of 3 visits were cut off" in said and "--bench-time" in said
+    assert "Another program held a core" in said
 
 
 def test_a_second_bench_measures_nothing(lab: Lab, machine: Machine) -> None:
@@ -224,8 +242,6 @@ def test_advice_names_the_fastest_and_those_that_are_not_told_apart() -> None:
 
 
 def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     tried: list[int] = []
 
     def play(self: Lab, task: Any, kind: object, step: str, label: str, on_progress: object) -> SpeedVisit:
@@ -254,8 +270,6 @@ def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
 def test_several_sequences_are_kept_and_a_format_that_fails_is_left_out(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
     def play(self: Lab, task: Any, kind: object, step: str, label: str, on_progress: object) -> BatchRun:
         if label == "F16":
             raise LabError("no", "")

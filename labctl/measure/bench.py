@@ -20,12 +20,13 @@ from labctl.records_hardware import BatchPoint, BatchRun, BenchEffort, SpeedVisi
 N_PROMPT = 512
 N_GEN = 128
 _WARM_S = 0.25
+_GRACE_S = 0.5  # for a test that has not run at all when the time is over
 _N_UBATCH = 512  # llama-bench's default, as is that n_outputs stays unset: with 1, prompts were read 2 % slower
 
 
 def bench_visit(
     llama: Llama, path: Path, *, n_threads: int, effort: BenchEffort, n_prompt: int = N_PROMPT, n_gen: int = N_GEN,
-    round_number: int = 0, order: int = 0,
+    round_number: int = 0, order: int = 0, deadline_s: float | None = None,
 ) -> SpeedVisit:  # fmt: skip
     """Load a file and time both tests, memory cleared between repetitions, each after a warm-up.
 
@@ -35,12 +36,15 @@ def bench_visit(
     Args:
         n_prompt, n_gen: tokens of the prompt test and of the generation test.
         effort: how often to repeat each.
+        deadline_s: seconds after which no repetition begins, half of them for the prompt; a prompt test that had no
+            time left keeps its warm-up, a generation test the tokens that it came to. None for no limit.
     Raises:
         LabError: the file does not load or compute.
     Source: llama.cpp tools/llama-bench/llama-bench.cpp, test_prompt, test_gen.
     """
     draw = random.Random(round_number)
     begun = time.perf_counter()
+    over_at = begun + (math.inf if deadline_s is None else deadline_s)
     with Model(llama, path) as model:
         load_s = time.perf_counter() - begun
         prompt = np.array([draw.randrange(model.n_vocab) for _ in range(n_prompt)], dtype=np.int32)
@@ -57,8 +61,9 @@ def bench_visit(
                 return (time.perf_counter() - begun,)
 
             context.lay_out_prompt(n_prompt)
-            read_prompt()
-            pp = _repeat(read_prompt, effort)
+            warm = read_prompt()
+            pp, pp_cut = _repeat(read_prompt, effort, (time.perf_counter() + over_at) / 2)
+            pp = pp or (warm,)
         with Context(model, n_ctx=n_gen, n_threads=n_threads, n_ubatch=_N_UBATCH) as context:
 
             def generate(seconds: float = math.inf) -> tuple[float, ...]:
@@ -72,32 +77,43 @@ def bench_visit(
                 return tuple(b - a for a, b in itertools.pairwise(stamps))
 
             generate(_WARM_S)
-            token_s = _repeat(generate, effort)
+            over_at = max(over_at, time.perf_counter() + _GRACE_S)
+            tg, tg_cut = _repeat(lambda: generate(over_at - time.perf_counter()), effort, over_at)
+            token_s = tuple(seconds for seconds in tg if len(seconds) == n_gen) or tg
     return SpeedVisit(
         round=round_number,
         order=order,
         load_s=load_s,
         pp_s=tuple(seconds for (seconds,) in pp),
-        tg_s=tuple(sum(seconds) for seconds in token_s),
+        tg_s=tuple(sum(seconds) * (n_gen / len(seconds)) for seconds in token_s),
         token_s=token_s,
+        cut=pp_cut or tg_cut or len(token_s) < len(tg) or len(token_s[0]) < n_gen,
     )
 
 
-def _repeat(test: Callable[[], tuple[float, ...]], effort: BenchEffort) -> tuple[tuple[float, ...], ...]:
-    """Timed runs as the effort says; each gives its seconds, in one or more parts."""
+def _repeat(
+    test: Callable[[], tuple[float, ...]], effort: BenchEffort, over_at: float
+) -> tuple[tuple[tuple[float, ...], ...], bool]:
+    """Timed runs as the effort says, none of them begun later than `over_at`; each gives its seconds, in parts.
+
+    Returns: the runs, and whether it was the time that left too few of them.
+    """
     samples: list[tuple[float, ...]] = []
     spent = 0.0
     while len(samples) < effort.max_reps and (len(samples) < effort.min_reps or spent < effort.min_s):
         if samples and spent > effort.max_s:
             break
+        if time.perf_counter() >= over_at:
+            return tuple(samples), len(samples) < effort.min_reps
         samples.append(test())
         spent += sum(samples[-1])
-    return tuple(samples)
+    return tuple(samples), False
 
 
 def bench_batches(
     llama: Llama, path: Path, label: str, *, n_threads: int, n_prompt: int, n_gen: int, n_seqs: Sequence[int],
-    n_reps: int, on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+    n_reps: int, deadline_s: float | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> BatchRun:  # fmt: skip
     """Time so many sequences side by side: first all their prompts, then one token of each at a time.
 
@@ -105,11 +121,14 @@ def bench_batches(
         n_prompt, n_gen: tokens of each sequence's prompt, and tokens generated after it.
         n_seqs: numbers of sequences to try.
         n_reps: timed repetitions of each, after one to warm up.
+        deadline_s: seconds after which each number is timed once, for as many tokens as half a second allows.
     Raises:
         LabError: the file does not load, or the cache of so many sequences does not fit into memory.
     Source: llama.cpp tools/batched-bench/batched-bench.cpp (its own warm-up reads 16 tokens, and it times once).
     """
     draw = random.Random(0)
+    over_at = time.perf_counter() + (math.inf if deadline_s is None else deadline_s)
+    cut = False
     points = []
     with Model(llama, path) as model:
         for place, n_seq in enumerate(n_seqs):
@@ -119,17 +138,25 @@ def bench_batches(
                 model, n_ctx=n_prompt + n_gen, n_threads=n_threads, n_seq=n_seq, n_ubatch=_N_UBATCH,
                 n_batch=n_seq * max(n_prompt, 1), n_outputs=n_seq,
             ) as context:  # fmt: skip
-                times = []
+                times: list[tuple[float, float]] = []
                 for repetition in range(n_reps + 1):
-                    times.append(_time_batch(context, prompt, tokens.reshape(n_gen, n_seq), n_seq))
+                    if times and time.perf_counter() >= over_at:
+                        cut = True
+                        break
+                    times.append(_time_batch(context, prompt, tokens.reshape(n_gen, n_seq), n_seq, over_at))
                     on_progress(place * (n_reps + 1) + repetition + 1, len(n_seqs) * (n_reps + 1), f"{n_seq} at once")
-            pp_s, tg_s = zip(*times[1:], strict=True)
+            pp_s, tg_s = zip(*(times[1:] or times), strict=True)
             points.append(BatchPoint(n_seq=n_seq, pp_s=pp_s, tg_s=tg_s))
-    return BatchRun(format=label, n_threads=n_threads, n_prompt=n_prompt, n_gen=n_gen, points=tuple(points))
+    return BatchRun(format=label, n_threads=n_threads, n_prompt=n_prompt, n_gen=n_gen, points=tuple(points), cut=cut)
 
 
-def _time_batch(context: Context, prompt: IntArray, tokens: IntArray, n_seq: int) -> tuple[float, float]:
-    """Seconds for all prompts, and for all generated tokens; tokens: (n_gen, n_seq)."""
+def _time_batch(
+    context: Context, prompt: IntArray, tokens: IntArray, n_seq: int, over_at: float
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds for all prompts, and for all generated tokens; tokens: (n_gen, n_seq).
+
+    Once the time is over the tokens that were generated, for half a second at least, stand for all.
+    """
     n_prompt = len(prompt) // n_seq
     positions = np.tile(np.arange(n_prompt, dtype=np.int32), n_seq)
     sequences = np.repeat(np.arange(n_seq, dtype=np.int32), n_prompt)
@@ -144,4 +171,6 @@ def _time_batch(context: Context, prompt: IntArray, tokens: IntArray, n_seq: int
         context.lay_out(np.full(n_seq, n_prompt + step, dtype=np.int32), np.arange(n_seq, dtype=np.int32), all_wanted)
         context.decode(row)
         context.synchronize()
+        if (now := time.perf_counter()) >= max(over_at, read + _GRACE_S):
+            return read - begun, (now - read) * len(tokens) / (step + 1)
     return read - begun, time.perf_counter() - read

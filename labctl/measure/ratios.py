@@ -177,7 +177,7 @@ def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int) ->
         found.append(
             f"{len(wide)} of {len(ratios)} speed-ups over {base} are known to worse than ± {100 * PRECISE:g} %; least"
             f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}. Close other programs"
-            " and run `labctl bench --force`; a larger bench_budget_s (seconds) in lab.toml allows more rounds."
+            " and run `labctl bench --force`; a longer --bench-time allows more rounds."
         )
     n_rounds = min((len(run.visits) for run in speed.values()), default=0)
     if 0 < n_rounds < min_rounds:

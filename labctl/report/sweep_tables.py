@@ -12,6 +12,8 @@ from labctl.records_hardware import BatchRun, ThreadSweep
 from labctl.report.order import Order, Pair, order_of, tied
 from labctl.report.text import NOT_MEASURED, counted, rate, table
 
+_CUT = " The time allowed was over before all repetitions were made; --bench-time allows more."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadsRow:
@@ -92,6 +94,7 @@ def threads_note(records: LabRecords) -> str:
     return (
         f"{sweep.format}; medians of {counted(rounds, 'round')} that went up and down in turn, in brackets the lowest"
         f" and highest of them. {advice(sweep, usual)}"
+        f"{_CUT if any(visit.cut for visits in sweep.visits.values() for visit in visits) else ''}"
     )
 
 
@@ -129,7 +132,7 @@ def batch_note(records: LabRecords) -> str:
         f" then one token of each sequence at a time; {counted(some.n_threads, 'thread')}. One reading of the weights"
         " serves all sequences, so together they are faster until arithmetic is the limit. Each looks back at its"
         " prompt while it generates, so one at a time is slower here than tg in the table of formats, which begins with"
-        " nothing."
+        f" nothing.{_CUT if any(run.cut for run in _batches(records).values()) else ''}"
     )
 
 
