@@ -262,6 +262,17 @@ def test_a_checkpoint_that_is_not_whole_is_told_before_the_converter(cli: Cli, t
     assert said in shown.split("hint:")[0] and hint in shown.split("hint:")[1], shown
 
 
+def test_a_head_that_config_json_denies_is_told(tmp_path: Path) -> None:
+    """Two programs may take two heads: the embeddings, as config.json says, or the weights' own."""
+    alike = checkpoint(tmp_path / "alike", config={"tie_word_embeddings": True})
+    assert read_checkpoint(alike).notice == ""
+    other = safetensors(llama_shapes(), values={"lm_head.weight": b"\1\2"})
+    checkpoint(tmp_path / "other", config={"tie_word_embeddings": True}, model__safetensors=other)
+    assert "a head of their own that differs (lm_head.weight)" in read_checkpoint(tmp_path / "other").notice
+    checkpoint(tmp_path / "untied", model__safetensors=other)
+    assert read_checkpoint(tmp_path / "untied").notice == ""
+
+
 # -- other things -----------------------------------------------------------------------------------------------------
 
 

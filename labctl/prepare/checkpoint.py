@@ -38,6 +38,7 @@ class Checkpoint:
         tensors: weight file -> its tensors; of safetensors files only.
         quantization: method by which the weights were already quantized ("fp8", "gptq"); empty if they were not.
         unpackable: llama.cpp's converter can turn weights quantized so back into numbers.
+        notice: what every table must say about it; mostly empty.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Checkpoint:
     tensors: Mapping[Path, Mapping[str, Tensor]]
     quantization: str = ""
     unpackable: bool = True
+    notice: str = ""
 
     @property
     def f16_bytes(self) -> int:
@@ -113,6 +115,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         tensors=tensors,
         quantization=method,
         unpackable=not method or quantized.can_unpack(method, inner),
+        notice=wholeness.doubtful_head(config, tensors),
     )
 
 

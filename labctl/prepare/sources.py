@@ -105,7 +105,7 @@ def _from_checkpoint(
     from labctl.prepare.converter import find_converter
 
     checkpoint = read_checkpoint(place.path)
-    notices = place.notices
+    notices = (*place.notices, *([checkpoint.notice] if checkpoint.notice else []))
     if checkpoint.quantization:
         _require_unpackable(place.name, checkpoint.quantization, checkpoint.unpackable)
         _refuse_quantized(place.name, checkpoint.quantization, allow_quantized)

@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from labctl.errors import LabError
-from labctl.prepare.safetensors import AGAIN
+from labctl.prepare.safetensors import AGAIN, Tensor
 
 Config = Mapping[str, object]
+
+_STEP_BYTES = 16 << 20
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<ending>\.safetensors|\.bin)")
 _NESTED = ("text_config", "llm_config", "lm_config", "thinker_config", "language_config")
@@ -171,3 +173,33 @@ def require_head(folder: Path, config: Config, shapes: Mapping[str, tuple[int, .
         f" lm_head.weight is there{renamed}.",
         f'{AGAIN} If the head is tied after all, write "tie_word_embeddings": true into config.json.',
     )
+
+
+def doubtful_head(config: Config, weights: Mapping[Path, Mapping[str, Tensor]]) -> str:
+    """A notice where config.json says that the head is the embeddings, and the weights hold another one; else empty."""
+    if is_tied(config) is not True:
+        return ""
+    listed = [(path, name, tensor) for path, tensors in weights.items() for name, tensor in tensors.items()]
+    heads = [(path, name, tensor) for path, name, tensor in listed if _HEAD.fullmatch(name)]
+    embeddings = [(path, tensor) for path, name, tensor in listed if _EMBEDDINGS.fullmatch(name)]
+    if not heads or not embeddings or _same_bytes((heads[0][0], heads[0][2]), embeddings[0]):
+        return ""
+    return (
+        "config.json says that the output head is the embeddings (tie_word_embeddings), and the weights hold a head of"
+        f" their own that differs ({heads[0][1]}). Programs differ in which of the two they take, so the figures may"
+        " not be those of the model as it is meant."
+    )
+
+
+def _same_bytes(one: tuple[Path, Tensor], other: tuple[Path, Tensor]) -> bool:
+    size = one[1].end - one[1].begin
+    if one[1].dtype != other[1].dtype or size != other[1].end - other[1].begin:
+        return False
+    with one[0].open("rb") as first, other[0].open("rb") as second:
+        first.seek(one[1].begin)
+        second.seek(other[1].begin)
+        for start in range(0, size, _STEP_BYTES):
+            step = min(_STEP_BYTES, size - start)
+            if first.read(step) != second.read(step):
+                return False
+    return True
