@@ -19,6 +19,7 @@ from small_gguf import Small
 from labctl.errors import LabError
 from labctl.prepare.checkpoint import read_checkpoint
 from labctl.prepare.folders import require_checkpoint
+from labctl.prepare.kinds import other_format
 
 LORA = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "owner/base-1B"})
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 1234\n"
@@ -630,3 +631,31 @@ def test_any_folder_is_a_checkpoint_or_one_line(tmp_path: Path, data: st.DataObj
     else:
         assert found.architecture and found.weight_bytes and all(path.is_file() for path in found.files)
         assert (folder / "config.json") in found.files and all(path.parent == folder for path in found.files)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mlc-chat-config.json", "MLC"),
+        ("params_shard_12.bin", "MLC"),
+        ("rank0.engine", "TensorRT"),
+        ("model.pte", "ExecuTorch"),
+        ("m.nemo", "NeMo"),
+        ("m.tflite", "LiteRT"),
+        ("gemma.task", "LiteRT"),
+        ("ggml-model-q4_0.bin", "old GGML format"),
+        ("m.llamafile", "llamafile"),
+        ("model.bin", "another program"),
+        ("saved_model.pb", "TensorFlow"),
+        ("model.mlmodel", "CoreML"),
+        ("weights.00.npz", "MLX"),
+        ("model.ckpt", "training state"),
+        ("consolidated.00.pth", "PyTorch's own form"),
+        ("pytorch_lora_weights.safetensors", "LoRA adapter of an image model"),
+        ("mp_rank_00_model_states.pt", "DeepSpeed"),
+    ],
+)
+def test_other_formats_are_told_by_a_files_name(name: str, said: str) -> None:
+    found = other_format(["README.md", "config.json", name])
+    assert found is not None and said in found[0] and found[1].endswith(".") | found[1].startswith("Put them together")
+    assert other_format(["README.md", "config.json", "notes.txt", "a.gguf"]) is None
