@@ -90,13 +90,17 @@ def _tiles(rows: Rows, pick: str | None, base: str) -> list[tuple[str, str, str]
         tiles.append(("File", size(row["size_bytes"]), small))
     if known(row["ppl_increase_pct"]):
         spread = interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
-        tiles.append(("Perplexity", percent(row["ppl_increase_pct"]), f"95 % interval {spread}"))
+        words = f"over {base} on {row['n_pairs']:.0f} chunks, 95 % interval {spread}"
+        tiles.append(("Perplexity", percent(row["ppl_increase_pct"]), words))
     if known(row["tg_tps"]):
         compared = known(row["speedup"]) and pick != base
         words = f"{speedup_words(row)} {base}" if compared else "generating text"
         tiles.append(("Tokens per second", rate(row["tg_tps"]), words))
     if known(row["peak_rss_bytes"]):
-        tiles.append(("Peak memory", size(row["peak_rss_bytes"]), f"at {row['memory_n_ctx']:.0f} tokens of context"))
+        words = f"at {row['memory_n_ctx']:.0f} tokens of context"
+        if pick != base and known(rows[base]["peak_rss_bytes"]):
+            words += f"; {base} {size(rows[base]['peak_rss_bytes'])}"
+        tiles.append(("Peak memory", size(row["peak_rss_bytes"]), words))
     return [(name, figure.replace(" ", "\u00a0"), words) for name, figure, words in tiles]
 
 

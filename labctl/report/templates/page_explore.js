@@ -171,7 +171,7 @@ function renderScores() {
       bar.firstChild.style.width = `${Math.max(0, (100 * score.total) / most)}%`;
       return el(
         "tr",
-        { "data-rank": placeText(score), "data-ranked": score.format, "data-total": score.total, "data-other": other.get(score.format) },
+        { "data-rank": placeText(score), "data-first": score.best === 1 ? "" : null, "data-ranked": score.format, "data-total": score.total, "data-other": other.get(score.format) },
         el("td", { class: "number" }, placeText(score)),
         el("th", { scope: "row" }, label(score.format)),
         el("td", { class: "wide" }, bar),
