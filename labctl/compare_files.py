@@ -45,11 +45,7 @@ def _interval_text(line: Line) -> str:
 
     if line.increase_low_pct is None or line.increase_high_pct is None:
         return ""
-    return (
-        interval(line.increase_low_pct, line.increase_high_pct)
-        if math.isfinite(line.increase_high_pct)
-        else "open (one chunk)"
-    )
+    return interval(line.increase_low_pct, line.increase_high_pct)
 
 
 def _speedup_text(line: Line) -> str:

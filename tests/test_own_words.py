@@ -115,3 +115,8 @@ def test_nothing_has_no_sign(value: float, text: str) -> None:
 
 def test_one_is_singular() -> None:
     assert [counted(n, "chunk") for n in (0, 1, 2, 4080)] == ["0 chunks", "1 chunk", "2 chunks", "4,080 chunks"]
+
+
+def test_huge_changes_stay_readable() -> None:
+    assert percent(961.0) == "+961.00 %" and percent(12345.6) == "+12,346 %"
+    assert interval(-100.0, 1e12) == "-100.00 to over +1,000,000 %" and interval(-100.0, float("inf")) == "open"

@@ -36,8 +36,6 @@ def increase_interval(row: Mapping[str, Any]) -> str:
     """The interval of the increase as a cell."""
     if not known(row["ppl_increase_pct"]):
         return NOT_MEASURED
-    if not math.isfinite(row["ppl_increase_high_pct"]):
-        return "open (one chunk)"
     return interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
 
 
@@ -57,6 +55,8 @@ def perplexity_notes(records: LabRecords, rows: Rows) -> list[str]:
     judged = [name for name in runs if name != base and known(rows[name]["ppl_increase_pct"])]
     if judged:
         notes.append(_interval_made(runs, judged, base))
+    if any(math.isinf(rows[name]["ppl_increase_high_pct"]) for name in judged):
+        notes.append("Where the interval is open, it has no bounds: one chunk gives none.")
     shared, most = (pick(rows[name][f"n_chunks{end}"] for name in runs) for pick, end in ((min, "_common"), (max, "")))
     if judged and shared < most:
         notes.append(
@@ -133,7 +133,9 @@ def divergences(rows: Rows) -> str:
             (
                 name,
                 f"{row['kld_mean']:.5f}",
-                f"{row['kld_mean_low']:.5f} to {row['kld_mean_high']:.5f}",
+                f"{row['kld_mean_low']:.5f} to {row['kld_mean_high']:.5f}"
+                if math.isfinite(row["kld_mean_high"])
+                else "open",
                 *(f"{row[column]:.4f}" for column in ("kld_median", "kld_p90", "kld_p99", "kld_max")),
                 f"{row['same_top_pct']:.2f} % ({row['same_top_low_pct']:.2f} to {row['same_top_high_pct']:.2f} %)",
             )

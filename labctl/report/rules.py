@@ -29,8 +29,7 @@ class Answer:
 def increase_words(row: Mapping[str, Any]) -> str:
     """+2.08 % (95 % interval +1.89 to +2.26 %)."""
     low, high = row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]
-    spread = f"95 % interval {interval(low, high)}" if math.isfinite(high) else "one chunk gives no interval"
-    return f"{percent(row['ppl_increase_pct'])} ({spread})"
+    return f"{percent(row['ppl_increase_pct'])} (95 % interval {interval(low, high)})"
 
 
 def under_limit(rows: Rows, limit: float) -> Answer:

@@ -49,7 +49,9 @@ def size(n_bytes: float) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A change with its sign; what rounds to nothing has none."""
+    """A change with its sign; what rounds to nothing has none, and thousands need no decimals."""
+    if abs(value) >= 1000:
+        return f"{value:+,.0f}" if abs(value) < 1e6 else f"{'over +' if value > 0 else 'under -'}1,000,000"
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
 
@@ -60,7 +62,9 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:
-    """An interval of changes in percent: +1.90 to +2.26 %."""
+    """An interval of changes in percent: +1.90 to +2.26 %; one without an upper end says so."""
+    if not math.isfinite(high):
+        return "open"
     return f"{signed(low, digits)} to {signed(high, digits)} %"
 
 

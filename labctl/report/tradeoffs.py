@@ -55,7 +55,7 @@ def summary(rows: Rows) -> str:
 
 def _increase(row: Mapping[str, Any]) -> str:
     low, high = row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]
-    return f"{percent(row['ppl_increase_pct'])} ({interval(low, high) if math.isfinite(high) else 'one chunk'})"
+    return f"{percent(row['ppl_increase_pct'])} ({interval(low, high)})"
 
 
 def prediction(records: LabRecords, rows: Rows) -> str:
