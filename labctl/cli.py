@@ -118,7 +118,7 @@ def _show_outcome(lab: Lab, outcome: Outcome, display: Display, as_json: bool) -
         )
         return
     if outcome.made:
-        _print_results(lab, outcome)
+        _print_results(lab, outcome, display)
     elif not outcome.failures:
         display.note("Nothing to do: everything is up to date.")
     for name, words in (("worksheet.md", "Worksheet"), ("index.html", "Page for a browser")):
@@ -134,12 +134,13 @@ def _show_outcome(lab: Lab, outcome: Outcome, display: Display, as_json: bool) -
         )
 
 
-def _print_results(lab: Lab, outcome: Outcome) -> None:
-    """The lab's main figures as a table on stdout."""
-    from labctl.console import print_table, size_text
+def _print_results(lab: Lab, outcome: Outcome, display: Display) -> None:
+    """The lab's main figures as a table on stdout, what limits them unless it was said before, and the answer."""
+    from labctl.console import print_table, print_text, size_text
     from labctl.report.analysis import frame, rows_of
     from labctl.report.findings import notices
     from labctl.report.gaps import MARK, mislabelled
+    from labctl.report.summary import answer_line
 
     rows = rows_of(frame(outcome.records, limit=lab.config.limit))
     marked = mislabelled(outcome.records)
@@ -148,25 +149,33 @@ def _print_results(lab: Lab, outcome: Outcome) -> None:
         value = row.get(name)
         return "-" if value is None or value != value else pattern.format(value)
 
+    def amount(row: Any, name: str) -> str:
+        return "-" if cell(row, name, "{}") == "-" else size_text(row[name])
+
     print_table(
         f"{lab.model.name} on {lab.text.name}",
-        ("format", "size", "bits/weight", "perplexity", "± SE", "increase %", "pp t/s", "tg t/s", "peak RAM"),
+        ("format", "size", "bits per weight", "perplexity", "± SE", "increase %", "pp t/s", "tg t/s", "peak RAM"),
         [
             (
                 f"{label} {MARK}" if label in marked else label,
-                "-" if cell(row, "size_bytes", "{}") == "-" else size_text(row["size_bytes"]),
+                amount(row, "size_bytes"),
                 cell(row, "bpw", "{:.2f}"),
                 cell(row, "ppl", "{:.4f}"),
                 cell(row, "ppl_se", "{:.4f}"),
                 cell(row, "ppl_increase_pct", "{:+.2f}"),
                 cell(row, "pp_tps", "{:,.0f}"),
                 cell(row, "tg_tps", "{:,.1f}"),
-                "-" if cell(row, "peak_rss_bytes", "{}") == "-" else size_text(row["peak_rss_bytes"]),
+                amount(row, "peak_rss_bytes"),
             )
             for label, row in rows.items()
         ],
-        caption="\n".join(notices(outcome.records)),
     )
+    for notice in notices(outcome.records):
+        if notice not in display.shown:
+            display.warn(notice)
+    answer = answer_line(outcome.records, rows, lab.config.limit)
+    if answer:
+        print_text(answer, style="bold")
 
 
 @cli.command()
@@ -230,12 +239,13 @@ _step_command(
 )
 _step_command(
     "perplexity",
-    "Measure perplexity by llama-perplexity's protocol, keeping every token's value.\n\n"
+    "Measure perplexity as llama-perplexity does.\n\nEvery token's value is kept.\n\n"
     "Example: labctl perplexity --chunks 64",
 )
 _step_command(
     "divergence",
-    "Compare each format's probabilities with the baseline's: KL divergence and top-token agreement.\n\n"
+    "Compare each format's predictions with the baseline's.\n\n"
+    "KL divergence, and how often the most likely token is the same.\n\n"
     "Example: labctl divergence --formats Q4_K_M",
 )
 _step_command(

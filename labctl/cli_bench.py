@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from labctl.console import Display
     from labctl.steps import Lab
 
-HELP = """Time prompt processing and text generation as llama-bench does, in rounds over all formats.
+HELP = """Time reading a prompt and generating text.
+
+As llama-bench does, in rounds over all formats.
 
 Example: labctl bench --threads 4 --cooldown 20
 """

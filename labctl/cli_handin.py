@@ -17,7 +17,9 @@ from labctl.errors import LabError
 @report_options
 @wait_option
 def submit(incomplete: bool, as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
-    """Check what is to be handed in, name what is missing, and pack it into one zip.
+    """Check what is to be handed in, and pack it into one zip.
+
+    What is missing is named.
 
     Example: labctl submit
     """
@@ -55,7 +57,9 @@ def submit(incomplete: bool, as_json: bool, quiet: bool, wait: bool, **settings:
 @click.option("--model-file", type=click.Path(path_type=Path), help="A GGUF file of the submission's, to measure with.")
 @lab_options
 def verify(file: Path, model_file: Path | None, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Check a submission: files unchanged, figures as the raw samples give them, one chunk measured again.
+    """Check a submission.
+
+    Are its files unchanged, do its figures follow from its raw samples, does one chunk measured again agree?
 
     Example: labctl verify submission-labllama-15m.zip
     """
@@ -81,7 +85,9 @@ def verify(file: Path, model_file: Path | None, as_json: bool, quiet: bool, **se
 )
 @lab_options
 def compare(runs: tuple[Path, ...], output: Path | None, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Put runs side by side: outputs/<model> folders, or submissions of a class.
+    """Put several runs side by side.
+
+    Runs are outputs/<model> folders, or submissions of a class.
 
     Example: labctl compare outputs/labllama-15m submission-of-ann.zip
     """
@@ -106,5 +112,5 @@ def compare(runs: tuple[Path, ...], output: Path | None, as_json: bool, quiet: b
         return
     labels = {**found.runs, **found.machines}
     caption = "; ".join(f"{label}: {name}" for label, name in labels.items())
-    print_table("Runs compared", HEADER, as_rows(found), caption=f"{caption}. {' '.join(found.notes)}")
+    print_table("Runs compared", HEADER, as_rows(found), caption=f"{caption}. {' '.join(found.notes)}", keys=3)
     display_for(quiet, as_json).note(f"Table and chart: {folder / 'comparison.md'}")

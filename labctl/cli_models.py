@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")
 def models(as_json: bool) -> None:
-    """List the models that go by a short name, and what to expect of each on this machine.
+    """List the models that go by a short name.
+
+    With what to expect of each on this machine.
 
     Example: labctl models
     """
@@ -32,7 +34,7 @@ def models(as_json: bool) -> None:
         return
     print_table(
         "Models by name (labctl run --model NAME)",
-        ("name", "model", "download", "as", "licence", "peak RAM", "whole lab", "k-quants"),
+        ("name", "model", "download", "as", "licence", "peak RAM, about", "whole lab, about", "k-quants"),
         [
             (
                 preset.name,
@@ -40,8 +42,8 @@ def models(as_json: bool) -> None:
                 size_text(preset.download_bytes) if preset.download_bytes else "none",
                 preset.source_type,
                 preset.licence + (" (gated)" if preset.gated else ""),
-                f"about {size_text(preset.peak_ram_bytes())}",
-                f"about {time_text(rough_s(seconds))}",
+                size_text(preset.peak_ram_bytes()),
+                time_text(rough_s(seconds)),
                 "yes" if preset.suits_k_quants else "fall back",
             )
             for preset, seconds in rows
@@ -85,10 +87,11 @@ def _plain(preset: Preset, seconds: float) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Show warnings and errors only.")
 def convert(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Convert a checkpoint (a folder, or hf:owner/repo) to GGUF with llama.cpp's own converter.
+    """Convert a checkpoint to GGUF.
 
-    `labctl run --model` does the same by itself. The converter comes from the source release of the installed
-    llama-cpp-python, and runs in an environment of its own, made at the first use.
+    MODEL is a folder or hf:owner/repo. llama.cpp's own converter does it; `labctl run --model` does the same by itself.
+    The converter comes from the source release of the installed llama-cpp-python, and runs in an environment of its
+    own, made at the first use.
 
     Example: labctl convert ./my-checkpoint
     """

@@ -15,8 +15,22 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
+SECTIONS = {
+    "Measure": ("run", "prepare", "quantize", "perplexity", "divergence", "generate", "bench", "memory"),
+    "Read the results": ("report", "score", "fit", "compare"),
+    "Hand in": ("submit", "verify"),
+    "Other": ("models", "convert", "doctor"),
+}
+"""The commands as `labctl --help` groups them."""
+
+
 class NearestGroup(click.Group):
     """A group that answers a mistyped command with the nearest one, and lists commands in the order of the work."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in names])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -65,8 +79,8 @@ def lab_options(command: CommandT) -> CommandT:
         (
             click.option(
                 "--model",
-                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder,"
-                " hf:owner/repo[@revision][:file], or a Hub page's address. Default: demo.",
+                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder, hf:owner/repo, or a Hub"
+                " page's address. Default: demo.",
             ),
             click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
             click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),

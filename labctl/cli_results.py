@@ -15,7 +15,7 @@ from labctl.errors import LabError
 @report_options
 @wait_option
 def report(as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
-    """Write worksheet, charts and course files from what is measured; measures nothing.
+    """Write worksheet, charts and course files; measures nothing.
 
     Example: labctl report
     """
@@ -86,7 +86,7 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @lab_options
 def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Say which formats fit into a machine's memory, with the arithmetic.
+    """Say which formats fit into a machine's memory.
 
     Example: labctl fit --ram 8 --ctx 4096
 
@@ -130,7 +130,9 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
 @click.option("--no-hub", is_flag=True, help="Do not ask whether the Hub can be reached.")
 @lab_options
 def doctor(no_hub: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
-    """Check whether this machine is ready for the lab, and say what to do where it is not.
+    """Check whether this machine is ready for the lab.
+
+    What is not ready comes with what to do.
 
     Example: labctl doctor
     """

@@ -6,15 +6,17 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from labctl.errors import LabError
+from labctl.layout import table_lines, wrapped
+from labctl.progress import TimeLeft, clock_text, left_text
 
 if TYPE_CHECKING:
     from labctl.prepare.dialogue import Dialogue
@@ -24,9 +26,14 @@ if TYPE_CHECKING:
 _UNPRINTABLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]")
 
 
+def plain(text: object) -> str:
+    """Text from a file or a model without control sequences."""
+    return "".join(c if c.isprintable() else "�" for c in str(text))
+
+
 def printable(text: object) -> str:
-    """Text from a file or a model without control sequences, and with rich's markup made harmless."""
-    return escape("".join(c if c.isprintable() or c == " " else "�" for c in str(text)))
+    """Plain text with rich's markup made harmless."""
+    return escape(plain(text))
 
 
 def size_text(size_bytes: float) -> str:
@@ -53,41 +60,67 @@ def time_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min" if whole % 3600 >= 60 else f"{whole // 3600} h"
 
 
+_BAR_FROM = 76  # columns; in a narrower terminal the words need the room
+
+
+class _State(ProgressColumn):
+    """What stands behind a bar: how far a format is; for the whole run, the time."""
+
+    def __init__(self, left: Callable[[], TimeLeft | None]) -> None:
+        super().__init__()
+        self._left = left
+
+    def render(self, task: Task) -> Text:
+        left = self._left()
+        if not task.fields.get("is_whole") or left is None:
+            return Text(task.fields.get("state", ""))
+        return Text(f"elapsed {clock_text(task.elapsed or 0.0)}, {left_text(left.left_s(time.monotonic()))}")
+
+
 class Display:
     """What a run shows: a progress display where stderr is a terminal, one line a stage elsewhere.
 
     Args:
         quiet: show warnings and errors only.
+    Attributes:
+        shown: warnings and notices said so far, so that none is said twice.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.err = Console(stderr=True, highlight=False)
         self.quiet = quiet
+        self.shown: set[str] = set()
         self._progress: Progress | None = None
         self._overall: TaskID | None = None
         self._current: TaskID | None = None
+        self._left: TimeLeft | None = None
+        self._result_of: Callable[[str], str] | None = None
         self._stage = ""
         self._stage_begun = 0.0
         self._stage_labels: set[str] = set()
 
     # -- progress --
 
-    def begin(self, cost: float) -> None:
-        """Open the display for steps that cost so much in all (any unit)."""
-        if self.quiet or not self.err.is_terminal or cost <= 0:
+    def begin(self, expected_s: Mapping[str, float], result_of: Callable[[str], str] | None = None) -> None:
+        """Open the display for steps that are expected to take so many seconds each.
+
+        Args:
+            result_of: what a finished step found, in words.
+        """
+        self._result_of = result_of
+        if self.quiet or not self.err.is_terminal or not any(expected_s.values()):
             return
+        self._left = TimeLeft(expected_s, time.monotonic())
+        bar = (BarColumn(bar_width=16),) if self.err.width >= _BAR_FROM else ()
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *bar,
+            _State(lambda: self._left),
             console=self.err,
             transient=True,
             refresh_per_second=5,
         )
-        self._overall = self._progress.add_task("[bold]whole run", total=cost, state="")
+        self._overall = self._progress.add_task("[bold]whole run", total=1.0, is_whole=True)
         self._progress.start()
 
     def stage(self, name: str) -> None:
@@ -96,6 +129,8 @@ class Display:
             self._end_stage()
             self._stage, self._stage_begun = name, time.monotonic()
             self._stage_labels.clear()
+            if self._left is not None:
+                self._left.begin_stage(name, time.monotonic())
 
     def step(self, name: str, label: str) -> None:
         """A step begins with a format."""
@@ -106,20 +141,23 @@ class Display:
                 self._progress.remove_task(self._current)
             self._current = self._progress.add_task(printable(f"{name} {label}"), total=None, state="")
 
-    def progress(self, done: int, total: int, note: str, cost_done: float) -> None:
-        """The current step got so far; `cost_done` is all that is done of the run's cost."""
-        if self._progress is None or self._current is None or self._overall is None:
+    def progress(self, done: int, total: int, note: str, share: float) -> None:
+        """The current format got so far, and the whole step to that share of its work."""
+        if self._progress is None or self._current is None or self._overall is None or self._left is None:
             return
+        self._left.advance(share, time.monotonic())
         unit = {"perplexity": "chunk", "quantize": "tensor", "bench": "visit", "generate": "item"}.get(self._stage, "")
-        state = f"{unit} {done}/{total} {note}".strip()
-        self._progress.update(self._current, completed=done, total=total, state=state)
-        self._progress.update(self._overall, completed=cost_done)
+        self._progress.update(self._current, completed=done, total=total, state=f"{unit} {done}/{total} {note}".strip())
+        self._progress.update(self._overall, completed=self._left.share)
 
     def _end_stage(self) -> None:
-        count = len(self._stage_labels)
-        if self._stage and count and not self.quiet and not self.err.is_terminal:
+        count, name = len(self._stage_labels), self._stage
+        if name and count and not self.quiet and self._result_of is not None:
             formats = f"{count} format{'s' if count > 1 else ''}"
-            self.err.print(f"{self._stage}: {formats} in {time_text(time.monotonic() - self._stage_begun)}")
+            found = self._result_of(name)
+            self.note(
+                f"{name}: {formats} in {time_text(time.monotonic() - self._stage_begun)}{f'. {found}' if found else ''}"
+            )
         self._stage = ""
         self._stage_labels.clear()
 
@@ -129,7 +167,7 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        self._current = self._overall = None
+        self._current = self._overall = self._left = None
 
     # -- questions and downloads --
 
@@ -151,7 +189,7 @@ class Display:
             return
         if not (sys.stdin.isatty() and self.err.is_terminal):
             raise LabError(text, "Add --yes to agree.")
-        self.err.print(printable(text), soft_wrap=True)
+        self._say(text)
         self.err.print("[bold]Go on?[/] \\[y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise LabError("Stopped: you did not agree.", "Nothing was changed. --yes agrees without being asked.")
@@ -162,9 +200,13 @@ class Display:
             return
         if self._progress is None or self._stage != name:
             self.end()
-            self.begin(total)
+            self.begin({name: 1.0})
             self.step(name, "")
-        self.progress(done, total, "", done)
+            if self._overall is not None and self._progress is not None:
+                self._progress.remove_task(self._overall)  # how long a download takes, nobody knows before
+        state = f"{size_text(done)} of {size_text(total)}"
+        if self._progress is not None and self._current is not None:
+            self._progress.update(self._current, completed=done, total=total, state=state)
         if done >= total:
             self.end()
 
@@ -172,37 +214,54 @@ class Display:
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.err.print(printable(text), soft_wrap=True)
+            self._say(text)
 
     def warn(self, text: str) -> None:
-        self.err.print(f"[yellow]warning:[/] {printable(text)}", soft_wrap=True)
+        self.shown.add(text.strip())
+        self._say(text, "warning:", "yellow")
 
     def notice(self, text: str) -> None:
         """A notice that nobody can miss."""
-        from rich.panel import Panel
-
-        self.err.print(Panel(printable(text), title="notice", border_style="bold yellow"))
+        self.shown.add(text.strip())
+        self._say(text, "notice:", "bold yellow")
 
     def error(self, message: str, hint: str = "") -> None:
-        self.err.print(f"[bold red]error:[/] {printable(message)}", soft_wrap=True)
+        self._say(message, "error:", "bold red")
         if hint:
-            self.err.print(f"[bold]hint:[/] {printable(hint)}", soft_wrap=True)
+            self._say(hint, "hint:", "bold")
+
+    def _say(self, text: str, head: str = "", style: str = "") -> None:
+        """A line on stderr, wrapped at words in a terminal."""
+        whole = plain(f"{head} {text}".strip())
+        shown = Text("\n".join(wrapped(whole, self.err.width) if self.err.is_terminal else [whole]))
+        shown.stylize(style, 0, len(head))
+        self.err.print(shown, soft_wrap=True)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
-    """A table on stdout; in colour on a terminal, unless NO_COLOR is set."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", *, keys: int = 1
+) -> None:
+    """A table on stdout, fitted to the terminal; in colour there, unless NO_COLOR is set.
+
+    Args:
+        keys: how many columns at the left name a row.
+    """
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    out.print(f"[bold]{printable(title)}[/]", soft_wrap=True)
-    table = Table()
-    for number, column in enumerate(columns):
-        cells = [str(row[number]) for row in rows]
-        is_figure = all(cell[:1].isdigit() or cell[:1] in ("+", "-", "") for cell in cells)
-        table.add_column(column, justify="right" if is_figure and number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(printable(cell) for cell in row))
-    out.print(table)
+    print_text(title, style="bold")
+    for line in table_lines(columns, [[plain(cell) for cell in row] for row in rows], out.width, keys):
+        out.print(Text.assemble(*line), soft_wrap=True)
     if caption:
-        out.print("\n".join(printable(line) for line in caption.split("\n")), soft_wrap=True)
+        print_text(caption)
+
+
+def print_text(text: str, style: str = "") -> None:
+    """A sentence for a person on stdout: wrapped at words in a terminal, one line elsewhere."""
+    out = Console(highlight=False)
+    lines = text.split("\n")
+    if sys.stdout.isatty():
+        lines = [part for line in lines for part in wrapped(plain(line), out.width)]
+    for line in lines:
+        out.print(Text(plain(line), style=style), soft_wrap=True)
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -214,5 +273,5 @@ def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
 
 def print_line(text: str) -> None:
     """A line of data on stdout: as it is for a program, without control characters for a person."""
-    line = "".join(c if c.isprintable() else "�" for c in text) if sys.stdout.isatty() else text
+    line = plain(text) if sys.stdout.isatty() else text
     sys.stdout.write(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")

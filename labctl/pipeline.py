@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +38,15 @@ class Outcome:
 class _Run:
     """One run over the stale steps: counts, failures, progress."""
 
-    def __init__(self, lab: Lab, display: Display, cost: float) -> None:
+    def __init__(self, lab: Lab, display: Display, costs: Mapping[str, float]) -> None:
         self.lab = lab
         self.display = display
         self.made: set[tuple[str, str]] = set()
         self.failures = {(one.step, one.format): one for one in failures_of(lab)}
         self.touched: set[tuple[str, str]] = set()
-        self._cost_done = 0.0
-        display.begin(cost)
+        self._costs = costs
+        self._cost_done = dict.fromkeys(STEPS, 0.0)
+        display.begin(_expected_s(lab, costs), self._result)
 
     def load(self) -> None:
         """Open the source, unless that was done before, and say what llama.cpp warned of.
@@ -64,11 +65,13 @@ class _Run:
         """Do one step; a failure is reported and kept, and the run goes on."""
         self.touched.add((name, label))
         self.display.step(name, label)
-        base = self._cost_done
+        base, whole = self._cost_done[name], self._costs.get(name, 0.0)
 
         def on_progress(event: tasks.Progress) -> None:
             share = event.done / event.total if event.total else 0.0
-            self.display.progress(event.done, event.total, event.note, base + cost * share)
+            self.display.progress(
+                event.done, event.total, event.note, (base + cost * share) / whole if whole else share
+            )
 
         try:
             work(on_progress)
@@ -82,7 +85,7 @@ class _Run:
                 self._keep_failures()
             return True
         finally:
-            self._cost_done = base + cost
+            self._cost_done[name] = base + cost
         return False
 
     def _fail(self, name: str, label: str, error: LabError) -> None:
@@ -99,6 +102,16 @@ class _Run:
         if tail:
             self.display.note(f"  log: {log_path}")
         self._keep_failures()
+
+    def _result(self, name: str) -> str:
+        """What a finished step found; the run goes on where that cannot be told."""
+        from labctl.report.analysis import frame, rows_of
+        from labctl.report.summary import step_result
+
+        with contextlib.suppress(LabError):
+            records = load_records(self.lab)
+            return step_result(records, rows_of(frame(records, limit=self.lab.config.limit)), name)
+        return ""
 
     def _keep_failures(self) -> None:
         with contextlib.suppress(LabError):  # on a full disk; the failure itself was shown
@@ -126,7 +139,7 @@ def run(
             for label in lab.labels:
                 quality.forget(lab, label)
         write_record(lab.folder.record_path("text"), lab.text)
-        running = _Run(lab, display, _total_cost(lab, names, force))
+        running = _Run(lab, display, _costs(lab, names, force))
         try:
             running.load()
             for name in STEPS:
@@ -148,15 +161,26 @@ def run(
         )
 
 
-def _total_cost(lab: Lab, names: Sequence[str], force: Sequence[str]) -> float:
-    """Cost of all that a run will do, for the progress display."""
-    cost = sum(plan.cost(lab, step.name) for step in plan.stale(lab, names, force))
+def _costs(lab: Lab, names: Sequence[str], force: Sequence[str]) -> dict[str, float]:
+    """Cost of all that a run will do in each step, in the order of the work, for the progress display."""
+    costs = dict.fromkeys(STEPS, 0.0)
+    for step in plan.stale(lab, names, force):
+        costs[step.name] += plan.cost(lab, step.name)
     if "divergence" in names:
         stale = divergence.stale_divergence(lab, "divergence" in force) or (() if _bench_files(lab) else lab.labels)
-        cost += plan.cost(lab, "divergence") * (len(stale) + bool(stale))
+        costs["divergence"] = plan.cost(lab, "divergence") * (len(stale) + bool(stale))
     if "bench" in names and ("bench" in force or not rounds.complete(lab)):
-        cost += rounds.total_cost(lab)
-    return cost
+        costs["bench"] = rounds.total_cost(lab)
+    return costs
+
+
+def _expected_s(lab: Lab, costs: Mapping[str, float]) -> dict[str, float]:
+    """Seconds that each step will take, by this machine's speed as far as it is known."""
+    per_s = plan.prompt_rate(lab)
+    expected = {name: cost / per_s for name, cost in costs.items()}
+    if expected["bench"]:
+        expected["bench"] = len(lab.labels) * rounds.estimate_s(lab, per_s)
+    return expected
 
 
 def _bench_files(lab: Lab) -> bool:

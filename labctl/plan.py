@@ -68,13 +68,20 @@ def cost(lab: Lab, name: str) -> float:
     return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
 
 
+def prompt_rate(lab: Lab) -> float:
+    """Prompt tokens a second of the baseline: as probed on this machine, else by arithmetic."""
+    from labctl.prepare.header import read_model
+
+    header, _ = read_model(Path(lab.model.path))
+    return preflight.tokens_per_s(lab, sum(tensor.n_params for tensor in header.tensors))
+
+
 def plan(lab: Lab, names: Sequence[str] = STEPS, *, force: Sequence[str] = ()) -> list[Planned]:
     """What a run would do, with the bytes it would write (from llama.cpp's dry run) and a rough time."""
     from labctl.prepare.header import model_shape, read_model
 
     header, _ = read_model(Path(lab.model.path))
-    n_params = sum(tensor.n_params for tensor in header.tensors)
-    tokens_per_s = preflight.tokens_per_s(lab, n_params)
+    tokens_per_s = prompt_rate(lab)
     planned: list[Planned] = []
     for step in stale(lab, names, force):
         n_bytes = 0

@@ -19,7 +19,7 @@ _BEFORE = re.compile(
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+)")
 _KNOWN = (
     (r"quantized data validation failed", "weights too large for this format's 16-bit scales"),
-    (r"this quantization requires an imatrix|Missing importance matrix", "this format needs an importance matrix"),
+    (r"requires an imatrix|Missing importance matrix", "this format needs an importance matrix (--imatrix)"),
     (r"requantizing from type (\w+) is disabled", "its weights are quantized already ({})"),
     (r"unknown model architecture: '?([\w.-]+)", "this llama.cpp does not know the architecture {}"),
     (r"unknown pre-tokenizer type: '?([\w.-]+)", "this llama.cpp does not know the tokenizer {}"),

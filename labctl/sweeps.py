@@ -16,6 +16,7 @@ from labctl.steps import Lab, key_of, need_file
 from labctl.store import read_record, write_record
 
 BATCH_REPS = 3
+_GUESSED_S = 10.0  # a format, or a number of threads; what is seen soon takes over
 _SWEEP_ROUNDS = 4
 _SWEEP_EFFORT = BenchEffort(min_reps=2, max_reps=6, min_s=0.3, max_s=10.0)
 _SWEEP_FORMAT = "Q4_K_M"
@@ -70,7 +71,7 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
     found: dict[str, BatchRun] = {}
     labels = _need_labels(lab)
     n_prompt, n_gen = lab.reach.batch
-    display.begin(len(labels))
+    display.begin({"bench --batch": _GUESSED_S * len(labels)})
     begun = time.monotonic()
     try:
         for place, label in enumerate(labels):
@@ -88,7 +89,7 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
             )
 
             def on_progress(event: tasks.Progress, place: int = place) -> None:
-                display.progress(event.done, event.total, event.note, place + event.done / event.total)
+                display.progress(event.done, event.total, event.note, (place + event.done / event.total) / len(labels))
 
             try:
                 run = lab.run(task, BatchRun, "batch", label, on_progress)
@@ -121,7 +122,7 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
     n_prompt, n_gen = lab.reach.bench
     visits: dict[int, tuple[SpeedVisit, ...]] = {}
     n_visits = _SWEEP_ROUNDS * len(counts)
-    display.begin(n_visits)
+    display.begin({"bench --sweep-threads": _GUESSED_S * len(counts)})
     begun, done = time.monotonic(), 0
     try:
         display.step("bench --sweep-threads", label)
@@ -143,7 +144,7 @@ def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
                 )
                 visits[count] = (*visits.get(count, ()), lab.run(task, SpeedVisit, "threads", label, None))
                 done += 1
-                display.progress(done, n_visits, f"{count} threads", done)
+                display.progress(done, n_visits, f"{count} threads", done / n_visits)
     finally:
         display.end()
     inputs = {"model": need_file(lab, label).sha256}

@@ -49,7 +49,7 @@ def test_every_command_has_help_with_an_example(cli: Any, tmp_path: Path, comman
 
 def test_help_lists_the_commands_in_the_order_of_the_work(cli: Any, tmp_path: Path) -> None:
     done = cli("--help", cwd=tmp_path)
-    listed = re.findall(r"^  (\w+) ", done.stdout.split("Commands:")[1], re.MULTILINE)
+    listed = re.findall(r"^  (\w+) ", done.stdout.split("Measure:")[1], re.MULTILINE)
     assert [name for name in listed if name in COMMANDS] == list(COMMANDS)
 
 
@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy(cli: Any, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert "Commands:" in done.stdout
+    assert "Measure:" in done.stdout
 
 
 @pytest.mark.parametrize(
