@@ -127,7 +127,7 @@ def reading(found: Comparison) -> str:
 
 def _figure(found: Comparison) -> Figure | None:
     """Increase of perplexity and speed-up by format; each run has its own colour and shape."""
-    from labctl.report.plot import INK, chart_text, legend_above, look, new_figure
+    from labctl.report.plot import INK, chart_text, legend_above, look_at, new_figure
 
     measured = {line.format for line in found.lines if line.increase_pct is not None}
     formats = sorted(measured, key=lambda name: list(FORMATS).index(name) if name in FORMATS else len(FORMATS))
@@ -146,10 +146,11 @@ def _figure(found: Comparison) -> Figure | None:
         [],
         plot_in=max(2.2, 0.55 * len(formats) + 0.5),
         n_axes=2,
-        legend=True,
+        legend=1,
     )
     for place, label in enumerate(shown):
-        style, lines = look(place), [line for line in found.lines if line.runs == (label,) and line.format in formats]
+        style = look_at(place)
+        lines = [line for line in found.lines if line.runs == (label,) and line.format in formats]
         shift = 0.5 * ((place + 0.5) / len(shown) - 0.5)
         for line in lines:
             spot = formats.index(line.format) + shift

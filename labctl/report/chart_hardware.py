@@ -9,7 +9,8 @@ from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, notices
 from labctl.report.fit import GIB, RAM_GB, free_bytes
 from labctl.report.gaps import shown_name
-from labctl.report.plot import ALARM, Point, draw_mark, look, new_figure, place_labels
+from labctl.report.labels import Point, place_labels
+from labctl.report.plot import ALARM, draw_mark, look, new_figure
 from labctl.report.text import words
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | Non
     )
     marks = []
     for name in timed:
-        row, style = rows[name], look(records.formats.index(name))
+        row, style = rows[name], look(name)
         x, y, low, high = (float(row[column]) for column in ("bpw", "tg_tps", "tg_low_tps", "tg_high_tps"))
         draw_mark(axes, style, x, y, low, high)
-        marks.append(Point(label=shown_name(records, name), x=x, y=y, color=style.color, low=low, high=high))
+        marks.append(Point(label=shown_name(records, name), x=x, y=y, low=low, high=high))
     axes.set_xlabel("Bits per weight (fewer is smaller)")
     axes.set_ylabel("Generation speed, tokens/second")
     axes.margins(x=0.12, y=0.16)
@@ -63,8 +64,12 @@ def ram_lines(axes: Axes, most_bytes: float, factor: float) -> str:
 
 
 def ram_sentence(most_bytes: float) -> str:
-    """What the lines of RAM are, and which are too far right to be drawn."""
+    """What the lines of RAM are, where some are drawn, and which computers leave far more free."""
     free = {ram: free_bytes(ram) for ram in RAM_GB}
-    far = [f"{ram} GB ({free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
-    text = "Dashed: what the system leaves free on a computer with so much RAM."
-    return f"{text} Beyond the right edge: {words(far)}." if far else text
+    far = [f"{ram} GB (free: {free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
+    parts = []
+    if len(far) < len(RAM_GB):
+        parts.append("Dashed: what the system leaves free on a computer with so much RAM.")
+    if far:
+        parts.append(f"The system leaves more than twice the longest bar free on a computer of {words(far)}.")
+    return " ".join(parts)

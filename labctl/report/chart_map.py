@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labctl.records import LabRecords
@@ -11,7 +11,7 @@ from labctl.report.board import boards
 from labctl.report.findings import caption_lines, map_finding, notices
 from labctl.report.gaps import shown_name
 from labctl.report.order import Orders
-from labctl.report.plot import GREY, INK, chart_text, look, new_figure
+from labctl.report.plot import GREY, INK, chart_text, hatch, look, new_figure
 from labctl.report.scoring import MAP_STEPS, WinnerMap
 
 if TYPE_CHECKING:
@@ -19,84 +19,90 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Mapping[str, Mapping[str, Any]]
+Spot = tuple[float, float]
+
+_MARKS = (("Q15", (0.3, 0.4), -1), ("Q16", (0.2, 0.3), 1))
+"""The course's weights of size and quality, and the side that their name stands on."""
+_PER_LINE = 7
+_ROOM = 0.085  # sides of the triangle around a name inside an area
 
 
 def winner_map(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     """The format with the highest score for every division of the weights: a triangle for each of the two scores."""
+    from matplotlib.patches import Patch
+
     scored = boards(rows, Orders(records, rows), (0.3, 0.4, 0.3))
     if not scored.comparable:
         return None
     maps = [board.map(MAP_STEPS) for board in scored.both]
+    shown = {name for found in maps for name in found.shares}
+    names = [label for label in records.formats if label in shown]
+    is_pale = any(len(found.settled) < len(found.winners) for found in maps)
     figure, panels = new_figure(
         map_finding(*maps),
         [
-            "Each point divides the weights between size, quality and speed; its colour is the format with the highest"
-            " score there, paler where the intervals allow another one the first place. In a corner one of them counts"
-            " alone. Q15 and Q16 mark the course's weights.",
+            "Each point divides the weights between size, quality and speed; its colour and pattern are those of the"
+            f" format with the highest score there{_PALE if is_pale else ''}. In a corner one of them counts alone. Q15"
+            " and Q16 mark the course's weights.",
             *caption_lines(records, "speed"),
         ],
         notices(records),
-        plot_in=3.4,
+        plot_in=3.5,
         n_axes=2,
-        legend=True,
+        legend=-(-len(names) // _PER_LINE),
+        axis_in=0.1,
     )
-    shown: set[str] = set()
     for panel, found, name in zip(panels, maps, ("Literal score", "Normalised score"), strict=True):
-        _triangle(panel, found, records.formats)
+        _triangle(panel, found)
         panel.annotate(name, (0.5, -0.05), ha="center", va="center", fontsize=11, color=INK)
-        shown |= set(found.winners.values())
-    for place, label in enumerate(records.formats):
-        if label in shown:
-            style = look(place)
-            panels[0].plot(
-                [],
-                [],
-                style.marker,
-                color=style.color,
-                ls="",
-                markersize=8,
-                label=chart_text(shown_name(records, label)),
-            )
+    patches = [
+        Patch(
+            facecolor=look(label).color,
+            hatch=hatch(label),
+            edgecolor="white",
+            label=chart_text(shown_name(records, label)),
+        )
+        for label in names
+    ]
     panels[0].legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=7,
-        frameon=False,
-        fontsize=9.5,
-        handletextpad=0.1,
-        columnspacing=1.0,
-        borderpad=0.2,
-    )
+        handles=patches, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=_PER_LINE, frameon=False, fontsize=9.5,
+        handletextpad=0.4, columnspacing=1.0, borderpad=0.2, handlelength=2.2, handleheight=1.1,
+    )  # fmt: skip
     return figure
 
 
-def _triangle(panel: Axes, found: WinnerMap, formats: Sequence[str]) -> None:
+_PALE = ", paler where the intervals allow another one the first place"
+
+
+def _spot(size_weight: float, quality_weight: float) -> Spot:
+    return (1 - size_weight - quality_weight) + quality_weight / 2, quality_weight * math.sqrt(3) / 2
+
+
+def _triangle(panel: Axes, found: WinnerMap) -> None:
     """One map: quality on top, size at the left, speed at the right."""
-
-    def spot(size_weight: float, quality_weight: float) -> tuple[float, float]:
-        return (1 - size_weight - quality_weight) + quality_weight / 2, quality_weight * math.sqrt(3) / 2
-
-    for name in dict.fromkeys(found.winners.values()):
-        style = look(formats.index(name))
-        for settled in (True, False):
-            spots = [
-                spot(s / found.steps, q / found.steps)
-                for (s, q), winner in found.winners.items()
-                if winner == name and ((s, q) in found.settled) == settled
-            ]
-            if spots:
-                shade = 1.0 if settled else 0.4
-                panel.plot(*zip(*spots, strict=True), "h", color=style.color, alpha=shade, markersize=5.6, mew=0)
-        # The shape again, thinly: colour alone would leave some readers out.
-        sparse = [spot(s / found.steps, q / found.steps) for (s, q), n in found.winners.items() if n == name
-                  and s % 6 == 3 and q % 6 == 3]  # fmt: skip
-        if sparse:
-            panel.plot(*zip(*sparse, strict=True), style.marker, color="white", alpha=0.75, markersize=4, mew=0)
-    for label, weights, side in (("Q15", (0.3, 0.4), -1), ("Q16", (0.2, 0.3), 1)):
-        panel.plot(*spot(*weights), "o", color="white", markersize=7, markeredgecolor=INK, markeredgewidth=1.4)
+    places = list(found.winners)
+    spots = [_spot(size / found.steps, quality / found.steps) for size, quality in places]
+    xs, ys = zip(*spots, strict=True)
+    for name in found.shares:
+        inside = [float(found.winners[place] == name) for place in places]
+        panel.tricontourf(xs, ys, inside, levels=[0.5, 1.5], colors=[look(name).color], hatches=[hatch(name)])
+    pale = [float(place not in found.settled) for place in places]
+    if any(pale):
+        panel.tricontourf(xs, ys, pale, levels=[0.5, 1.5], colors=["white"], alpha=0.5)
+    for name in found.shares:
+        own = [spot for spot, place in zip(spots, places, strict=True) if found.winners[place] == name]
+        others = [spot for spot, place in zip(spots, places, strict=True) if found.winners[place] != name]
+        middle, room = _middle(own, others)
+        if room >= _ROOM:
+            panel.annotate(
+                chart_text(name), middle, ha="center", va="center", fontsize=9.5, fontweight="bold", color=INK,
+                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
+            )  # fmt: skip
+    for label, weights, side in _MARKS:
+        panel.plot(*_spot(*weights), "o", color="white", markersize=7, markeredgecolor=INK, markeredgewidth=1.4)
         panel.annotate(
             label,
-            spot(*weights),
+            _spot(*weights),
             xytext=(side * 17, 0),
             textcoords="offset points",
             ha="center",
@@ -112,3 +118,17 @@ def _triangle(panel: Axes, found: WinnerMap, formats: Sequence[str]) -> None:
     panel.set_ylim(-0.1, 1.02)
     panel.set_aspect("equal")
     panel.axis("off")
+
+
+def _middle(own: list[Spot], others: list[Spot]) -> tuple[Spot, float]:
+    """The point of an area that is farthest from its border and from the course's marks, and how far that is."""
+
+    def room(spot: Spot) -> float:
+        x, y = spot
+        # Distances to the triangle's three sides; a name is wider than high.
+        sides = (y, (math.sqrt(3) * x - y) / 2, (math.sqrt(3) * (1 - x) - y) / 2)
+        marks = (math.dist(spot, _spot(*weights)) - 0.11 for _, weights, _ in _MARKS)
+        return min(*sides, *marks, *(math.hypot((x - a) * 0.7, y - b) for a, b in others), 1.0)
+
+    best = max(own, key=room)
+    return best, room(best)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,23 +24,23 @@ from labctl.report.findings import (
 from labctl.report.fit import plain_load
 from labctl.report.gaps import shown_name
 from labctl.report.hardware import repacked_bytes
-from labctl.report.order import Order, Orders, front
+from labctl.report.labels import Point, place_labels
 from labctl.report.plot import (
     ALARM,
     GREY,
     INK,
     LIGHT,
     PALETTE,
-    Point,
     chart_text,
     draw_mark,
     legend_above,
     look,
     new_figure,
-    place_labels,
+    not_below_zero,
     render,
     styled,
 )
+from labctl.report.rules import smallest_passing
 from labctl.report.text import interval, percent, rate, size
 
 if TYPE_CHECKING:
@@ -77,63 +79,107 @@ def size_vs_quality(records: LabRecords, rows: Rows, limit: float) -> Figure | N
         if name == base:  # what all others are measured against has no increase to be unsure of
             shares = [1.0, 1.0, 1.0]
         low, high = (row["ppl"] * share / shares[1] for share in (shares[0], shares[2]))
-        points.append((name, row["size_bytes"], row["ppl"], low, high))
-    bars = f"Bars: 95 % interval of the increase over {base} (paired, chunk by chunk)."
-    orders = Orders(records, rows)
-    title = quality_finding(records, rows, limit)
+        points.append(Point(label=name, x=row["size_bytes"], y=row["ppl"], low=low, high=high))
+    judged = any(row["verdict"] in ("pass", "fail", "undecided") for row in rows.values())
+    bar = rows[base]["ppl"] * (1 + limit) if judged and base in rows else math.nan
     return _scatter(
-        records, points, (orders.size, orders.ppl), title, "perplexity", "Perplexity (lower is better)", bars
+        records,
+        points,
+        quality_finding(records, rows, limit),
+        "perplexity",
+        "Perplexity (lower is better)",
+        f"Bars: 95 % interval of the increase over {base} (paired, chunk by chunk).",
+        limit=(bar, f"limit: +{100 * limit:g} %"),
+        pick=smallest_passing(rows),
     )
 
 
 def size_vs_performance(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     """File size against generation speed, with the interval of the median."""
     points = [
-        (name, row["size_bytes"], row["tg_tps"], row["tg_low_tps"], row["tg_high_tps"])
+        Point(label=name, x=row["size_bytes"], y=row["tg_tps"], low=row["tg_low_tps"], high=row["tg_high_tps"])
         for name, row in _with(rows, "size_bytes", "tg_tps")
     ]
     label = "Generation speed, tokens/second (higher is better)"
-    orders = Orders(records, rows)
-    title, bars = performance_finding(records, rows), "Bars: 95 % interval of the median."
-    return _scatter(records, points, (orders.size, orders.tg), title, "speed", label, bars)
+    return _scatter(
+        records, points, performance_finding(records, rows), "speed", label, "Bars: 95 % interval of the median."
+    )
 
 
 def _scatter(
     records: LabRecords,
-    points: Sequence[tuple[str, float, float, float, float]],
-    orders: Sequence[Order],
+    points: Sequence[Point],
     title: str,
     kind: str,
     label: str,
     bars: str,
+    *,
+    limit: tuple[float, str] = (math.nan, ""),
+    pick: str | None = None,
 ) -> Figure | None:
+    """Formats by file size (x, bytes) and a figure, with the front of those that no other beats in both.
+
+    Args:
+        limit: where the figure's limit lies, and its name.
+        pick: the format that the title is about.
+    """
     if not points:
         return None
-    unit, factor = ("GB", 1e9) if max(point[1] for point in points) >= 1e9 else ("MB", 1e6)
-    on_front = front(orders)
-    corners = sorted((point[1] / factor, point[2]) for point in points if point[0] in on_front)
+    better = -1 if kind == "speed" else 1
+    unit, factor = ("GB", 1e9) if max(point.x for point in points) >= 1e9 else ("MB", 1e6)
+    points = [dataclasses.replace(point, x=point.x / factor) for point in points]
+    front = _front([(point.x, point.y) for point in points], better)
     captions = caption_lines(records, kind)
-    figure, (axes,) = new_figure(
-        title, [f"{bars} {captions[0]}", *captions[1:]], notices(records, kind), plot_in=4.1, legend=True
-    )
-    better_word = "lower in perplexity" if kind == "perplexity" else "faster"
-    axes.plot(*zip(*corners, strict=True), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="")
-    axes.lines[-1].set_label(f"Pareto front: no other format is shown to be both smaller and {better_word}")
+    has_bars = any(math.isfinite(point.low) and point.high > point.low for point in points)
+    first = f"{bars} {captions[0]}" if has_bars else captions[0]
+    legend = int(len(front) > 1 or pick is not None)
+    figure, (axes,) = new_figure(title, [first, *captions[1:]], notices(records, kind), plot_in=4.1, legend=legend)
+    lines = list(itertools.pairwise(front))
+    if lines:
+        better_word = "lower in perplexity" if kind == "perplexity" else "faster"
+        axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1)
+        axes.lines[-1].set_label(f"no other file drawn is both smaller and {better_word}")
     marks = []
-    for name, n_bytes, value, low, high in points:
-        style = look(records.formats.index(name))
-        draw_mark(axes, style, n_bytes / factor, value, low, high)
-        marks.append(
-            Point(label=shown_name(records, name), x=n_bytes / factor, y=value, color=style.color, low=low, high=high)
-        )
+    for point in points:
+        draw_mark(axes, look(point.label), point.x, point.y, point.low, point.high)
+        if point.label == pick:
+            axes.plot(
+                point.x, point.y, "o", markersize=19, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4,
+                linestyle="none", label=f"{chart_text(shown_name(records, point.label))}: the smallest that passes",
+            )  # fmt: skip
+        shown = shown_name(records, point.label)
+        marks.append(dataclasses.replace(point, label=shown, bold=point.label == pick))
     axes.set_xlabel(f"File size, {unit} (smaller is better)")
     axes.set_ylabel(label)
     axes.margins(x=0.12, y=0.16)
-    if len(points) == 1:
-        axes.set_xlim(points[0][1] / factor * 0.8, points[0][1] / factor * 1.2)
-    legend_above(axes)
-    place_labels(axes, marks, corners)
+    if len({point.x for point in points}) == 1:
+        axes.set_xlim(points[0].x * 0.8, points[0].x * 1.2)
+    if math.isfinite(limit[0]):
+        axes.axhline(limit[0], color=ALARM, linewidth=1.6, linestyle="--", zorder=1)
+        axes.annotate(
+            limit[1], (0, limit[0]), xycoords=("axes fraction", "data"), xytext=(3, 3), textcoords="offset points",
+            fontsize=9, color=ALARM,
+        )  # fmt: skip
+    not_below_zero(axes)
+    if math.isfinite(limit[0]):
+        lines.append(((axes.get_xlim()[0], limit[0]), (axes.get_xlim()[1], limit[0])))
+    if legend:
+        legend_above(axes)
+    place_labels(axes, marks, lines)
     return figure
+
+
+def _front(spots: Sequence[tuple[float, float]], better: int) -> list[tuple[float, float]]:
+    """Points that no other is at least as good as in both, from small to large: each is better than those before.
+
+    Args:
+        better: 1 where a lower y is better, -1 where a higher one is.
+    """
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(spots, key=lambda spot: (spot[0], better * spot[1])):
+        if not found or better * y < better * found[-1][1]:
+            found.append((x, y))
+    return found
 
 
 def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
@@ -156,7 +202,7 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
         notices(records, "perplexity"),
         plot_in=0.5 * len(found) + 0.5,
         n_axes=2 if close_up else 1,
-        legend=True,
+        legend=1,
     )
     for panel in panels:
         _name_rows(panel, records, [name for name, *_ in found], shown=panel is panels[0])
@@ -165,7 +211,7 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
         for place, (name, value, low, high) in enumerate(found):
             if close_up and panel is panels[-1] and value > _CLOSE * bar:
                 continue
-            style = look(records.formats.index(name))
+            style = look(name)
             draw_mark(panel, style, value, place, low, high, across=True, size=5.5, edge=0.4)
     whole, last = panels[0], panels[-1]
     left = min(0.0, *(value if math.isinf(low) or low < -90 else low for _, value, low, _ in found))
@@ -231,7 +277,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         _name_rows(panel, records, names, shown=panel is panels[0])
         most = max([0.0, *(value for name in names for value in _samples(records, name, test))])
         for place, name in enumerate(names):
-            style, row = look(records.formats.index(name)), rows[name]
+            style, row = look(name), rows[name]
             samples = _samples(records, name, test)
             if not samples:
                 continue
@@ -265,7 +311,7 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
         ],
         notices(records, "memory"),
         plot_in=0.46 * len(loads) + 0.4,
-        legend=True,
+        legend=1,
     )
     _name_rows(axes, records, list(loads), shown=True)
     parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program, rest", "total")

@@ -46,13 +46,13 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
             {
                 "name": name,
                 "marked": name in marked,
-                "color": look(place).color,
-                "marker": look(place).marker,
+                "color": look(name).color,
+                "marker": look(name).marker,
                 "verdict": rows[name]["verdict"],
                 **{column: _figure(rows[name][column]) for column in _FIGURES},
                 "memory": _memory(records, name),
             }
-            for place, name in enumerate(records.formats)
+            for name in records.formats
         ],
         "candidates": [{"format": score.format, "terms": list(score.terms)} for score in literal.scores],
         "leads": _leads(literal.leads),

@@ -15,7 +15,8 @@ VERDICTS = {"pass": "passes", "fail": "fails", "undecided": "undecided"}
 
 def step_result(records: LabRecords, rows: Rows, step: str) -> str:
     """What a step found, format by format; empty where it found nothing."""
-    found = [f"{name} {text}" for name in records.formats if (text := _figure(rows[name], step))]
+    figures = {name: _figure(records, rows[name], name, step) for name in records.formats}
+    found = [f"{name} {text}" for name, text in figures.items() if text]
     if not found:
         return ""
     if step == "perplexity":
@@ -29,7 +30,7 @@ def step_result(records: LabRecords, rows: Rows, step: str) -> str:
     return f"{head}{', '.join(found)}"
 
 
-def _figure(row: Mapping[str, Any], step: str) -> str:
+def _figure(records: LabRecords, row: Mapping[str, Any], name: str, step: str) -> str:
     if step == "quantize":
         return size(row["size_bytes"]) if known(row["size_bytes"]) else ""
     if step == "perplexity":
@@ -42,9 +43,9 @@ def _figure(row: Mapping[str, Any], step: str) -> str:
         return size(row["peak_rss_bytes"]) if known(row["peak_rss_bytes"]) else ""
     if step == "bench":
         return rate(row["tg_tps"]) if known(row["tg_tps"]) else ""
-    asked = sum(value for column, value in row.items() if column.endswith("_n") and column != "_n" and known(value))
-    right = sum(value for column, value in row.items() if column.endswith("_correct") and known(value))
-    return f"{right:.0f} of {asked:.0f}" if asked else ""
+    run = records.generation.get(name)
+    answers = [answer.correct for probe in run.probes for answer in probe.answers] if run is not None else []
+    return f"{sum(answers)} of {len(answers)}" if answers else ""
 
 
 def answer_line(records: LabRecords, rows: Rows, limit: float) -> str:

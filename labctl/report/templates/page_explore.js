@@ -299,7 +299,7 @@ const MEASURES = {
   increase: { name: "Increase of perplexity, % (lower is better)", key: "ppl_increase_pct", low: "ppl_increase_low_pct", high: "ppl_increase_high_pct", limit: true, text: (v) => signed(v) },
   generation: { name: "Generated tokens per second (higher is better)", key: "tg_tps", low: "tg_low_tps", high: "tg_high_tps", text: (v) => `${significant(v)} tokens/second` },
   prompt: { name: "Prompt tokens per second (higher is better)", key: "pp_tps", low: "pp_low_tps", high: "pp_high_tps", text: (v) => `${significant(v)} tokens/second` },
-  memory: { name: "Peak memory, MB (lower is better)", key: "peak_rss_bytes", scale: 1e6, text: (v) => `${significant(v)} MB` },
+  memory: { name: "Peak memory, MB (lower is better)", key: "peak_rss_bytes", scale: 1e6, fromZero: true, text: (v) => `${significant(v)} MB` },
 };
 
 function ticks(low, high, count) {
@@ -309,6 +309,55 @@ function ticks(low, high, count) {
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(Number((k * step).toPrecision(12)));
   return found;
+}
+
+const overlap = (one, other) => one.x0 < other.x1 && other.x0 < one.x1 && one.y0 < other.y1 && other.y0 < one.y1;
+
+/* Whether a straight line touches a box. */
+function meets([x0, y0], [x1, y1], box) {
+  let [enter, leave] = [0, 1];
+  for (const [step, before, after] of [[x1 - x0, box.x0 - x0, box.x1 - x0], [y1 - y0, box.y0 - y0, box.y1 - y0]]) {
+    if (step === 0) {
+      if (before > 0 || after < 0) return false;
+      continue;
+    }
+    const ends = [before / step, after / step];
+    [enter, leave] = [Math.max(enter, Math.min(...ends)), Math.min(leave, Math.max(...ends))];
+  }
+  return enter <= leave;
+}
+
+const ANGLES = [45, -45, 135, -135, 0, 180, 90, -90, 20, -20, 160, -160, 70, -70, 110, -110].map((degrees) => (degrees * Math.PI) / 180);
+const RADII = [9, 14, 22, 32, 44, 58, 74, 92, 112];
+
+/* Names beside their markers, clear of all that is taken; one that stands farther off gets a thin line. A name without
+   room is left out: its marker still has its title. */
+function placeLabels(names, spots, taken, frame) {
+  const parts = [];
+  const leaders = [];
+  names.forEach((name, place) => {
+    const [x, y] = spots[place];
+    const half = name.length * 3.8 + 2;
+    const others = taken.filter((box) => !(box.x0 <= x && x <= box.x1 && box.y0 <= y && y <= box.y1));
+    for (const radius of RADII)
+      for (const angle of ANGLES) {
+        const [cx, cy] = [x + Math.cos(angle) * (radius + half), y - Math.sin(angle) * (radius + 8)];
+        const one = { x0: cx - half, x1: cx + half, y0: cy - 8, y1: cy + 8 };
+        const end = [Math.min(Math.max(x, one.x0), one.x1), Math.min(Math.max(y, one.y0), one.y1)];
+        const far = Math.hypot(end[0] - x, end[1] - y) > 16;
+        if (one.x0 < frame.x0 || one.x1 > frame.x1 || one.y0 < frame.y0 || one.y1 > frame.y1) continue;
+        if (taken.some((box) => overlap(one, box)) || leaders.some(([from, to]) => meets(from, to, one))) continue;
+        if (far && others.some((box) => meets([x, y], end, box))) continue;
+        if (far) {
+          parts.push(svgEl("line", { x1: x, y1: y, x2: end[0], y2: end[1], class: "leader" }));
+          leaders.push([[x, y], end]);
+        }
+        taken.push(one);
+        parts.push(svgEl("text", { x: cx, y: cy + 4, "text-anchor": "middle", class: "point-name" }, name));
+        return;
+      }
+  });
+  return parts;
 }
 
 function renderChart() {
@@ -338,15 +387,16 @@ function renderChart() {
   if (measure.limit) ends.push(data.limit_pct);
   let [bottom, top] = [Math.min(...ends), Math.max(...ends)];
   const room = (top - bottom || Math.abs(top) || 1) * 0.12;
-  bottom = measure.limit ? bottom - room : Math.max(0, bottom - room);
+  bottom = measure.limit ? bottom - room : measure.fromZero ? 0 : Math.max(0, bottom - room);
   top += room;
   const xs = points.map((point) => point.x / unit[1]);
   const wide = (Math.max(...xs) - Math.min(...xs) || xs[0] || 1) * 0.1;
   const [left, right] = [Math.max(0, Math.min(...xs) - wide), Math.max(...xs) + wide];
-  const box = { left: 58, right: width - 12, top: 12, bottom: height - 46 };
+  const box = { left: 58, right: width - 12, top: 30, bottom: height - 46 };
   const px = (x) => box.left + ((x - left) / (right - left)) * (box.right - box.left);
   const py = (y) => box.bottom - ((y - bottom) / (top - bottom)) * (box.bottom - box.top);
-  const parts = [];
+  const parts = [svgEl("text", { x: 4, y: 14, class: "name" }, measure.name)];
+  const taken = [];
   for (const tick of ticks(bottom, top, 5)) {
     parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: py(tick), y2: py(tick), class: "rule" }));
     parts.push(svgEl("text", { x: box.left - 8, y: py(tick) + 4, "text-anchor": "end", class: "tick" }, String(tick)));
@@ -358,33 +408,25 @@ function renderChart() {
   if (measure.limit) {
     const y = py(data.limit_pct);
     parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "limit" }));
-    parts.push(svgEl("text", { x: box.right, y: y - 5, "text-anchor": "end", class: "limit-name" }, `limit ${Number(data.limit_pct.toPrecision(6))} %`));
+    const words = `limit ${Number(data.limit_pct.toPrecision(6))} %`;
+    parts.push(svgEl("text", { x: box.right, y: y - 5, "text-anchor": "end", class: "limit-name" }, words));
+    taken.push({ x0: box.right - 7.5 * words.length, x1: box.right, y0: y - 17, y1: y + 2 });
   }
-  const taken = points.map((point) => ({ x0: px(point.x / unit[1]) - 7, x1: px(point.x / unit[1]) + 7, y0: py(point.value) - 7, y1: py(point.value) + 7 }));
-  for (const point of points)
-    if (point.low !== null && point.high !== null) {
-      const x = px(point.x / unit[1]);
-      taken.push({ x0: x - 5, x1: x + 5, y0: py(point.high), y1: py(point.low) });
-    }
-  for (const point of points) {
-    const [x, y] = [px(point.x / unit[1]), py(point.value)];
+  const spots = points.map((point) => [px(point.x / unit[1]), py(point.value)]);
+  for (const [x, y] of spots) taken.push({ x0: x - 7, x1: x + 7, y0: y - 7, y1: y + 7 });
+  points.forEach((point, place) => {
+    const [x, y] = spots[place];
     const style = `color:${ink(point.format.color) === "currentColor" ? "inherit" : point.format.color}`;
     const group = svgEl("g", { style, class: "point" });
-    if (point.low !== null && point.high !== null && point.high > point.low)
+    if (point.low !== null && point.high !== null && point.high > point.low) {
+      taken.push({ x0: x - 5, x1: x + 5, y0: py(point.high), y1: py(point.low) });
       group.append(svgEl("path", { d: `M${x} ${py(point.low)}V${py(point.high)}M${x - 4} ${py(point.low)}h8M${x - 4} ${py(point.high)}h8`, class: "whisker" }));
+    }
     group.append(svgEl("path", { d: MARKERS[point.format.marker], transform: `translate(${x} ${y})`, fill: "currentColor" }));
     group.append(svgEl("title", {}, `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`));
     parts.push(group);
-    const half = titleOf(point.format.name).length * 3.7 + 2;
-    const spots = [[0, -17], [0, 19], [half + 11, 4], [-half - 11, 4], [half + 8, -12], [half + 8, 16], [-half - 8, -12], [-half - 8, 16], [0, -31], [0, 33], [half + 20, -26], [half + 20, 30]];
-    const free = spots.find(([dx, dy]) => {
-      const one = { x0: x + dx - half, x1: x + dx + half, y0: y + dy - 11, y1: y + dy + 3 };
-      const inside = one.x0 >= box.left && one.x1 <= width && one.y0 >= 0 && one.y1 <= box.bottom;
-      return inside && !taken.some((other) => one.x0 < other.x1 && other.x0 < one.x1 && one.y0 < other.y1 && other.y0 < one.y1);
-    }) || spots[0];
-    taken.push({ x0: x + free[0] - half, x1: x + free[0] + half, y0: y + free[1] - 11, y1: y + free[1] + 3 });
-    parts.push(svgEl("text", { x: x + free[0], y: y + free[1], "text-anchor": "middle", class: "point-name" }, titleOf(point.format.name)));
-  }
+  });
+  parts.push(...placeLabels(points.map((point) => titleOf(point.format.name)), spots, taken, { x0: box.left, x1: width, y0: box.top, y1: box.bottom }));
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", `${measure.name} against file size. ${points.map((point) => `${point.format.name}: ${sizeText(point.x)}, ${measure.text(point.value)}`).join("; ")}.`);
 }

@@ -1,0 +1,223 @@
+"""Labels in a chart: each beside its marker, clear of every other label, marker, bar, line and leader."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labctl.report.plot import GREY, INK, chart_text
+from labctl.surroundings import plain_matplotlib
+
+with plain_matplotlib():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Spot = tuple[float, float]
+Line = tuple[Spot, Spot]
+
+_ANGLES = (45, -45, 135, -135, 0, 180, 90, -90, 20, -20, 160, -160, 70, -70, 110, -110)
+_RADII_PT = (9, 14, 20, 28, 38, 50, 64, 80, 100, 125, 155, 190)
+_LEADER_FROM_PT = 14
+_ORDERS = 24
+_LOOKED_AT = 90  # places of a label; the others are farther away than any chart needs
+_BLOCKED, _CROSSED = 1e6, 1e3  # cost of touching what is drawn, and of crossing a line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A marker to label, in data units; `low` and `high` are the ends of its error bar."""
+
+    label: str
+    x: float
+    y: float
+    low: float = math.nan
+    high: float = math.nan
+    bold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A possible place of a label, with what it costs beside the marks and lines that are there anyway."""
+
+    box: Bbox
+    leader: Line | None
+    cost: float
+
+
+def place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line] = ()) -> list[Text]:
+    """Write each point's label near its marker; one that cannot stand beside it gets a thin leader.
+
+    Several orders of placing are tried, always the same ones, and the one that costs least is kept. The limits of the
+    axes must be final; what is written in them already stays clear.
+
+    Args:
+        lines: straight lines in the plot, in data units, that labels and leaders shall not cross.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None or not points:
+        return []
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    scale = figure.dpi / 72
+    written = [Text.get_window_extent(text, renderer) for text in axes.texts]
+    texts: list[Text] = [
+        axes.annotate(
+            chart_text(point.label),
+            (point.x, point.y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=11,
+            fontweight="bold" if point.bold else "normal",
+            color=INK,
+        )
+        for point in points
+    ]
+    extents = [Text.get_window_extent(text, renderer) for text in texts]
+    where = [_spot(axes, (point.x, point.y)) for point in points]
+    marks = [_around(x, y, 6.5 * scale, 6.5 * scale) for x, y in where]
+    bars = [_bar(axes, point, spot, scale) for point, spot in zip(points, where, strict=True)]
+    drawn = [(_spot(axes, start), _spot(axes, end)) for start, end in lines]
+    choices = [
+        _places(spot, extent, scale, axes.get_window_extent(renderer), number, marks, [*bars, *written], drawn)
+        for number, (spot, extent) in enumerate(zip(where, extents, strict=True))
+    ]
+    for point, text, (x, y), place in zip(points, texts, where, _best(choices), strict=True):
+        centre = ((place.box.x0 + place.box.x1) / 2, (place.box.y0 + place.box.y1) / 2)
+        text.set_position(((centre[0] - x) / scale, (centre[1] - y) / scale))
+        if place.leader is not None:
+            end = place.leader[1]
+            axes.annotate(
+                "",
+                (point.x, point.y),
+                xytext=((end[0] - x) / scale, (end[1] - y) / scale),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4},
+            )
+    return texts
+
+
+def _spot(axes: Axes, point: Spot) -> Spot:
+    x, y = axes.transData.transform(point)
+    return float(x), float(y)
+
+
+def _bar(axes: Axes, point: Point, spot: Spot, scale: float) -> Bbox | None:
+    if not (math.isfinite(point.low) and math.isfinite(point.high)):
+        return None
+    ends = sorted(_spot(axes, (point.x, value))[1] for value in (point.low, point.high))
+    return Bbox.from_extents(spot[0] - 4 * scale, ends[0] - scale, spot[0] + 4 * scale, ends[1] + scale)
+
+
+def _places(
+    spot: Spot,
+    extent: Bbox,
+    scale: float,
+    frame: Bbox,
+    number: int,
+    marks: Sequence[Bbox],
+    bars: Sequence[Bbox | None],
+    lines: Sequence[Line],
+) -> list[_Place]:
+    """Every place for one label, the cheapest first."""
+    half_w, half_h = extent.width / 2 + 1.5 * scale, extent.height / 2 + 1.5 * scale
+    taken = [*marks, *(bar for bar in bars if bar is not None)]
+    foreign = [box for place, box in enumerate(marks) if place != number]
+    foreign += [bar for place, bar in enumerate(bars) if bar is not None and place != number]
+    found = []
+    for radius in _RADII_PT:
+        for rank, angle in enumerate(_ANGLES):
+            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            box = _around(
+                spot[0] + cos * (radius * scale + half_w), spot[1] + sin * (radius * scale + half_h), half_w, half_h
+            )
+            end = (min(max(spot[0], box.x0), box.x1), min(max(spot[1], box.y0), box.y1))
+            leader = (spot, end) if math.dist(end, spot) > _LEADER_FROM_PT * scale else None
+            cost = radius + rank / 10 + (15 if leader else 0)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            cost += 0 if inside else _BLOCKED
+            cost += _BLOCKED * sum(box.overlaps(other) for other in taken)
+            cost += _CROSSED * sum(meets(line, box) for line in lines)
+            if leader:
+                cost += _BLOCKED * sum(meets(leader, other) for other in foreign)
+                cost += _CROSSED * sum(cross(leader, line) for line in lines)
+            found.append(_Place(box=box, leader=leader, cost=cost))
+    return sorted(found, key=lambda place: place.cost)
+
+
+def _best(choices: Sequence[Sequence[_Place]]) -> list[_Place]:
+    """One place for each label, by several greedy passes in different orders."""
+    order = sorted(range(len(choices)), key=lambda number: -choices[number][0].cost)
+    shuffle = random.Random(0)  # the same charts each time
+    best: tuple[float, list[_Place]] | None = None
+    for _ in range(_ORDERS if len(choices) > 1 else 1):
+        chosen: dict[int, _Place] = {}
+        total = 0.0
+        for number in order:
+            cost, place = min(
+                ((_cost(place, chosen.values()), place) for place in choices[number][:_LOOKED_AT]),
+                key=lambda found: found[0],
+            )
+            chosen[number] = place
+            total += cost
+        if best is None or total < best[0]:
+            best = total, [chosen[number] for number in range(len(choices))]
+        shuffle.shuffle(order)
+    assert best is not None
+    return best[1]
+
+
+def _cost(place: _Place, others: Iterable[_Place]) -> float:
+    cost = place.cost
+    for other in others:
+        cost += _BLOCKED * place.box.overlaps(other.box)
+        if other.leader is not None:
+            cost += _BLOCKED * meets(other.leader, place.box)
+        if place.leader is not None:
+            cost += _BLOCKED * meets(place.leader, other.box)
+            cost += _BLOCKED * (other.leader is not None and cross(place.leader, other.leader))
+    return cost
+
+
+def _around(x: float, y: float, half_width: float, half_height: float) -> Bbox:
+    return Bbox.from_extents(x - half_width, y - half_height, x + half_width, y + half_height)
+
+
+def meets(line: Line, box: Bbox) -> bool:
+    """Whether a straight line touches a box.
+
+    Source: Liang and Barsky, "A new concept and method for line clipping" (1984).
+    """
+    (x0, y0), (x1, y1) = line
+    enter, leave = 0.0, 1.0
+    for step, room_before, room_after in (
+        (x1 - x0, box.x0 - x0, box.x1 - x0),
+        (y1 - y0, box.y0 - y0, box.y1 - y0),
+    ):
+        if step == 0:
+            if room_before > 0 or room_after < 0:
+                return False
+            continue
+        first, last = sorted((room_before / step, room_after / step))
+        enter, leave = max(enter, first), min(leave, last)
+    return enter <= leave
+
+
+def cross(one: Line, other: Line) -> bool:
+    """Whether two straight lines cross."""
+
+    def side(line: Line, point: Spot) -> float:
+        (x0, y0), (x1, y1) = line
+        return (x1 - x0) * (point[1] - y0) - (y1 - y0) * (point[0] - x0)
+
+    return side(one, other[0]) * side(one, other[1]) < 0 and side(other, one[0]) * side(other, one[1]) < 0
