@@ -45,22 +45,22 @@ def _measure(
     from labctl import pipeline, plan
 
     display = display_for(quiet, as_json)
-    lab = open_lab(settings, display)
+    lab = open_lab(settings, display, keep=not dry_run)
     if {"perplexity", "divergence", "memory"} & set(names):
         lab.reach.require(lab.config.ctx)
     force_names = (names if forced is None else forced) if force else ()
-    if not lab.is_demo:
-        _preflight(lab, names, force_names, display, dry_run=dry_run)
     if dry_run:
-        _show_plan(plan.plan(lab, names, force=force_names), as_json)
+        _show_plan(lab, plan.plan(lab, names, force=force_names), as_json)
         return
+    if not lab.is_demo:
+        _preflight(lab, names, force_names, display)
     outcome = pipeline.run(lab, display, names=names, force=force_names, wait=wait, report=report)
     _show_outcome(lab, outcome, display, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
-def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Display, *, dry_run: bool) -> None:
+def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Display) -> None:
     """Say what the run will write, need and take; ask before it writes much."""
     from labctl import plan, preflight
 
@@ -71,14 +71,13 @@ def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Di
         display.note("Timing the first chunks of text ...")
         if preflight.ensure_probe(lab) is not None:
             planned = plan.plan(lab, names, force=force)
-    found = preflight.preflight(lab, planned)
-    if not dry_run:
-        preflight.check(lab, found, display)
+    preflight.check(lab, preflight.preflight(lab, planned), display)
 
 
-def _show_plan(planned: Sequence[Any], as_json: bool) -> None:
+def _show_plan(lab: Lab, planned: Sequence[Any], as_json: bool) -> None:
     import msgspec
 
+    from labctl import preflight
     from labctl.console import print_json, print_line, print_table, size_text, time_text
 
     if as_json:
@@ -89,6 +88,12 @@ def _show_plan(planned: Sequence[Any], as_json: bool) -> None:
         return
     total_bytes = sum(one.write_bytes for one in planned)
     total_s = sum(one.estimate_s for one in planned)
+    timed = preflight.stored_probe(lab) is not None
+    rests_on = (
+        "judging by this model's first chunks, timed in an earlier run"
+        if timed
+        else "reckoned from the model's size, give or take a factor of 3"
+    )
     print_table(
         "What a run would do",
         ("step", "format", "writes", "about"),
@@ -96,7 +101,8 @@ def _show_plan(planned: Sequence[Any], as_json: bool) -> None:
             (one.step, one.label, size_text(one.write_bytes) if one.write_bytes else "", time_text(one.estimate_s))
             for one in planned
         ],
-        caption=f"In all: {size_text(total_bytes)} and about {time_text(total_s)}, give or take a factor of 3.",
+        caption=f"In all: {size_text(total_bytes)} and about {time_text(preflight.rough_s(total_s))}, {rests_on}."
+        " Nothing was measured or written now.",
     )
 
 

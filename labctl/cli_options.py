@@ -132,7 +132,7 @@ def run_options(command: CommandT) -> CommandT:
     """Options of commands that measure."""
     for option in reversed(
         (
-            click.option("--dry-run", is_flag=True, help="Show what is stale, with bytes and time; do nothing."),
+            click.option("--dry-run", is_flag=True, help="Show what is due, with bytes and time; write nothing."),
             click.option("--force", is_flag=True, help="Do it again even if nothing changed."),
         )
     ):
@@ -163,12 +163,12 @@ def report_options(command: CommandT) -> CommandT:
     )(command)
 
 
-def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
+def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True, keep: bool = True) -> Lab:
     """The lab that these settings describe."""
     from labctl import opening
     from labctl.config import load_config
 
-    return opening.open_lab(load_config(settings), display, notices=notices)
+    return opening.open_lab(load_config(settings), display, notices=notices, keep=keep)
 
 
 def display_for(quiet: bool, as_json: bool) -> Display:

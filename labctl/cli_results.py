@@ -39,7 +39,7 @@ def report(as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
 
 
 @click.command()
-@click.option("--weights", help="For example size=.3,quality=.4,speed=.3. Default: those, or lab.toml's.")
+@click.option("--weights", help="What each counts. Default: .3, .4 and .3, or lab.toml's.")
 @lab_options
 def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Rank the formats by a weighted score of size, quality and speed.
@@ -82,30 +82,38 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 
 
 @click.command()
-@click.option("--ram", type=click.FloatRange(min=0.1), required=True, help="Memory of the machine, in GB.")
+@click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GB. Default: this machine's.")
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @lab_options
-def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
+def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Say which formats fit into a machine's memory.
 
     Example: labctl fit --ram 8 --ctx 4096
 
     With --params it answers for a model that is not at hand, from its shape and the types llama.cpp would store:
     labctl fit --ram 8 --ctx 4096 --params 7B
+
+    The unquantized baseline is left out unless --formats names it.
     """
     import msgspec
 
-    from labctl.console import print_json, print_table
-    from labctl.report.fit import fit_table
+    from labctl.console import print_json, print_table, print_text
+    from labctl.machine import total_memory_bytes
+    from labctl.report.fit import GIB, fit_table, gib, largest_words
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
-    from labctl.report.shapes import find_shape
+    from labctl.report.shapes import find_shape, taken_words
     from labctl.results import load_records
 
-    n_ctx = settings.pop("ctx")
-    lab = open_lab(settings, display_for(quiet, as_json), notices=False)
+    n_ctx, asked = settings.pop("ctx"), settings.get("formats") or ()
+    display = display_for(quiet, as_json)
+    whose = "" if ram is not None else ", this machine's"
+    ram = ram or round(total_memory_bytes() / GIB, 1)
+    lab = open_lab(settings, display, notices=False)
     records = load_records(lab)
     if params is not None:
         shape, n_params = find_shape(params)
+        if taken := taken_words(params):
+            display.note(taken)
         n_ctx = n_ctx or lab.config.ctx
         rows = fit_params_table(records, ram, n_ctx, shape, n_params)
         parts = (PARAMS_RULE, other_shapes(shape, n_ctx), f"Shape: config.json of {shape.source}.")
@@ -115,15 +123,29 @@ def fit(ram: float, params: str | None, as_json: bool, quiet: bool, **settings: 
             raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
         rows = fit_table(records, ram, n_ctx)
         name, caption = lab.model.name, ""
+    base = records.formats[0]
+    if len(rows) > 1 and not any(wanted.upper() == base for wanted in asked):
+        rows = [row for row in rows if row.format != base]
     if as_json:
         print_json(msgspec.to_builtins(rows))
         return
     print_table(
-        f"{name} in {ram:g} GB of memory at {n_ctx or lab.config.ctx} tokens of context",
-        ("format", "verdict", "arithmetic"),
-        [(row.format, row.verdict, row.arithmetic) for row in rows],
+        f"{name} in {ram:g} GB of memory{whose}, at {n_ctx or lab.config.ctx} tokens of context",
+        ("format", "verdict", "needed", "of it KV cache", "free"),
+        [
+            (
+                row.format,
+                row.verdict,
+                "-" if row.need_bytes is None else gib(row.need_bytes),
+                "-" if row.kv_bytes is None or row.need_bytes is None else gib(row.kv_bytes),
+                gib(row.free_bytes),
+            )
+            for row in rows
+        ],
         caption=caption,
     )
+    for line in largest_words(rows):
+        print_text(line)
 
 
 @click.command()

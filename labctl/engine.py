@@ -32,9 +32,11 @@ def library_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "lib"
 
 
-def engine_info(outputs: Path, n_threads: int) -> dict[str, str]:
+def engine_info(outputs: Path, n_threads: int, *, keep: bool = True) -> dict[str, str]:
     """llama.cpp's version and the CPU features it was built for and found: both change what is computed.
 
+    Args:
+        keep: remember it in the outputs folder.
     Returns: {"llama_cpp": version, "system_info": features}; remembered while the library files stay the same.
     Raises:
         LabError: llama-cpp-python is missing or its library does not load.
@@ -52,6 +54,8 @@ def engine_info(outputs: Path, n_threads: int) -> dict[str, str]:
         if stored["stamp"] == stamp:
             return {"llama_cpp": str(stored["llama_cpp"]), "system_info": str(stored["system_info"])}
     info = ask_engine("", n_threads)
+    if not keep:
+        return info
     with contextlib.suppress(LabError):  # a note that cannot be kept costs time, not truth
         write_text(known, json.dumps({"stamp": stamp, **info}, indent=1) + "\n")
     return info

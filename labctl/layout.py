@@ -81,13 +81,14 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int
 
 def _column(title: str, cells: Sequence[str]) -> _Column:
     natural = max(map(text_width, cells), default=0)
-    has_prose = any(" " in cell and text_width(cell) > _PROSE_WIDTH for cell in cells)
+    is_figure = bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("+", "-", "") for cell in cells)
+    has_prose = not is_figure and any(" " in cell and text_width(cell) > _PROSE_WIDTH for cell in cells)
     word = max((text_width(word) for text in (*cells, title) for word in text.split()), default=0)
     title_word = max(map(text_width, title.split()), default=0)
     return _Column(
         title=title,
         cells=tuple(cells),
-        is_figure=bool(cells) and all(cell[:1].isdigit() or cell[:1] in ("+", "-", "") for cell in cells),
+        is_figure=is_figure,
         least=max(word, _PROSE_WIDTH) if has_prose else max(natural, title_word),
         most=max(natural, text_width(title)),
     )

@@ -20,11 +20,12 @@ from labctl.store import DigestCache, RunFolder, write_text
 _HUB_PAUSE_S = 3600.0
 
 
-def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> Lab:
+def open_lab(config: LabConfig, display: Display, *, notices: bool = True, keep: bool = True) -> Lab:
     """Find the model, the text and this machine's llama.cpp.
 
     Args:
         notices: show what every reader must know about the model and the text.
+        keep: make the lab's folders, and note there what was found out; without it no file is written there.
     Raises:
         LabError: no such model or text, or llama-cpp-python is missing.
     """
@@ -32,11 +33,11 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     from labctl.prepare.sources import resolve_model
 
     outputs = Path(config.outputs)
-    digests = DigestCache(outputs / ".digests.json")
+    digests = DigestCache(outputs / ".digests.json", keep=keep)
     lab_data = config.lab_data_folder()
     # A text that is not to be had is told before a model is fetched or converted for it.
     say = display.dialogue(config.yes).say
-    named = _find_text(config, lab_data, outputs, say) if config.text is not None else None
+    named = _find_text(config, lab_data, outputs, say, keep=keep) if config.text is not None else None
     model = resolve_model(
         config.model,
         lab_data,
@@ -46,7 +47,7 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
         llama_cpp=config.llama_cpp,
         dialogue=display.dialogue(config.yes),
     )
-    text = named or _find_text(config, lab_data, outputs, say)
+    text = named or _find_text(config, lab_data, outputs, say, keep=keep)
     imatrix = None
     if config.imatrix is not None:
         from labctl.prepare.imatrix import find_imatrix
@@ -55,14 +56,15 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     if imatrix is not None:
         model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
     n_threads = config.threads or cpu.performance_cores()
+    folder = RunFolder(outputs / model.name)
     lab = Lab(
         config=config,
-        folder=RunFolder(outputs / model.name).make(),
+        folder=folder.make() if keep else folder,
         model=model,
         text=text,
         machine=machine.fingerprint(),
         n_threads=n_threads,
-        engine=engine_info(outputs, n_threads),
+        engine=engine_info(outputs, n_threads, keep=keep),
         digests=digests,
         probes=_probes(lab_data),
         imatrix=imatrix,
@@ -79,7 +81,9 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True) -> La
     return lab
 
 
-def _find_text(config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[str], None]) -> TextSource:
+def _find_text(
+    config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[str], None], *, keep: bool
+) -> TextSource:
     """The text to measure on; a Hub that could not be reached is not asked again for an hour."""
     from labctl.prepare.texts import resolve_text
 
@@ -89,6 +93,8 @@ def _find_text(config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[
     if config.text is None and text.kind == "demo":
         if told:
             return dataclasses.replace(text, notice=told)
+        if not keep:
+            return text
         with contextlib.suppress(LabError, OSError):  # what cannot be noted costs time, not truth
             write_text(mark, text.notice + "\n")
             os.utime(mark)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labctl import divergence, preflight, quality, rounds, steps
 from labctl.errors import LabError
+from labctl.process import run_task
 from labctl.records import COMMON_CHUNKS
 from labctl.steps import Lab
 
@@ -116,5 +118,13 @@ def _to_compare(lab: Lab, force: bool) -> list[str]:
 
 
 def _dry_run(lab: Lab, label: str) -> int:
+    """Bytes of a format's tensors, by llama.cpp's dry run; its log goes with it."""
     task = steps.quantize_task(lab, label, provenance=lab.provenance("quantize", "", {}, {}), dry_run=True)
-    return lab.run(task, int, "dry-run", label, None)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        return run_task(
+            task,
+            int,
+            log_path=Path(folder) / "dry-run.log",
+            hang_s=lab.config.hang_s,
+            limit_bytes=lab.config.memory_limit_bytes,
+        )

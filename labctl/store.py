@@ -291,8 +291,9 @@ class DigestCache:
     The time of change (ctime) tells of a file that was written over and given its old time back.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: bool = True) -> None:
         self._path = path
+        self._keep = keep
         self._known: dict[str, list[Any]] = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
             loaded = json.loads(path.read_text("utf-8"))
@@ -323,6 +324,8 @@ class DigestCache:
         except OSError:
             return
         self._known[str(path.resolve())] = [*_stamp(status), value]
+        if not self._keep:
+            return
         with contextlib.suppress(LabError):  # a cache that cannot be kept costs time, not truth
             write_text(self._path, json.dumps(self._known, indent=1, sort_keys=True) + "\n")
 

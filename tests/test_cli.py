@@ -69,7 +69,6 @@ def test_help_loads_nothing_heavy(cli: Any, tmp_path: Path) -> None:
     [
         (["perplexty"], "'perplexity'"),
         (["run", "--no-such"], "--no-such"),
-        (["fit"], "--ram"),
         (["fit", "--ram", "0"], "--ram"),
         (["run", "--chunks", "many"], "many"),
         (["run", "--threads", "two"], "two"),
@@ -118,11 +117,50 @@ def test_json_of_run_names_what_was_done(cli: Any, lab_copy: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing_and_says_what_is_due(cli: Any, new_lab: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in new_lab.rglob("*")}
     done = cli("run", "--dry-run", "--json", cwd=new_lab)
     planned = {(one["step"], one["label"]) for one in json.loads(done.stdout)}
     assert {("quantize", "Q8_0"), ("perplexity", "F16"), ("bench", "Q4_K_M")} <= planned
-    assert not list(new_lab.rglob("*.gguf"))
-    assert not list(new_lab.rglob("records/*"))
+    assert {path: path.stat().st_mtime_ns for path in new_lab.rglob("*")} == before
+
+
+def test_a_dry_run_of_a_model_of_ones_own_times_nothing_and_leaves_nothing(
+    cli: Any, lab_copy: Path, demo_model: Path
+) -> None:
+    shutil.copy(demo_model, lab_copy / "own.gguf")
+    before = {path: path.stat().st_mtime_ns for path in lab_copy.rglob("*")}
+    done = cli("run", "--dry-run", "--model", "own.gguf", "--formats", "Q4_0", cwd=lab_copy)
+    assert done.returncode == 0, done.stderr
+    assert "Timing" not in done.stderr and "reckoned from the model's size" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in lab_copy.rglob("*")} == before
+
+
+def test_fit_takes_this_machines_memory_and_ends_with_the_largest_that_fits(cli: Any, lab_copy: Path) -> None:
+    done = cli("fit", cwd=lab_copy)
+    assert done.returncode == 0, done.stderr
+    assert "this machine's" in done.stdout.splitlines()[0]
+    assert not re.search(r"^F16 ", done.stdout, re.MULTILINE)
+    assert done.stdout.splitlines()[-1] == "Largest that fits: Q8_0."
+    asked = cli("fit", "--ram", "16", "--formats", "F16,Q4_K_M", cwd=lab_copy).stdout
+    assert re.search(r"^F16 ", asked, re.MULTILINE) and asked.splitlines()[-1] == "Largest that fits: F16."
+    small = cli("fit", "--ram", "1", cwd=lab_copy).stdout
+    assert small.splitlines()[-1] == "None fits. The smallest is Q4_K_M."
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("7B", "taken as Llama-2-7B"),
+        ("7B", "Mistral-7B or Qwen2.5-7B by name"),
+        ("8B", "taken as Llama-3.1-8B."),
+        ("Mistral-7B", ""),
+    ],
+)
+def test_fit_says_which_model_a_number_of_weights_is_taken_for(cli: Any, lab_copy: Path, asked: str, said: str) -> None:
+    done = cli("fit", "--params", asked, "--ram", "8", cwd=lab_copy)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr and (said or "taken" not in done.stderr)
+    assert done.stdout.splitlines()[-1].startswith("Largest that fits: ")
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}, {}], ids=str)

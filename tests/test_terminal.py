@@ -74,7 +74,7 @@ def test_no_figure_name_or_word_is_broken(
     wide = cli(*arguments, cwd=lab_copy).stdout
     shown = without_codes(screen(columns, *arguments, cwd=lab_copy))
     volatile = re.compile(r"[\d,.:/]+|GHz|MB|GB|s|min|h|cores?|free|busy|\(.*")  # what doctor finds changes meanwhile
-    words = {word for word in wide.split() if not re.fullmatch(r"-+", word)}
+    words = {word for word in wide.split() if not re.fullmatch(r"-+", word)} - {"check"}  # a block has no title for it
     missing = {word for word in words - set(shown.split()) if not (arguments[0] == "doctor" and volatile.match(word))}
     assert not missing
     for line in shown.splitlines():
@@ -92,7 +92,7 @@ def test_the_result_of_a_run_has_every_figure_whole(screen: Shown, lab_copy: Pat
 
 
 def test_verdicts_are_coloured_unless_no_colour_is_wanted(screen: Shown, lab_copy: Path) -> None:
-    assert "\x1b[32mfits" in screen(80, "fit", "--ram", "8", cwd=lab_copy)
+    assert re.search(r"\x1b\[32m *fits", screen(80, "fit", "--ram", "8", cwd=lab_copy))
     plain = screen(80, "fit", "--ram", "8", cwd=lab_copy, env={"NO_COLOR": "1"})
     assert "fits" in plain and not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain)
 

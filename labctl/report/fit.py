@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,6 +140,25 @@ def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> F
         kv_bytes=kv_asked,
         arithmetic=f"Needed: {needed}. {free_words(need, ram_gib)}{beyond}",
     )
+
+
+def largest_words(rows: Sequence[FitRow]) -> list[str]:
+    """The arithmetic of the largest format that fits, and its name; of the nearest one where none fits."""
+    counted = {row.format: row.need_bytes for row in rows if row.need_bytes is not None}
+    for verdict, words in (("fits", "Largest that fits"), ("tight", "None fits comfortably; largest that is tight")):
+        names = [row.format for row in rows if row.verdict == verdict]
+        if names:
+            best = max(names, key=lambda name: counted[name])
+            return [f"{best}: {_arithmetic(rows, best)}", f"{words}: {best}."]
+    reasons = [f"{row.format}: {row.arithmetic}" for row in rows if row.need_bytes is None]
+    if not counted:
+        return reasons
+    least = min(counted, key=lambda name: counted[name])
+    return [*reasons, f"{least}: {_arithmetic(rows, least)}", f"None fits. The smallest is {least}."]
+
+
+def _arithmetic(rows: Sequence[FitRow], name: str) -> str:
+    return next(row.arithmetic for row in rows if row.format == name)
 
 
 def _share(need: int, free: int) -> str:

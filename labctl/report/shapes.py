@@ -114,6 +114,29 @@ SHAPES = (
 )
 
 _CLOSE = 1.2
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([bm])")
+
+
+def _named(text: str) -> list[KnownShape]:
+    """Shapes whose own name says that number of weights, the one with the largest cache first."""
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is None:
+        return []
+    found = [shape for shape in SHAPES if shape.name.lower().endswith(f"-{match[1]}{match[2]}")]
+    return sorted(found, key=lambda one: -one.kv_bytes(1))
+
+
+def taken_words(text: str) -> str:
+    """Which model a number of weights is taken for, and which others have as many; empty where it is clear."""
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is None:
+        return ""
+    taken, *others = [shape.name for shape in _named(text)] or [find_shape(text)[0].name]
+    if not others:
+        return f"{text} is taken as {taken}."
+    return (
+        f"{text} is taken as {taken}, whose KV cache is the largest of its size; ask for {' or '.join(others)} by name."
+    )
 
 
 def find_shape(text: str) -> tuple[KnownShape, int]:
@@ -132,15 +155,13 @@ def find_shape(text: str) -> tuple[KnownShape, int]:
         if wanted == shape.name.lower():
             return shape, shape.n_params
     known = ", ".join(shape.name for shape in SHAPES)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bm])", wanted)
+    match = _NUMBER.fullmatch(wanted)
     if match is None:
         raise LabError(
             f"--params {text}: neither a number of weights nor a known model.", f"Write 7B, or one of {known}."
         )
-    named = [shape for shape in SHAPES if shape.name.lower().endswith(f"-{match[1]}{match[2]}")]
-    if named:
-        shape = max(named, key=lambda one: one.kv_bytes(1))
-        return shape, shape.n_params
+    if named := _named(text):
+        return named[0], named[0].n_params
     n_params = round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]])
     close = [one for one in SHAPES if n_params / _CLOSE <= one.n_params <= n_params * _CLOSE]
     if not close:
