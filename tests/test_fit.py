@@ -11,6 +11,7 @@ from lab_factory import SHAPE, empty_lab, make_lab, memory_run
 
 from labctl.records import LabRecords
 from labctl.report.fit import GIB, fit_table, kv_bytes_at, reserve_bytes
+from labctl.report.machine_tables import contexts
 
 
 def with_peak(lab: LabRecords, peak_bytes: int) -> LabRecords:
@@ -45,9 +46,22 @@ def test_context_changes_only_the_cache(tmp_path: Path) -> None:
         assert row.need_bytes == peak
         assert more.need_bytes == peak + 3 * SHAPE.kv_bytes(1024)
         assert less.need_bytes == peak - SHAPE.kv_bytes(512)
-        assert "trained for 1024 tokens" in more.arithmetic
+        assert "trained for 1024 tokens" in more.arithmetic and more.verdict == "longer than trained for"
+        assert row.verdict == less.verdict == "fits"
         assert "trained for" not in row.arithmetic
         assert "plus 0.009 GiB" in more.arithmetic and "less 0.001 GiB" in less.arithmetic
+
+
+def test_what_does_not_fit_does_not_fit_at_any_length(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16",))
+    assert [fit_table(lab, 4, n_ctx)[0].verdict for n_ctx in (1024, 1025, 1 << 30)] == [
+        "fits", "longer than trained for", "does not fit",
+    ]  # fmt: skip
+    table = contexts(lab)
+    assert "| longer than trained for: all |" in table.replace("fits: all", "")
+    for line in table.splitlines()[2:]:
+        n_ctx = int(line.split("|")[1])
+        assert ("fits" in line) == (n_ctx <= SHAPE.n_ctx_train)
 
 
 def test_without_a_file_the_measured_cache_is_scaled(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_a_context_longer_than_trained_for_is_said(tmp_path: Path) -> None:
     (row, *_) = fit_params_table(empty_lab(tmp_path), 64, 8192, shape, n_params)
     assert "this lab's file" not in row.arithmetic
     assert row.arithmetic.endswith("trained for 4096 tokens of context at most.")
+    assert row.verdict == "longer than trained for"
 
 
 def test_other_models_of_the_size_show_how_much_the_cache_differs() -> None:

@@ -21,7 +21,8 @@ FIT_RULE = (
     " little with the context are not counted."
 )
 
-FitVerdict = Literal["fits", "tight", "does not fit", "not measured", "cannot be made"]
+TOO_LONG: Literal["longer than trained for"] = "longer than trained for"
+FitVerdict = Literal["fits", "tight", "does not fit", "longer than trained for", "not measured", "cannot be made"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,17 @@ def reserve_bytes(ram_gib: float) -> int:
 def free_bytes(ram_gib: float) -> int:
     """What the system leaves on a computer with so much RAM."""
     return max(0, round(ram_gib * GIB) - reserve_bytes(ram_gib))
+
+
+def trained_for(records: LabRecords) -> int:
+    """Tokens of context that a lab's model was trained for; 0 where no file says."""
+    return max((file.shape.n_ctx_train for file in records.files.values()), default=0)
+
+
+def judge_context(need_bytes: int, ram_gib: float, n_ctx: int, n_ctx_train: int) -> FitVerdict:
+    """FIT_RULE's verdict, where the model can use such a context at all; n_ctx_train is 0 where it is not known."""
+    verdict = judge(need_bytes, ram_gib)
+    return TOO_LONG if 0 < n_ctx_train < n_ctx and verdict != "does not fit" else verdict
 
 
 def judge(need_bytes: int, ram_gib: float) -> FitVerdict:
@@ -127,18 +139,17 @@ def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> F
         else f" {sign} {gib(abs(kv_asked - kv_measured))} for the KV cache of {asked} instead of {run.n_ctx} tokens"
         f" = {gib(need)}"
     )
-    file = records.files.get(name)
-    beyond = context_words(asked, file.shape.n_ctx_train) if file is not None else ""
+    n_ctx_train = trained_for(records)
     needed = f"{gib(load.peak_rss_bytes)} peak at {run.n_ctx} tokens of context{change}"
     return FitRow(
         format=name,
         ram_gib=ram_gib,
         n_ctx=asked,
-        verdict=judge(need, ram_gib),
+        verdict=judge_context(need, ram_gib, asked, n_ctx_train),
         need_bytes=need,
         free_bytes=free_bytes(ram_gib),
         kv_bytes=kv_asked,
-        arithmetic=f"Needed: {needed}. {free_words(need, ram_gib)}{beyond}",
+        arithmetic=f"Needed: {needed}. {free_words(need, ram_gib)}{context_words(asked, n_ctx_train)}",
     )
 
 

@@ -8,7 +8,7 @@ from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.prepare.mixtures import type_bytes
 from labctl.records import LabRecords
-from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge, plain_load
+from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context, plain_load
 from labctl.report.shapes import SHAPES, KnownShape
 
 PROGRAM_BYTES = 35_000_000
@@ -64,7 +64,7 @@ def _row(
         format=name,
         ram_gib=ram_gib,
         n_ctx=n_ctx,
-        verdict=judge(need, ram_gib),
+        verdict=judge_context(need, ram_gib, n_ctx, shape.n_ctx_train),
         need_bytes=need,
         free_bytes=free_bytes(ram_gib),
         kv_bytes=kv,

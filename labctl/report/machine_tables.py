@@ -86,11 +86,9 @@ def contexts(records: LabRecords) -> str:
     measured = [name for name in records.formats if name in records.memory]
     if not measured:
         return ""
-    file = records.files.get(measured[0])
     lines = []
     for n_ctx in CONTEXTS:
         kv = kv_bytes_at(records, measured[0], n_ctx)
-        beyond = file is not None and 0 < file.shape.n_ctx_train < n_ctx
         grouped: dict[str, list[str]] = {}
         for one in fit_table(records, 8, n_ctx):
             grouped.setdefault(one.verdict, []).append(one.format)
@@ -99,7 +97,7 @@ def contexts(records: LabRecords) -> str:
         )
         lines.append(
             [
-                f"{n_ctx}{' (longer than trained for)' if beyond else ''}",
+                str(n_ctx),
                 NOT_MEASURED if kv is None else size(kv),
                 verdict,
             ]

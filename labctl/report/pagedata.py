@@ -11,7 +11,7 @@ from labctl.records import Generation, LabRecords
 from labctl.report.answers import first_divergence, split_text
 from labctl.report.board import boards
 from labctl.report.coursefiles import prompts
-from labctl.report.fit import COMFORTABLE, GIB, kv_bytes_at
+from labctl.report.fit import COMFORTABLE, GIB, TOO_LONG, kv_bytes_at, trained_for
 from labctl.report.gaps import mislabelled
 from labctl.report.order import Orders
 from labctl.report.plot import look
@@ -56,8 +56,12 @@ def page_data(records: LabRecords, rows: Rows, weights: Weights, limit: float) -
         ],
         "candidates": [{"format": score.format, "terms": list(score.terms)} for score in literal.scores],
         "leads": _leads(literal.leads),
-        "fit": {"gib": GIB, "comfortable": COMFORTABLE},
-        "n_ctx_train": max((file.shape.n_ctx_train for file in records.files.values()), default=0),
+        "fit": {
+            "gib": GIB,
+            "comfortable": COMFORTABLE,
+            "n_ctx_train": trained_for(records),
+            "too_long": TOO_LONG,
+        },
         "outputs": outputs,
         "outputs_key": digest({"model": records.model.name, "outputs": outputs})[:16],
     }

@@ -266,13 +266,14 @@ function renderFit() {
   const rows = data.formats.filter((format) => shown.has(format.name)).map((format) => ({ name: format.name, ...fit(format.memory, ram, nCtx, data.fit) }));
   const fitting = rows.filter((row) => row.verdict === "fits").map((row) => row.name);
   const measured = rows.filter((row) => row.need !== null);
+  const beyond = data.fit.n_ctx_train > 0 && nCtx > data.fit.n_ctx_train;
   byId("fit-words").textContent = !measured.length
     ? "Memory was not measured."
-    : fitting.length === measured.length
+    : beyond ? "A context longer than the model was trained for." : fitting.length === measured.length
       ? "Every format shown fits."
       : fitting.length ? `These fit: ${inWords(fitting)}.` : "No format shown fits comfortably.";
   byId("fit-note").textContent =
-    data.n_ctx_train > 0 && nCtx > data.n_ctx_train ? `The model was trained for ${data.n_ctx_train.toLocaleString("en")} tokens of context at most.` : "";
+    beyond ? `The model was trained for ${data.fit.n_ctx_train.toLocaleString("en")} tokens of context at most.` : "";
   byId("fit-free").textContent = `${gib(rows[0].free)} of ${ram} GiB are left after ${gib(rows[0].reserve)} for the system.`;
   byId("fit").replaceChildren(
     ...rows.map((row) =>
@@ -282,7 +283,7 @@ function renderFit() {
         el("th", { scope: "row" }, label(row.name)),
         el("td", { class: "number" }, row.need === null ? "not measured" : sizeText(row.need)),
         el("td", { class: "number extra" }, row.kv === null ? "" : sizeText(row.kv)),
-        el("td", {}, el("span", { class: `pill ${{ fits: "good", tight: "fair" }[row.verdict] || "bad"}` }, row.verdict)),
+        el("td", {}, el("span", { class: `pill ${{ fits: "good", tight: "fair", [data.fit.too_long]: "fair" }[row.verdict] || "bad"}` }, row.verdict)),
       ),
     ),
   );

@@ -115,6 +115,7 @@ function fit(memory, ramGib, nCtx, rule) {
       ? memory.kv_bytes_per_token * nCtx
       : roundEven((memory.kv_load_bytes * nCtx) / memory.n_ctx);
   const need = memory.peak_bytes + kv - memory.kv_measured_bytes;
-  const verdict = need <= rule.comfortable * free ? "fits" : need <= free ? "tight" : "does not fit";
+  const beyond = rule.n_ctx_train > 0 && nCtx > rule.n_ctx_train;
+  const verdict = need > free ? "does not fit" : beyond ? rule.too_long : need <= rule.comfortable * free ? "fits" : "tight";
   return { verdict, need, free, reserve, kv };
 }
