@@ -42,6 +42,17 @@ class Reach:
         return min(N_PROMPT, self.limit), min(N_GEN, self.limit)
 
     @property
+    def bench_notice(self) -> str:
+        """What a reader of speeds must know about their tests' lengths; empty for llama-bench's own."""
+        n_prompt, n_gen = self.bench
+        if (n_prompt, n_gen) == (N_PROMPT, N_GEN):
+            return ""
+        return (
+            f"Speed is measured with {n_prompt} prompt tokens and {n_gen} generated ones (pp{n_prompt}, tg{n_gen})"
+            f" instead of {N_PROMPT} and {N_GEN}, because the model was trained for {self.n_trained:,}."
+        )
+
+    @property
     def batch(self) -> tuple[int, int]:
         """Tokens of each sequence's prompt and generation where several run side by side."""
         n_prompt = min(BATCH_PROMPT, max(1, self.limit // 2))
@@ -74,7 +85,7 @@ class Reach:
             )
 
     def notices(self, n_ctx: int, new_tokens: int) -> tuple[str, ...]:
-        """What every reader must know about lengths.
+        """What every reader must know about lengths; the speed measurement's are in `bench_notice`.
 
         Args:
             n_ctx: tokens of a perplexity chunk, and of the context that memory is measured at.
@@ -86,12 +97,6 @@ class Reach:
             found.append(
                 f"Perplexity is measured on chunks of {n_ctx:,} tokens, and {trained}: beyond them models predict"
                 f" badly, whatever the format. Use --ctx {self.limit // 2 * 2}."
-            )
-        n_prompt, n_gen = self.bench
-        if (n_prompt, n_gen) != (N_PROMPT, N_GEN):
-            found.append(
-                f"Speed is measured with {n_prompt} prompt tokens and {n_gen} generated ones (pp{n_prompt}, tg{n_gen})"
-                f" instead of {N_PROMPT} and {N_GEN}, because {trained}."
             )
         if self.limit - _PROMPT_ROOM < new_tokens:
             found.append(f"Sample texts are shorter than {new_tokens} tokens, because {trained}.")

@@ -24,7 +24,10 @@ _KNOWN = (
     (r"unknown model architecture: '?([\w.-]+)", "this llama.cpp does not know the architecture {}"),
     (r"unknown pre-tokenizer type: '?([\w.-]+)", "this llama.cpp does not know the tokenizer {}"),
     (r"missing tensor '([^']+)'|tensor '([^']+)' not found", "the tensor {} is missing"),
-    (r"wrong number of tensors; expected (\d+), got (\d+)", "it has {1} tensors where its header calls for {0}"),
+    (
+        r"wrong number of tensors; expected (\d+), got (\d+)",
+        "it holds {0} tensors, and this llama.cpp has a use for {1} of them",
+    ),
     (r"tensor '([^']+)' has wrong shape", "the tensor {} has another shape than the header says"),
     (r"key not found in model: (\S+)", "its header lacks {}"),
 )

@@ -94,7 +94,8 @@ def warnings(lab: Lab, speed: dict[str, SpeedRun], state: BenchConditions | None
     from labctl.measure.ratios import speed_warnings
 
     known = speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds)
-    return (*state.notices, *_cut_notice(speed, state.before), *known)
+    lengths = (lab.reach.bench_notice,) if lab.reach.bench_notice else ()
+    return (*lengths, *state.notices, *_cut_notice(speed, state.before), *known)
 
 
 def _cut_notice(speed: dict[str, SpeedRun], before: Conditions) -> tuple[str, ...]:

@@ -441,7 +441,7 @@ def test_no_test_is_longer_than_the_model_allows(limit: int) -> None:
     if limit >= 88:
         assert 64 + reach.new_tokens(100) <= max(limit, 65)
     usual = reach.bench == (lengths.N_PROMPT, lengths.N_GEN)
-    assert usual == (limit >= 512) and usual == (not reach.notices(limit, 1))
+    assert usual == (limit >= 512) and usual == (not reach.bench_notice)
     with pytest.raises(LabError, match="no positions beyond"):
         reach.require(limit + 1)
 

@@ -35,7 +35,7 @@ PROGRESS = (
         ),
         (
             "llama_model_load: error loading model: done_getting_tensors: wrong number of tensors; expected 9, got 8",
-            "it has 8 tensors where its header calls for 9",
+            "it holds 9 tensors, and this llama.cpp has a use for 8 of them",
         ),
         (f"{PROGRESS}llama_model_quantize: failed to quantize: stream is bad.", "stream is bad"),
         ("ERROR: No matching distribution found for torch==9\n[notice] a new pip", "No matching distribution found"),
