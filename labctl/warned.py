@@ -59,8 +59,9 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[Sequence[re.Match[str]]], str]], 
         (r"missing pre-tokenizer type|QUALITY WILL BE DEGRADED|CONSIDER REGENERATING", _always(MISSING_PRE)),
         (r"control-looking token:\s+\d+ (?P<name>'.*') was not control-type", _control_tokens),
         (r"special_(?P<name>eo[smt])_id is not in special_eog_ids", _always(
-            "The header ends texts at a token that llama.cpp does not know as an end of text, and it takes the header's"
-            " word. If sample texts break off or run on, check tokenizer.ggml.eos_token_id.")),
+            "The token that ends a text, by the header or by default where the header names none, is not one that"
+            " llama.cpp knows as an end of text: sample texts may break off early or run on. Check"
+            " tokenizer.ggml.eos_token_id.")),
         (r"(?:bad|default) special token:? '(?P<name>[^']*)'", _special),
         (r"model has unused tensor (?P<name>\S+)", _unused),
         (r"empty token at index (?P<name>\d+)", _empty),

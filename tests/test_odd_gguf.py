@@ -298,7 +298,7 @@ def spoilt(kind: str) -> Small:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("end", "does not know as an end of text"),
+        ("end", "is not one that llama.cpp knows as an end of text"),
         ("special", "names tokens that the vocabulary does not have"),
         ("control", "sample texts may end at them"),
     ],

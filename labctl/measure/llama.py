@@ -122,7 +122,7 @@ class Model:
         if not self._handle:
             raise LabError(
                 f"llama.cpp cannot load {path.name}: {llama.last_words()}.",
-                "Check that the file is complete and that this llama.cpp knows its architecture.",
+                "Check that the file is complete; a model newer than this llama.cpp needs a newer llama-cpp-python.",
             )
         self._vocab = binding.llama_model_get_vocab(self._handle)
         self.n_vocab: int = binding.llama_vocab_n_tokens(self._vocab)
