@@ -147,7 +147,7 @@ def check_ram(machine_bytes: int, available_bytes: int, need_bytes: int | None, 
     if need_bytes is not None:
         detail += f", {need_bytes / 1e9:.1f} GB needed"
         if need_bytes > total_bytes:
-            hint = "Take a smaller model, a smaller --n-ctx, or a computer with more memory."
+            hint = "Take a smaller model, a smaller --ctx, or a computer with more memory."
             return Check(name="Memory", status="problem", detail=detail, hint=hint)
         if need_bytes > available_bytes:
             return Check(name="Memory", status="warning", detail=detail, hint="Close other programs, browsers first.")

@@ -27,7 +27,7 @@ def library_folder() -> Path:
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise LabError(
-            "llama-cpp-python is not installed.", "Run `make lab`, or: pip install llama-cpp-python (README, Install)."
+            "llama-cpp-python is not installed.", "Run `make lab`, or: pip install llama-cpp-python (README, Start)."
         )
     return Path(next(iter(spec.submodule_search_locations))) / "lib"
 
