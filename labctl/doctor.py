@@ -11,6 +11,8 @@ from labctl.config import load_config
 from labctl.console import Display
 from labctl.engine import ask_engine
 from labctl.errors import LabError
+from labctl.prepare.places import brought
+from labctl.prepare.sources import DEMO_FILE
 
 
 def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> tuple[Check, ...]:
@@ -48,5 +50,5 @@ def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> t
 
 def _demo(lab_data: Path) -> Path:
     """A small model for the check, if it is there; without one only the library's loading is checked."""
-    path = lab_data / "demo" / "labllama-f16.gguf"
+    path = brought(lab_data, DEMO_FILE)
     return path if path.is_file() else Path()

@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from labctl import store
 from labctl.errors import LabError
-from labctl.prepare import hub, sources
+from labctl.prepare import hub, places, sources
 from labctl.prepare.dialogue import Dialogue
+from labctl.prepare.folders import model_name_of
+from labctl.prepare.remote import model_name
 
 LAB_DATA = Path(__file__).resolve().parents[1] / "lab_data"
 TOKEN = "hf_secretsecretsecret"
@@ -79,10 +81,45 @@ def test_demo(digests: store.DigestCache) -> None:
     assert model.sha256 == hashlib.sha256((LAB_DATA / sources.DEMO_FILE).read_bytes()).hexdigest()
 
 
-def test_demo_missing(tmp_path: Path, digests: store.DigestCache) -> None:
+def test_demo_missing(tmp_path: Path, digests: store.DigestCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "BESIDE", tmp_path / "beside")
     with pytest.raises(LabError, match="demo model is missing") as caught:
-        sources.resolve_model("demo", tmp_path, digests)
+        sources.resolve_model("demo", tmp_path / "here", digests)
     assert "git checkout" in caught.value.hint
+    for folder in ("beside", "here"):
+        assert str(tmp_path / folder / sources.DEMO_FILE) in caught.value.message
+
+
+def test_a_lab_data_of_somebody_else_hides_no_demo(tmp_path: Path, digests: store.DigestCache) -> None:
+    (tmp_path / "lab_data" / "demo").mkdir(parents=True)
+    (tmp_path / "lab_data" / "results.csv").write_text("mine", "utf-8")
+    model = sources.resolve_model("demo", tmp_path / "lab_data", digests)
+    assert model.path == str(LAB_DATA / sources.DEMO_FILE)
+
+
+def test_probes_are_found_file_by_file(tmp_path: Path) -> None:
+    from labctl.opening import _probes
+
+    assert _probes(tmp_path) == _probes(LAB_DATA)
+    for name in ("demo/probes/sums.csv", "probes/colours.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("prompt,answer\nThe sky is,blue\n", "utf-8")
+    found = _probes(tmp_path)
+    assert found["sums"] == tmp_path / "demo/probes/sums.csv" and found["colours"] == tmp_path / "probes/colours.csv"
+    assert found["capitals"] == LAB_DATA / "demo/probes/capitals.csv"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("models--HuggingFaceTB--SmolLM2-135M/snapshots/" + "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "SmolLM2-135M"),
+        ("snapshots/" + "a" * 40, "a" * 40),
+        ("my-model-f16", "my-model"),
+    ],
+)
+def test_a_snapshot_in_the_hubs_cache_goes_by_its_repositorys_name(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    assert model_name(model_name_of(tmp_path / folder)) == name
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labctl.errors import LabError
-from labctl.prepare import hub, texts
+from labctl.prepare import hub, places, texts
 
 REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "lab_data"
 # The official text is CC BY-SA and not in the repository: another text plays it, with its own digest.
@@ -40,6 +40,7 @@ def lab_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("LABCTL_WIKITEXT", raising=False)
     monkeypatch.setattr(texts, "WIKITEXT_SHA256", hashlib.sha256(WIKI).hexdigest())
     monkeypatch.setattr(texts, "WIKITEXT_BYTES", len(WIKI))
+    monkeypatch.setattr(places, "BESIDE", tmp_path / "beside")
     return folder
 
 
@@ -194,7 +195,20 @@ def test_demo_when_asked_for(lab_data: Path) -> None:
     found = texts.resolve_text("demo", lab_data)
     assert found.kind == "demo" and found.notice.startswith("Perplexity was measured on labctl's own demo text (73 kB)")
     (lab_data / texts.DEMO_FILE).unlink()
-    assert "demo text is missing" in refused("demo", lab_data).message
+    missing = refused("demo", lab_data).message
+    assert "demo text is missing" in missing
+    assert str(lab_data / texts.DEMO_FILE) in missing and str(places.BESIDE / texts.DEMO_FILE) in missing
+
+
+def test_a_lab_data_of_somebody_else_hides_no_text(lab_data: Path) -> None:
+    for name in (texts.DEMO_FILE, texts.WIKITEXT_FILE):
+        (places.BESIDE / name).parent.mkdir(parents=True)
+    (lab_data / texts.DEMO_FILE).rename(places.BESIDE / texts.DEMO_FILE)
+    (places.BESIDE / texts.WIKITEXT_FILE).write_bytes(WIKI)
+    assert texts.resolve_text("demo", lab_data).path == str(places.BESIDE / texts.DEMO_FILE)
+    assert texts.resolve_text("wikitext-2", lab_data).path == str(places.BESIDE / texts.WIKITEXT_FILE)
+    (lab_data / texts.DEMO_FILE).write_text("My own demo text.\n" * 99, "utf-8")
+    assert texts.resolve_text("demo", lab_data).path == str(lab_data / texts.DEMO_FILE)
 
 
 def test_custom_text(lab_data: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from labctl.errors import LabError
 from labctl.prepare.gguf_reader import AGAIN, GgufHeader, read_header
 from labctl.prepare.header import read_model
+from labctl.prepare.places import brought
 from labctl.prepare.plaintext import check_text
 from labctl.prepare.vocabulary import adds_end
 from labctl.reasons import last_words, log_tail
@@ -216,7 +217,7 @@ def require_fit(data: ImatrixData, name: str, model_path: Path) -> None:
 def _automatic(
     named: str, model: SourceModel, text: TextSource | None, lab_data: Path, folder: Path, digests: DigestCache
 ) -> Imatrix:
-    calibration = Path(named).expanduser() if named else lab_data / _CALIBRATION
+    calibration = Path(named).expanduser() if named else brought(lab_data, _CALIBRATION)
     if not calibration.is_file():
         raise LabError(f"No such text to compute an importance matrix on: {calibration}.", "For example: auto:book.txt")
     oddities = check_text(calibration.read_bytes(), str(calibration))

@@ -14,6 +14,7 @@ from labctl.prepare.checkpoint import check_settings, read_checkpoint
 from labctl.prepare.dialogue import Dialogue
 from labctl.prepare.hubspec import is_address, read_spec
 from labctl.prepare.kind import require_causal
+from labctl.prepare.places import need
 from labctl.prepare.presets import PRESETS, packaged_model
 from labctl.prepare.remote import Place, choose, from_hub, model_name
 from labctl.prepare.soundness import check_model
@@ -60,12 +61,7 @@ def resolve_model(
     if not wanted:
         raise LabError("No model is named.", WAYS)
     if wanted.lower() == "demo":
-        path = lab_data / DEMO_FILE
-        if not path.is_file():
-            raise LabError(
-                f"The demo model is missing: {path}.",
-                "Get it back with `git checkout -- lab_data/demo`, or clone again.",
-            )
+        path = need("demo model", lab_data, DEMO_FILE)
         return _checked(wanted, Place(path=path, name=DEMO_NAME), digests, "demo", allow_quantized)
     preset = PRESETS.get(wanted.lower())
     if preset is not None and preset.package is not None:

@@ -13,6 +13,7 @@ from labctl import store
 from labctl.errors import LabError
 from labctl.prepare import hub
 from labctl.prepare.dialogue import ignore
+from labctl.prepare.places import brought, need
 from labctl.prepare.plaintext import check_text, plain_form
 from labctl.records import TextSource
 
@@ -76,7 +77,7 @@ def _wikitext(lab_data: Path, offline: bool, say: Callable[[str], None]) -> Text
         LabError: what is here, or what came, is not the official text.
     """
     named = os.environ.get("LABCTL_WIKITEXT", "").strip()
-    kept = lab_data / WIKITEXT_FILE
+    kept = brought(lab_data, WIKITEXT_FILE)
     if named:
         path = Path(named).expanduser()
         data = _read(path, f"LABCTL_WIKITEXT={named}")
@@ -87,7 +88,7 @@ def _wikitext(lab_data: Path, offline: bool, say: Callable[[str], None]) -> Text
         hint = f"Delete {path}: it is then fetched again."
     else:
         if offline:
-            raise hub.HubUnavailableError("The Hugging Face Hub was not asked: offline.", "Leave out --offline.")
+            raise hub.HubUnavailableError("The Hugging Face Hub was not asked: offline.", "Go online and run again.")
         path = kept
         data = _download()
         hint = "Something on the way changes downloads (a proxy?). Try another network, or set LABCTL_WIKITEXT."
@@ -175,11 +176,7 @@ def extract(archive: Path) -> bytes:
 
 
 def _demo(lab_data: Path, beginning: str) -> TextSource:
-    path = lab_data / DEMO_FILE
-    if not path.is_file():
-        raise LabError(
-            f"The demo text is missing: {path}.", "Get it back with `git checkout -- lab_data/demo`, or clone again."
-        )
+    path = need("demo text", lab_data, DEMO_FILE)
     data = _read(path, str(path))
     oddities = check_text(data, str(path))
     return TextSource(
