@@ -16,7 +16,7 @@ from labctl.cli_options import (
     bench_time_option,
     display_for,
     lab_options,
-    open_lab,
+    open_to_measure,
     report_options,
     run_options,
 )
@@ -45,7 +45,7 @@ def _measure(
     from labctl import pipeline, plan
 
     display = display_for(quiet, as_json)
-    lab = open_lab(settings, display, keep=not dry_run)
+    lab = open_to_measure(settings, display, names, keep=not dry_run)
     if {"perplexity", "divergence", "memory"} & set(names):
         lab.reach.require(lab.config.ctx)
     force_names = (names if forced is None else forced) if force else ()
@@ -212,7 +212,7 @@ def prepare(as_json: bool, quiet: bool, **settings: Any) -> None:
 
     from labctl.console import print_json, print_table, size_text
 
-    lab = open_lab(settings, display_for(quiet, as_json))
+    lab = open_to_measure(settings, display_for(quiet, as_json), ())
     if as_json:
         print_json({"model": msgspec.to_builtins(lab.model), "text": msgspec.to_builtins(lab.text)})
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labctl.cli_options import bench_time_option, display_for, lab_options, open_lab, run_options
+from labctl.cli_options import bench_time_option, display_for, lab_options, open_to_measure, run_options
 
 if TYPE_CHECKING:
     from labctl.console import Display
@@ -54,17 +54,19 @@ def bench_command(measure: Callable[..., None]) -> click.Command:
         if dry_run:
             raise click.UsageError("--dry-run goes with neither --batch nor --sweep-threads.")
         display = display_for(quiet, as_json)
-        lab = open_lab(settings, display)
-        from labctl import pipeline
+        lab = open_to_measure(settings, display, ("quantize", "batch"))
+        from labctl import asked, pipeline
         from labctl.store import lock
 
         made = pipeline.run(lab, display, names=("quantize",), wait=wait, report=False)
         with lock(lab.folder.root, wait, display.note):
+            names = ("batch",) if batch else ()
+            asked.note(lab.folder, lab.model, lab.config, lab.n_threads, names, whole=False, standing=lab.standing)
             if batch is not None:
                 _show_batches(lab, display, batch, as_json)
             if sweep_threads:
                 _show_sweep(lab, display, as_json)
-        display.note("labctl report puts it on the worksheet.")
+        display.note(f"{lab.command('report', exact=True)} puts it on the worksheet.")
         if made.failures:
             raise click.exceptions.Exit(1)
 

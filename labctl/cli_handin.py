@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab, report_options, wait_option
-from labctl.errors import LabError
+from labctl.cli_options import display_for, lab_options, open_to_read, report_options, wait_option
 
 
 @click.command()
@@ -27,15 +26,15 @@ def submit(incomplete: bool, as_json: bool, quiet: bool, wait: bool, **settings:
 
     from labctl.console import print_json, print_line
     from labctl.handin import submit as pack
-    from labctl.results import build_report, load_records
+    from labctl.reopening import require_measured
+    from labctl.results import build_report, load_measured
     from labctl.store import lock
 
     display = display_for(quiet, as_json)
-    lab = open_lab(settings, display, notices=False)
+    lab = open_to_read(settings, display, notices=False)
+    require_measured(lab)
     with lock(lab.folder.root, wait, display.note):
-        records = load_records(lab)
-        if not records.files:
-            raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")
+        records = load_measured(lab)
         build_report(lab, records)
         done = pack(lab, records, incomplete=incomplete)
     for one in done.deliverables:

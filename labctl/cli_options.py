@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -79,8 +79,9 @@ def lab_options(command: CommandT) -> CommandT:
         (
             click.option(
                 "--model",
-                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder, hf:owner/repo, or a Hub"
-                " page's address. Default: demo.",
+                help="demo, a name from `labctl models`, a GGUF file, a checkpoint folder, hf:owner/repo, a Hub page's"
+                " address, or a lab in outputs. Default: demo; for single steps and what only reads, the lab measured"
+                " last.",
             ),
             click.option("--text", help="wikitext-2, demo, or a text file. Default: WikiText-2."),
             click.option("--formats", callback=_formats, help="Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K."),
@@ -163,12 +164,18 @@ def report_options(command: CommandT) -> CommandT:
     )(command)
 
 
-def open_lab(settings: dict[str, Any], display: Display, *, notices: bool = True, keep: bool = True) -> Lab:
-    """The lab that these settings describe."""
-    from labctl import opening
-    from labctl.config import load_config
+def open_to_measure(settings: dict[str, Any], display: Display, names: Sequence[str], *, keep: bool = True) -> Lab:
+    """The lab that these settings, and those it was asked with before, describe."""
+    from labctl import reopening
 
-    return opening.open_lab(load_config(settings), display, notices=notices, keep=keep)
+    return reopening.to_measure(settings, display, names, keep=keep)
+
+
+def open_to_read(settings: dict[str, Any], display: Display, *, notices: bool = True) -> Lab:
+    """The lab that these settings name, as it was measured."""
+    from labctl import reopening
+
+    return reopening.to_read(settings, display, notices=notices)
 
 
 def display_for(quiet: bool, as_json: bool) -> Display:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from labctl.cli_options import display_for, lab_options, open_lab, report_options, wait_option
+from labctl.cli_options import display_for, lab_options, open_to_read, report_options, wait_option
 from labctl.errors import LabError
 
 
@@ -20,16 +20,15 @@ def report(as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
     Example: labctl report
     """
     from labctl.console import print_json, print_line
-    from labctl.results import as_measured, build_report, load_records
+    from labctl.reopening import require_measured
+    from labctl.results import build_report, load_measured
     from labctl.store import lock
 
     display = display_for(quiet, as_json)
-    lab = open_lab(settings, display)
+    lab = open_to_read(settings, display)
+    require_measured(lab)
     with lock(lab.folder.root, wait, display.note):
-        lab = lab if settings.get("chunks") else as_measured(lab)
-        records = load_records(lab)
-        if not records.files:
-            raise LabError(f"Nothing is measured for {lab.model.name} yet.", "Measure first: labctl run")
+        records = load_measured(lab)
         paths = build_report(lab, records, force=True)
     if as_json:
         print_json([str(path) for path in paths])
@@ -47,23 +46,28 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     Example: labctl score --weights size=.2,quality=.3,speed=.5
     """
     from labctl.console import print_json, print_table
+    from labctl.reopening import require_measured
     from labctl.report.analysis import frame, rows_of
     from labctl.report.board import boards
     from labctl.report.order import Orders
     from labctl.report.scoring import PLACES_RULE
     from labctl.report.tradeoffs import missing_words, place
-    from labctl.results import as_measured, load_records
+    from labctl.results import load_records
     from labctl.values import parse_weights
 
-    lab = open_lab({**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json))
-    lab = lab if settings.get("chunks") else as_measured(lab)
+    lab = open_to_read(
+        {**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json)
+    )
+    require_measured(lab)
     shares = lab.config.weights
     chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
     records = load_records(lab)
     rows = rows_of(frame(records))
     found = boards(rows, Orders(records, rows), chosen)
     if not found.comparable:
-        raise LabError(f"There are no scores: {missing_words(rows)}.", "Measure what is missing: labctl run")
+        raise LabError(
+            f"There are no scores: {missing_words(rows)}.", f"Measure what is missing: {lab.command('run', exact=True)}"
+        )
     first, second = ({score.format: score.total for score in board.scores} for board in found.both)
     missing = missing_words(rows)
     places, scaled_places = (board.order().ranks for board in found.both)
@@ -99,6 +103,7 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
 
     from labctl.console import print_json, print_table, print_text
     from labctl.machine import total_memory_bytes
+    from labctl.reopening import require_measured
     from labctl.report.fit import GIB, fit_table, gib, largest_words
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
     from labctl.report.shapes import find_shape, taken_words
@@ -108,7 +113,7 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
     display = display_for(quiet, as_json)
     whose = "" if ram is not None else ", this machine's"
     ram = ram or round(total_memory_bytes() / GIB, 1)
-    lab = open_lab(settings, display, notices=False)
+    lab = open_to_read(settings, display, notices=False)
     records = load_records(lab)
     if params is not None:
         shape, n_params = find_shape(params)
@@ -119,8 +124,11 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
         parts = (PARAMS_RULE, other_shapes(shape, n_ctx), f"Shape: config.json of {shape.source}.")
         name, caption = shape.name, " ".join(part for part in parts if part)
     else:
+        require_measured(lab)
         if not records.memory:
-            raise LabError("Memory is not measured for any format yet.", "Measure first: labctl memory")
+            raise LabError(
+                "Memory is not measured for any format yet.", f"Measure first: {lab.command('memory', exact=True)}"
+            )
         rows = fit_table(records, ram, n_ctx)
         name, caption = lab.model.name, ""
     base = records.formats[0]

@@ -109,6 +109,11 @@ class LabConfig:
         beside = Path(__file__).resolve().parent.parent / "lab_data"
         return beside if not Path("lab_data").is_dir() and beside.is_dir() else Path("lab_data")
 
+    def having(self, settings: Mapping[str, Any]) -> LabConfig:
+        """The same settings with other values for some."""
+        now = {name: getattr(self, name) for name in FIELDS}
+        return msgspec.convert({**now, **settings}, LabConfig)
+
     @property
     def is_auto(self) -> bool:
         """Chunks as the verdicts need them."""
@@ -186,7 +191,7 @@ def flag(name: str) -> str:
     return f"--{_FLAGS.get(name, name.replace('_', '-'))} "
 
 
-_FLAGS = {"budget_s": "budget", "cooldown_s": "cooldown"}
+_FLAGS = {"budget_s": "budget", "cooldown_s": "cooldown", "bench_budget_s": "bench-time"}
 
 
 def merged(remembered: dict[str, Any], *found: Source) -> LabConfig:

@@ -19,7 +19,6 @@ JUDGEMENT = (6, 12, 14, 17, 18)
 """Questions that ask for the student's own words."""
 
 _COURSE_FILES = ("model_sizes.txt", "perplexity_results.txt", "performance_results.csv", "test_prompts.txt")
-_AGAIN = "Measure it again: labctl run"
 _CHARTS = ("size_vs_quality.png", "size_vs_performance.png")
 
 
@@ -98,9 +97,10 @@ def submit(lab: Lab, records: LabRecords, *, incomplete: bool = False) -> Submis
     found = deliverables(lab, records)
     missing = [f"{one.name}: {_listed(one.missing)}" for one in found if one.missing]
     if missing and not incomplete:
+        run, as_it_is = (lab.command(verb, exact=True) for verb in ("run", "submit"))
         raise LabError(
             f"Not complete yet. {'; '.join(missing)}.",
-            "Run `labctl run` to make what is missing, or hand it in as it is: labctl submit --incomplete",
+            f"Make what is missing: {run}. Or hand it in as it is: {as_it_is} --incomplete",
         )
     open_questions = drafts(lab)
     files = dict(_contents(lab, records))
@@ -128,15 +128,20 @@ def _contents(lab: Lab, records: LabRecords) -> Iterator[tuple[str, bytes]]:
     for group, label, record, _ in runs(records):
         for name in group.raw(record):
             if not stays_inside(name):
-                raise LabError(f"The raw samples of {label} lie outside {lab.folder.root}.", _AGAIN)
-            yield f"{root}/{Path(name).as_posix()}", _read(lab.folder.root / name)
+                raise LabError(f"The raw samples of {label} lie outside {lab.folder.root}.", _again(lab))
+            yield f"{root}/{Path(name).as_posix()}", _read(lab, name)
 
 
-def _read(path: Path) -> bytes:
+def _again(lab: Lab) -> str:
+    return f"Measure it again: {lab.command('run', exact=True)}"
+
+
+def _read(lab: Lab, name: str) -> bytes:
+    path = lab.folder.root / name
     try:
         return path.read_bytes()
     except OSError as error:
-        raise LabError(f"Cannot read {path}: {error.strerror}.", _AGAIN) from error
+        raise LabError(f"Cannot read {path}: {error.strerror}.", _again(lab)) from error
 
 
 def _manifest(

@@ -6,60 +6,87 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from labctl import labs
 from labctl.config import LabConfig
 from labctl.console import Display
 from labctl.engine import engine_info
 from labctl.errors import LabError
-from labctl.records import TextSource
+from labctl.records import SourceModel, TextSource
 from labctl.steps import Lab
 from labctl.store import DigestCache, RunFolder, write_text
 
 _HUB_PAUSE_S = 3600.0
 
 
-def open_lab(config: LabConfig, display: Display, *, notices: bool = True, keep: bool = True) -> Lab:
-    """Find the model, the text and this machine's llama.cpp.
+def find_model(config: LabConfig, display: Display, *, keep: bool = True) -> SourceModel:
+    """The model that settings name, under the name of its own folders.
 
     Args:
-        notices: show what every reader must know about the model and the text.
-        keep: make the lab's folders, and note there what was found out; without it no file is written there.
+        keep: note what was found out; without it no file is written.
     Raises:
-        LabError: no such model or text, or llama-cpp-python is missing.
+        LabError: no such model, or it cannot be a lab's baseline.
     """
-    from labctl import cpu, machine
     from labctl.prepare.sources import resolve_model
 
     outputs = Path(config.outputs)
-    digests = DigestCache(outputs / ".digests.json", keep=keep)
-    lab_data = config.lab_data_folder()
-    # A text that is not to be had is told before a model is fetched or converted for it.
-    say = display.dialogue(config.yes).say
-    named = _find_text(config, lab_data, outputs, say, keep=keep) if config.text is not None else None
     model = resolve_model(
         config.model,
-        lab_data,
-        digests,
+        config.lab_data_folder(),
+        DigestCache(outputs / ".digests.json", keep=keep),
         allow_quantized=config.allow_quantized_source,
         allow_missing_pre=config.allow_missing_pre_tokenizer,
         llama_cpp=config.llama_cpp,
         dialogue=display.dialogue(config.yes),
     )
-    text = named or _find_text(config, lab_data, outputs, say, keep=keep)
+    name, why = labs.folder_name(model, outputs, Path(config.reports))
+    if why:
+        display.note(why)
+    return dataclasses.replace(model, name=name)
+
+
+def open_lab(
+    config: LabConfig,
+    display: Display,
+    *,
+    notices: bool = True,
+    keep: bool = True,
+    model: SourceModel | None = None,
+    text: TextSource | None = None,
+    folder: RunFolder | None = None,
+) -> Lab:
+    """Find the model, the text and this machine's llama.cpp.
+
+    Args:
+        notices: show what every reader must know about the model and the text.
+        keep: make the lab's folders, and note there what was found out; without it no file is written there.
+        model, text: found already.
+        folder: of a lab that is only read, and not made.
+    Raises:
+        LabError: no such model or text, or llama-cpp-python is missing.
+    """
+    from labctl import cpu, machine
+
+    outputs = Path(config.outputs)
+    digests = DigestCache(outputs / ".digests.json", keep=keep)
+    lab_data = config.lab_data_folder()
+    if text is None and config.text is not None:  # one that is not to be had is told before a model is fetched for it
+        text = find_text(config, display, keep=keep)
+    model = model or find_model(config, display, keep=keep)
+    place = folder or RunFolder(outputs / model.name)
+    text = text or find_text(config, display, keep=keep)
     imatrix = None
     if config.imatrix is not None:
         from labctl.prepare.imatrix import find_imatrix
 
-        imatrix = find_imatrix(config.imatrix, model, text, lab_data, outputs / model.name, digests)
+        imatrix = find_imatrix(config.imatrix, model, text, lab_data, place.root, digests)
     if imatrix is not None:
-        model = dataclasses.replace(model, notices=(*model.notices, *imatrix.notices))
+        model = dataclasses.replace(model, notices=tuple(dict.fromkeys((*model.notices, *imatrix.notices))))
     n_threads = config.threads or cpu.performance_cores()
-    folder = RunFolder(outputs / model.name)
     lab = Lab(
         config=config,
-        folder=folder.make() if keep else folder,
+        folder=place.make() if keep and folder is None else place,
         model=model,
         text=text,
         machine=machine.fingerprint(),
@@ -81,15 +108,20 @@ def open_lab(config: LabConfig, display: Display, *, notices: bool = True, keep:
     return lab
 
 
-def _find_text(
-    config: LabConfig, lab_data: Path, outputs: Path, say: Callable[[str], None], *, keep: bool
-) -> TextSource:
-    """The text to measure on; a Hub that could not be reached is not asked again for an hour."""
+def find_text(config: LabConfig, display: Display, *, keep: bool = True) -> TextSource:
+    """The text to measure on; a Hub that could not be reached is not asked again for an hour.
+
+    Args:
+        keep: note that the Hub could not be reached.
+    Raises:
+        LabError: there is none of that name, or it cannot be measured on.
+    """
     from labctl.prepare.texts import resolve_text
 
-    mark = outputs / ".hub-unreachable"
+    mark = Path(config.outputs) / ".hub-unreachable"
     told = "" if config.text is not None else _told_lately(mark)
-    text = resolve_text(config.text, lab_data, offline=bool(told), say=say)
+    say = display.dialogue(config.yes).say
+    text = resolve_text(config.text, config.lab_data_folder(), offline=bool(told), say=say)
     if config.text is None and text.kind == "demo":
         if told:
             return dataclasses.replace(text, notice=told)
@@ -114,5 +146,7 @@ def _told_lately(mark: Path) -> str:
 
 def _probes(lab_data: Path) -> dict[str, Path]:
     """The questions with known answers: the CSV files in lab_data/demo/probes/, and a student's in lab_data/probes/."""
-    places = (lab_data / "demo" / "probes", lab_data / "probes")
-    return {path.stem: path for place in places for path in sorted(place.glob("*.csv"))}
+    from labctl.prepare.places import every
+
+    own = {path.stem: path for path in sorted(lab_data.glob("probes/*.csv"))}
+    return {**every(lab_data, "demo/probes", "*.csv"), **own}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import adaptive, divergence, heard, plan, quality, rounds, steps, tasks
+from labctl import adaptive, asked, divergence, heard, labs, plan, quality, rounds, steps, tasks
 from labctl.console import Display
 from labctl.errors import LabError
 from labctl.groups import KINDS, Failures, runs
@@ -138,7 +139,10 @@ def run(
         if "perplexity" in force:
             for label in lab.labels:
                 quality.forget(lab, label)
-        write_record(lab.folder.record_path("text"), lab.text)
+        _claim(lab, names)
+        whole = set(STEPS) <= set(names)
+        now = asked.note(lab.folder, lab.model, lab.config, lab.n_threads, names, whole=whole, standing=lab.standing)
+        lab = dataclasses.replace(lab, asked={**lab.asked, **{name: now.steps[name] for name in names}})
         running = _Run(lab, display, _costs(lab, names, force))
         try:
             running.load()
@@ -159,6 +163,19 @@ def run(
             reports=reports,
             records=records,
         )
+
+
+def _claim(lab: Lab, names: Sequence[str]) -> None:
+    """See that the folder is still this model's, and note the text where one is read.
+
+    Raises:
+        LabError: it became another model's since the lab was opened.
+    """
+    if labs.owner(lab.folder.root) not in ("", lab.model.sha256):
+        raise LabError(f"{lab.folder.root} has just become the lab of another model.", "Run the same command again.")
+    text = lab.folder.record_path("text")
+    if {"perplexity", "divergence"} & set(names) or not text.exists():
+        write_record(text, lab.text)
 
 
 def _costs(lab: Lab, names: Sequence[str], force: Sequence[str]) -> dict[str, float]:

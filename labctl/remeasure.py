@@ -13,8 +13,9 @@ from labctl.config import LabConfig
 from labctl.cpu import performance_cores
 from labctl.errors import LabError
 from labctl.journal import map_array
+from labctl.labs import labs
 from labctl.records import LabRecords, PerplexityRun, TextSource
-from labctl.store import model_sha256, write_bytes
+from labctl.store import model_sha256, read_record, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,12 +81,23 @@ def measure_again(
 
 
 def _files_at_hand(records: LabRecords, config: LabConfig, model_file: Path | None) -> dict[str, Path]:
+    from labctl.prepare.places import brought
+    from labctl.prepare.sources import DEMO_FILE
+
     wanted = {(file.size_bytes, file.sha256): label for label, file in records.files.items()}
     sizes = {size for size, _ in wanted}
-    places = [model_file] if model_file else [
-        *Path(config.outputs).glob("*/*.gguf"), *config.lab_data_folder().glob("*/*.gguf"),
-        *config.lab_data_folder().glob("*.gguf"),
-    ]  # fmt: skip
+    lab_data = config.lab_data_folder()
+    places = (
+        [model_file]
+        if model_file
+        else [
+            *Path(config.outputs).glob("*/*.gguf"),
+            *(Path(lab.model.path) for lab in labs(Path(config.outputs))),
+            *lab_data.glob("*/*.gguf"),
+            *lab_data.glob("*.gguf"),
+            brought(lab_data, DEMO_FILE),
+        ]
+    )
     found = {}
     for path in places:
         if not path.is_file():
@@ -113,7 +125,9 @@ def _files_of(path: Path) -> tuple[Path, ...]:
 def _text_at_hand(text: TextSource, config: LabConfig) -> TextSource | None:
     from labctl.prepare.texts import resolve_text
 
-    for spec in dict.fromkeys((text.kind, config.text or "", "wikitext-2", "demo")):
+    kept = (read_record(lab.folder.record_path("text"), TextSource) for lab in labs(Path(config.outputs)))
+    known = [one.path for one in kept if one is not None and one.sha256 == text.sha256]
+    for spec in dict.fromkeys((text.kind, config.text or "", *known, "wikitext-2", "demo")):
         if not spec or spec == "custom":
             continue
         try:

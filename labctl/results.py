@@ -7,11 +7,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from labctl import __version__, divergence, quality, rounds, sweeps
+from labctl import __version__, divergence, rounds, sweeps
 from labctl.errors import LabError
 from labctl.groups import Failures, runs
+from labctl.labs import STAMP, report_owner
 from labctl.plan import STEP, is_fresh
-from labctl.records import DivergenceRun, LabRecords, PerplexityRun, StepFailure
+from labctl.records import DivergenceRun, LabRecords, StepFailure
 from labctl.steps import Lab
 from labctl.store import digest, read_record, refuse_newer, write_text
 
@@ -21,9 +22,10 @@ def load_records(lab: Lab) -> LabRecords:
 
     def fresh(name: str) -> dict[str, object]:
         found = {}
+        asked = lab.at(name)
         for label in lab.labels:
             try:
-                record = STEP[name](label).fresh(lab)
+                record = STEP[name](label).fresh(asked)
             except LabError:  # the file that the step measures is not there
                 record = None
             if record is not None:
@@ -31,7 +33,8 @@ def load_records(lab: Lab) -> LabRecords:
         return found
 
     refuse_newer(lab.folder.records)
-    speed, conditions = rounds.load_speed(lab), rounds.load_conditions(lab)
+    timed = lab.at("bench")
+    speed, conditions = rounds.load_speed(timed), rounds.load_conditions(timed)
     return LabRecords(
         folder=str(lab.folder.root),
         model=lab.model,
@@ -43,38 +46,19 @@ def load_records(lab: Lab) -> LabRecords:
         speed=speed,
         memory=fresh("memory"),  # type: ignore[arg-type]
         generation=fresh("generate"),  # type: ignore[arg-type]
-        batch=sweeps.load_batches(lab),
+        batch=sweeps.load_batches(lab.at("batch")),
         threads=sweeps.load_threads(lab),
         failures=failures_of(lab),
-        warnings=rounds.warnings(lab, speed, conditions),
+        warnings=rounds.warnings(timed, speed, conditions),
         conditions=conditions,
     )
 
 
-def as_measured(lab: Lab) -> Lab:
-    """The lab with the choice of chunks that its perplexities were measured by, if its settings name another one.
-
-    Who reads results asks for those that are there; only a run asks for others.
-    """
-    try:
-        if quality.fresh_perplexity(lab, lab.model.baseline) is not None:
-            return lab
-        run = read_record(lab.folder.record_path("perplexity", lab.model.baseline), PerplexityRun)
-        settings = {} if run is None else run.provenance.settings
-        chunks, budget_s = settings.get("chunks"), settings.get("budget_s")
-        if not isinstance(chunks, str | int) or not isinstance(budget_s, float | int | None):
-            return lab
-        other = dataclasses.replace(lab, config=dataclasses.replace(lab.config, chunks=chunks, budget_s=budget_s))
-        return lab if quality.fresh_perplexity(other, lab.model.baseline) is None else other
-    except LabError:  # the baseline's file is not there
-        return lab
-
-
 def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
-    found = {}
+    found, asked = {}, lab.at("divergence")
     for label in lab.labels:
         with contextlib.suppress(LabError):  # the file that was compared is not there
-            if label != lab.model.baseline and (run := divergence.fresh_divergence(lab, label)) is not None:
+            if label != lab.model.baseline and (run := divergence.fresh_divergence(asked, label)) is not None:
                 found[label] = run
     return found
 
@@ -91,10 +75,26 @@ def failures_of(lab: Lab) -> tuple[StepFailure, ...]:
 
 def _is_done(lab: Lab, failure: StepFailure) -> bool:
     """Whether what failed once has been made since."""
+    lab = lab.at(failure.step)
     if failure.step == "divergence":
         left = divergence.stale_divergence(lab, force=False)
         return failure.format not in left and not (failure.format == lab.model.baseline and left)
     return failure.step in STEP and is_fresh(lab, STEP[failure.step](failure.format))
+
+
+def load_measured(lab: Lab) -> LabRecords:
+    """All fresh records of a lab that has some.
+
+    Raises:
+        LabError: none of its files is as it was.
+    """
+    records = load_records(lab)
+    if not records.files:
+        raise LabError(
+            f"Nothing that was measured for {lab.model.name} holds any more: its files are gone or have changed.",
+            f"Measure again: {lab.command('run', exact=True)}",
+        )
+    return records
 
 
 def report_folder(lab: Lab) -> Path:
@@ -105,11 +105,16 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
     """Render worksheet, charts and course files, unless they are there and made from the same records.
 
     Raises:
-        LabError: the reports folder cannot be written.
+        LabError: the reports folder cannot be written, or is another model's.
     """
     folder = report_folder(lab)
+    if report_owner(folder) not in ("", lab.model.sha256):
+        raise LabError(
+            f"{folder} holds the report of another model, and perhaps somebody's answers.",
+            "Name another folder: --reports DIR.",
+        )
     key = _report_key(lab, records)
-    stamp = folder / ".report.json"
+    stamp = folder / STAMP
     if not force:
         try:
             stored = json.loads(stamp.read_text("utf-8"))
@@ -127,10 +132,12 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
         machine=lab.machine,
         blank=lab.config.blank,
         q13_limits=lab.config.q13_limits,
+        command=lab.command("report"),
     )
     paths = build(records, folder, options)
     key = _report_key(lab, records)  # the first rendering makes answers.toml
-    write_text(stamp, json.dumps({"key": key, "files": [path.name for path in paths]}, indent=1) + "\n")
+    made = {"key": key, "model": lab.model.sha256, "files": [path.name for path in paths]}
+    write_text(stamp, json.dumps(made, indent=1) + "\n")
     return paths
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.metadata
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl import __version__, heard, tasks
-from labctl.config import LabConfig
+from labctl.config import LabConfig, flag
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.groups import prompt_file
@@ -42,7 +43,12 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """Everything a step may read: settings, folders, sources, this machine and its llama.cpp."""
+    """Everything a step may read: settings, folders, sources, this machine and its llama.cpp.
+
+    Attributes:
+        asked: step -> the settings that it was last asked with, where they may differ from those of now.
+        standing: the settings that lab.toml and variables give.
+    """
 
     config: LabConfig
     folder: RunFolder
@@ -54,6 +60,8 @@ class Lab:
     digests: DigestCache
     probes: dict[str, Path]
     imatrix: Imatrix | None = None
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    standing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_demo(self) -> bool:
@@ -63,6 +71,28 @@ class Lab:
     def labels(self) -> tuple[str, ...]:
         """Formats in the worksheet's order, the baseline first."""
         return (self.model.baseline, *(name for name in self.config.formats if name != self.model.baseline))
+
+    def at(self, step: str) -> Lab:
+        """The lab with the settings that a step was last asked with."""
+        settings = dict(self.asked.get(step, {}))
+        n_threads = settings.pop("threads", None) or self.n_threads
+        return replace(self, config=self.config.having(settings), n_threads=n_threads) if self.asked else self
+
+    def command(self, verb: str, *, exact: bool = False) -> str:
+        """What to type for this very lab, from the folder it was measured in; of a run, with what it was asked.
+
+        Args:
+            exact: with folders from the root on, too: not for what is handed in, where they are nobody's business.
+        """
+        usual, config = LabConfig(), self.config
+        words = ["labctl", verb, "--model", "demo" if self.is_demo else self.folder.root.name]
+        names = ("outputs", "reports", *(("formats", "chunks", "text", "ctx", "budget_s") if verb == "run" else ()))
+        for name in names:
+            value = getattr(config, name)
+            if value != getattr(usual, name):
+                shown = ",".join(self.labels[1:] or self.labels) if name == "formats" else str(value)
+                words += [flag(name).strip(), shown if exact or not Path(shown).is_absolute() else name.upper()]
+        return shlex.join(words)
 
     def gguf_path(self, label: str) -> Path:
         """Where a format's file is: the source itself for the baseline."""
@@ -254,7 +284,7 @@ def need_file(lab: Lab, label: str) -> GgufFile:
     """
     record = fresh_file(lab, label)
     if record is None:
-        raise LabError(f"There is no {label} file of {lab.model.name}.", "Make it first: labctl quantize")
+        raise LabError(f"There is no {label} file of {lab.model.name}.", f"Make it first: {lab.command('quantize')}")
     return record
 
 

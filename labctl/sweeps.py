@@ -170,5 +170,7 @@ def thread_counts(usual: int, n_physical: int, n_logical: int) -> tuple[int, ...
 def _need_labels(lab: Lab) -> tuple[str, ...]:
     labels = labels_with_file(lab)
     if not labels:
-        raise LabError(f"There is no file of {lab.model.name} to time.", "Make them first: labctl quantize")
+        raise LabError(
+            f"There is no file of {lab.model.name} to time.", f"Make them first: {lab.command('quantize', exact=True)}"
+        )
     return labels

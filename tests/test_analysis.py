@@ -133,7 +133,7 @@ def test_failure_is_the_reason_of_its_gap(tmp_path: Path) -> None:
     found = gaps(replace(lab, failures=(failure,)))
     assert [(gap.step, gap.format, gap.reason, gap.log_path) for gap in found] == [
         ("speed", "Q8_0", "Stopped. Again.", "logs/b.log"),
-        ("memory", "F16", "This step has not been run yet.", ""),
+        ("memory", "F16", "This step has not been run with these settings yet.", ""),
     ]
     assert record_name(lab, "speed", "F16") == "outputs/labllama/records/bench-F16.json"
     assert record_name(lab, "speed", "Q8_0") is None

@@ -28,8 +28,8 @@ LABCTL = re.compile(
     r"(?:`|Run |(?:^|: )(?=labctl [a-z]+(?: -|[.,:;)\0]|$)))labctl ([a-z]+)((?: --?[a-z][\w-]*(?:[ =][^\s`,.;]+)?)*)"
 )
 # Commands of other programs: what follows is theirs.
-_PROGRAMS = r"pip (install|config|download)|pip's|llama-\w+ -|cmake |git |apt |xcode-select |mypy |python -m labctl\."
-OTHERS = re.compile(_PROGRAMS)
+_PROGRAMS = r"pip (install|config|download)|pip's|(llama|gguf)-[\w-]+ -|(cmake|git|apt|xcode-select|mypy|docker) "
+OTHERS = re.compile(rf"{_PROGRAMS}|python -m labctl\.")
 
 
 def texts_of(path: Path) -> Iterator[str]:

@@ -32,6 +32,7 @@ class ReportOptions:
         machine: this computer, shown if no record names one.
         blank: leave a line for the student where a draft would stand.
         q13_limits: allowances of Q13; what it leaves out has its default.
+        command: what to type for this very report.
     """
 
     weights: Weights = (0.3, 0.4, 0.3)
@@ -39,6 +40,7 @@ class ReportOptions:
     machine: Machine | None = None
     blank: bool = False
     q13_limits: Mapping[str, float] = field(default_factory=dict)
+    command: str = "labctl report"
 
 
 def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Path, ...]:
@@ -96,7 +98,7 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
         "test_prompts.txt": coursefiles.prompt_lines(records),
     }
     if not (folder / ANSWERS).exists():
-        write_bytes(folder / ANSWERS, answer_gaps(sheet).encode("utf-8", "replace"))
+        write_bytes(folder / ANSWERS, answer_gaps(sheet, options.command).encode("utf-8", "replace"))
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items() if text} | charts
     for name, data in files.items():
         _write(folder / name, data)
@@ -113,12 +115,12 @@ def own_words(text: str, answers: Mapping[int, str]) -> str:
     return re.sub("\ue000(\\d+)\ue001", lambda found: answers.get(int(found[1]), ""), text)
 
 
-def answer_gaps(worksheet: str) -> str:
+def answer_gaps(worksheet: str, command: str) -> str:
     """A new answers.toml: every question of the worksheet as a comment, with a gap to fill."""
     lines = [
         "# Your own words. Take the # away before a line that begins with Q and write between the quotes;",
         '# for several lines, use three quotes on either side: Q6 = """...""".',
-        "# Then run `labctl report`: the worksheet takes your words over. labctl never changes this file.",
+        f"# Then run `{command}`: the worksheet takes your words over. labctl never changes this file.",
     ]
     for number, question in re.findall(r"^### Q(\d+)\. (.*)$", worksheet, re.MULTILINE):
         lines += ["", f"# Q{number}. {printable(question)}", f'# Q{number} = ""']

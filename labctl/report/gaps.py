@@ -52,7 +52,7 @@ def gaps(records: LabRecords) -> tuple[Gap, ...]:
                     reason += " The figures shown are from an earlier run."
                 found.append(Gap(step=step, format=name, reason=reason, log_path=failure.log_path))
             elif missing:
-                found.append(Gap(step=step, format=name, reason="This step has not been run yet."))
+                found.append(Gap(step=step, format=name, reason="This step has not been run with these settings yet."))
             elif step == "perplexity" and name not in usable:
                 reason = "The file of its token values is missing or damaged, or belongs to another text or chunk size."
                 found.append(Gap(step=step, format=name, reason=reason))
