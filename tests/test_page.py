@@ -241,7 +241,7 @@ def test_memory_sliders_say_what_fit_says(tmp_path: Path, visit: Callable[..., A
     del lab.files["Q6_K"], lab.memory["Q5_K_M"]
     page = visit(write_page(lab, tmp_path))
     verdicts = set()
-    for ram in (2, 8, 12, 64):
+    for ram in (2, 8, 10, 12, 64):
         for place, n_ctx in ((0, 512), (2, 2048), (8, 131072)):
             set_slider(page, "ram", ram)
             set_slider(page, "context", place)
