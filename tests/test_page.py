@@ -232,6 +232,27 @@ def test_names_of_files_that_hold_other_types_carry_the_mark(tmp_path: Path, vis
     assert "Q8_0 ⚠" not in page.inner_text("#ranking")
 
 
+_COLLISIONS = """() => {
+  const nodes = [...document.querySelectorAll('#chart text')];
+  const texts = nodes.map((node) => [node.textContent, node.getBoundingClientRect()]);
+  const touch = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+  const after = (i) => texts.slice(i + 1);
+  return texts.flatMap(([one, a], i) => after(i).filter(([, b]) => touch(a, b)).map(([other]) => [one, other]));
+}"""
+
+
+@pytest.mark.parametrize("measure", ["increase", "generation", "prompt", "memory"])
+def test_names_in_the_chart_keep_clear_and_the_axis_has_a_unit(
+    page_path: Path, visit: Callable[..., Any], measure: str
+) -> None:
+    page = visit(page_path)
+    page.select_option("#measure", measure)
+    assert page.evaluate(_COLLISIONS) == []
+    assert sorted(page.locator("#chart .point-name").all_text_contents()) == sorted(FORMATS)
+    unit = {"increase": "%", "generation": "tokens per second", "prompt": "tokens per second", "memory": "MB"}[measure]
+    assert unit in page.locator("#chart .name").first.text_content()
+
+
 def test_memory_sliders_say_what_fit_says(tmp_path: Path, visit: Callable[..., Any]) -> None:
     lab = make_lab(tmp_path)
     for scale, name in enumerate(FORMATS):

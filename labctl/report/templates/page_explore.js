@@ -328,37 +328,52 @@ function meets([x0, y0], [x1, y1], box) {
   return enter <= leave;
 }
 
-const ANGLES = [45, -45, 135, -135, 0, 180, 90, -90, 20, -20, 160, -160, 70, -70, 110, -110].map((degrees) => (degrees * Math.PI) / 180);
-const RADII = [9, 14, 22, 32, 44, 58, 74, 92, 112];
+function cross(one, other) {
+  const side = ([[x0, y0], [x1, y1]], [x, y]) => (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0);
+  return side(one, other[0]) * side(one, other[1]) < 0 && side(other, one[0]) * side(other, one[1]) < 0;
+}
 
-/* Names beside their markers, clear of all that is taken; one that stands farther off gets a thin line. A name without
-   room is left out: its marker still has its title. */
+const ANGLES = [45, -45, 135, -135, 0, 180, 90, -90, 20, -20, 160, -160, 70, -70, 110, -110].map((degrees) => (degrees * Math.PI) / 180);
+const RADII = [9, 14, 22, 32, 44, 58, 74, 92, 112, 135, 160, 190, 225];
+
+/* Names beside their markers, clear of all that is taken; one that stands farther off gets a thin line. Of several orders
+   the one with the most names is kept; a name that then has no room is left out: its marker still has its title. */
 function placeLabels(names, spots, taken, frame) {
+  const places = names.map((_, place) => place);
+  const by = (key) => [...places].sort((one, other) => key(spots[one]) - key(spots[other]));
+  const orders = [places, [...places].reverse(), by(([x]) => x), by(([x]) => -x), by(([, y]) => y), by(([, y]) => -y), by(([x, y]) => x - y)];
+  return orders.map((order) => labelsInOrder(order, names, spots, [...taken], frame))
+    .reduce((best, one) => (one.count > best.count ? one : best)).parts;
+}
+
+function labelsInOrder(order, names, spots, taken, frame) {
   const parts = [];
   const leaders = [];
-  names.forEach((name, place) => {
+  let count = 0;
+  for (const place of order) {
     const [x, y] = spots[place];
-    const half = name.length * 3.8 + 2;
+    const half = names[place].length * 4.1 + 3;
     const others = taken.filter((box) => !(box.x0 <= x && x <= box.x1 && box.y0 <= y && y <= box.y1));
-    for (const radius of RADII)
-      for (const angle of ANGLES) {
-        const [cx, cy] = [x + Math.cos(angle) * (radius + half), y - Math.sin(angle) * (radius + 8)];
-        const one = { x0: cx - half, x1: cx + half, y0: cy - 8, y1: cy + 8 };
-        const end = [Math.min(Math.max(x, one.x0), one.x1), Math.min(Math.max(y, one.y0), one.y1)];
-        const far = Math.hypot(end[0] - x, end[1] - y) > 16;
-        if (one.x0 < frame.x0 || one.x1 > frame.x1 || one.y0 < frame.y0 || one.y1 > frame.y1) continue;
-        if (taken.some((box) => overlap(one, box)) || leaders.some(([from, to]) => meets(from, to, one))) continue;
-        if (far && others.some((box) => meets([x, y], end, box))) continue;
-        if (far) {
-          parts.push(svgEl("line", { x1: x, y1: y, x2: end[0], y2: end[1], class: "leader" }));
-          leaders.push([[x, y], end]);
-        }
-        taken.push(one);
-        parts.push(svgEl("text", { x: cx, y: cy + 4, "text-anchor": "middle", class: "point-name" }, name));
-        return;
-      }
-  });
-  return parts;
+    const free = RADII.flatMap((radius) => ANGLES.map((angle) => [x + Math.cos(angle) * (radius + half), y - Math.sin(angle) * (radius + 8)]))
+      .map(([cx, cy]) => {
+        const box = { x0: cx - half, x1: cx + half, y0: cy - 8, y1: cy + 8 };
+        const end = [Math.min(Math.max(x, box.x0), box.x1), Math.min(Math.max(y, box.y0), box.y1)];
+        return { cx, cy, box, end, far: Math.hypot(end[0] - x, end[1] - y) > 16 };
+      })
+      .find(({ box, end, far }) =>
+        box.x0 >= frame.x0 && box.x1 <= frame.x1 && box.y0 >= frame.y0 && box.y1 <= frame.y1 &&
+        !taken.some((other) => overlap(box, other)) && !leaders.some(([from, to]) => meets(from, to, box)) &&
+        !(far && (others.some((other) => meets([x, y], end, other)) || leaders.some((line) => cross(line, [[x, y], end])))));
+    if (!free) continue;
+    if (free.far) {
+      parts.push(svgEl("line", { x1: x, y1: y, x2: free.end[0], y2: free.end[1], class: "leader" }));
+      leaders.push([[x, y], free.end]);
+    }
+    taken.push(free.box);
+    parts.push(svgEl("text", { x: free.cx, y: free.cy + 4, "text-anchor": "middle", class: "point-name" }, names[place]));
+    count += 1;
+  }
+  return { parts, count };
 }
 
 function renderChart() {
@@ -410,8 +425,8 @@ function renderChart() {
     const y = py(data.limit_pct);
     parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "limit" }));
     const words = `limit ${Number(data.limit_pct.toPrecision(6))} %`;
-    parts.push(svgEl("text", { x: box.right, y: y - 5, "text-anchor": "end", class: "limit-name" }, words));
-    taken.push({ x0: box.right - 7.5 * words.length, x1: box.right, y0: y - 17, y1: y + 2 });
+    parts.push(svgEl("text", { x: box.left + 4, y: y - 5, class: "limit-name" }, words));
+    taken.push({ x0: box.left, x1: box.left + 4 + 7.5 * words.length, y0: y - 17, y1: y + 2 });
   }
   const spots = points.map((point) => [px(point.x / unit[1]), py(point.value)]);
   for (const [x, y] of spots) taken.push({ x0: x - 7, x1: x + 7, y0: y - 7, y1: y + 7 });
