@@ -154,7 +154,7 @@ def the_fastest_is_faster_than_all(lab: LabRecords, docs: Docs) -> int:
     for found in matches(docs, rf"({NAME}) generates text fastest"):
         assert all(surely_faster(lab, found[1], other, "tg") for other in lab.speed if other != found[1])
         n += 1
-    for found in matches(docs, rf"If you wait for long answers: ({NAME}) \(\d", "recommendation"):
+    for found in matches(docs, rf"If you wait for long answers: ({NAME}), \d", "recommendation"):
         assert all(surely_faster(lab, found[1], other, "tg") for other in lab.speed if other != found[1])
         n += 1
     return n

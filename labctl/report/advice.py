@@ -110,31 +110,31 @@ def others(rows: Rows, orders: Orders, pick: str | None, base: str, answers: Map
         answers: the rules' answers: "reasoning" (Q7), "ram" (Q9) and "balance" (Q11).
     """
     found = []
-    first = orders.tg.first
-    if first and pick is not None and pick not in first:
-        found.append(
-            f"If you wait for long answers: {tied(first)} ({rate(rows[first[0]]['tg_tps'])} tokens per second)."
-        )
-    readers = orders.pp.first
-    if readers and pick is not None and pick not in readers:
-        found.append(
-            f"If you have long documents read: {tied(readers)} ({rate(rows[readers[0]]['pp_tps'])} tokens per"
-            " second of prompt)."
-        )
+    for test, need, unit in (
+        ("tg", "you wait for long answers", "tokens per second"),
+        ("pp", "you have long documents read", "tokens per second of prompt"),
+    ):
+        order = orders.speed(test)
+        first = order.first
+        if first and pick is not None and all(order.better(name, pick) for name in first):
+            found.append(f"If {need}: {tied(first)}, {rate(rows[first[0]][f'{test}_tps'])} {unit}.")
     reasoning, balance, ram = answers["reasoning"].pick, answers["balance"].pick, answers["ram"].pick
     if reasoning is not None and reasoning != pick:
-        found.append(f"If sums must be right: {reasoning} is the smallest file that passes the rule of Q7.")
+        found.append(
+            f"If small sums are what counts: {reasoning} is the smallest file that passes the rule of Q7, which asks"
+            " for sums instead of perplexity."
+        )
     if balance is not None and balance != pick:
         found.append(f"If you weigh size, quality and speed alike: {balance} has the highest normalised score (Q11).")
     if ram is not None and ram not in (pick, base):
-        found.append(f"If you have 8 GB of memory: {ram} has the lowest perplexity of what fits (Q9).")
+        found.append(f"If you have 8 GB of memory: {ram}, by the rule of Q9.")
     closer = [name for name in rows if name != base and pick is not None and orders.ppl.better(name, pick)]
     if closer:
-        best = min(closer, key=lambda name: float(rows[name]["ppl_increase_pct"]))
-        sized = f", {size(rows[best]['size_bytes'])}" if known(rows[best]["size_bytes"]) else ""
+        best = orders.ppl.among(closer).first
+        sized = f", {size(rows[best[0]]['size_bytes'])}" if known(rows[best[0]]["size_bytes"]) else ""
         found.append(
-            f"If you want to stay closest to {base}: {best}"
-            f" ({percent(rows[best]['ppl_increase_pct'])} perplexity{sized})."
+            f"If you want to stay closest to {base}: {tied(best)}, {percent(rows[best[0]]['ppl_increase_pct'])}"
+            f" perplexity{sized}."
         )
     return found
 
