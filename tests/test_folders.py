@@ -41,7 +41,8 @@ VISION = {
 
 def said_of(cli: Cli, folder: Path, name: str = "m") -> str:
     """What `labctl prepare` says of a model, as one line; it must be refused, or go no further than the question."""
-    done = cli("prepare", "--model", name, "--text", "demo", "--lab-data", "data", cwd=folder)
+    (folder / "text.txt").write_text("Some words to measure on.\n")
+    done = cli("prepare", "--model", name, "--text", "text.txt", "--lab-data", "data", cwd=folder)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert not (folder / "data").exists()
     lines = [line for line in done.stderr.splitlines() if line.startswith(("error:", "hint:"))]
@@ -158,7 +159,11 @@ INCOMPLETE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "1 of 1 weight files are missing",
         "move model.safetensors.index.json away",
     ),
-    "an index of another save": (index_of_another_save, "do not belong together", "again"),
+    "an index of another save": (
+        index_of_another_save,
+        "model-00002-of-00003.safetensors is of another save than its index: model.safetensors.index.json places",
+        "again",
+    ),
     "a part of PyTorch's own": (
         lambda folder: (
             checkpoint(folder, model__safetensors=None),
@@ -198,14 +203,14 @@ INCOMPLETE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "a layer without tensors": (
         lambda folder: checkpoint(folder, llama_shapes(layers=(0, 2))),
-        "config.json counts 3 layers, and 1 of them have no tensors, the first of them layer 1",
+        "config.json counts 3 layers, and there are no tensors for 1 of them, the first of them layer 1",
         "again",
     ),
     "layers of a model in a model": (
         lambda folder: checkpoint(
             folder, llama_shapes(prefix="language_model.model."), {**VISION, "text_config": {"num_hidden_layers": 5}}
         ),
-        "counts 5 layers, and 2 of them",
+        "counts 5 layers, and there are no tensors for 2 of them",
         "again",
     ),
     "weights twice": (

@@ -117,13 +117,14 @@ def require_index(
         )
     for part, found in tensors.items():
         named = {name for name, place in weight_map.items() if place == part}
-        for some, said in ((named - set(found), "lacks"), (set(found) - named, "holds")):
+        for some, what in (
+            (named - set(found), f"{index} places {{}} tensors in it that are not there"),
+            (set(found) - named, f"it holds {{}} tensors that {index} does not place there"),
+        ):
             if some:
-                other = "that it should hold" if said == "lacks" else "that it does not name there"
+                told = what.format(len(some))
                 raise LabError(
-                    f"{part} and {index} do not belong together: the file {said} {len(some)} tensors by the index"
-                    f" {other}, the first of them {min(some)}.",
-                    AGAIN,
+                    f"{part} is of another save than its index: {told}, the first of them {min(some)}.", AGAIN
                 )
 
 
@@ -143,8 +144,8 @@ def require_layers(folder: Path, config: Config, names: Iterable[str]) -> None:
     missing = [layer for layer in range(min(n_layers, 10_000)) if layer not in found]
     if missing:
         raise LabError(
-            f"The weights in {folder} are not whole: config.json counts {n_layers} layers, and {len(missing)} of them"
-            f" have no tensors, the first of them layer {missing[0]}.",
+            f"The weights in {folder} are not whole: config.json counts {n_layers} layers, and there are no"
+            f" tensors for {len(missing)} of them, the first of them layer {missing[0]}.",
             AGAIN,
         )
 
