@@ -155,23 +155,20 @@ def _print_results(lab: Lab, outcome: Outcome, display: Display) -> None:
         value = row.get(name)
         return "-" if value is None or value != value else pattern.format(value)
 
-    def amount(row: Any, name: str) -> str:
-        return "-" if cell(row, name, "{}") == "-" else size_text(row[name])
-
     print_table(
         f"{lab.model.name} on {lab.text.name}",
         ("format", "size", "bits per weight", "perplexity", "± SE", "increase %", "pp t/s", "tg t/s", "peak RAM"),
         [
             (
                 f"{label} {MARK}" if label in marked else label,
-                amount(row, "size_bytes"),
+                size_text(row["size_bytes"]),
                 cell(row, "bpw", "{:.2f}"),
                 cell(row, "ppl", "{:.4f}"),
                 cell(row, "ppl_se", "{:.4f}"),
                 cell(row, "ppl_increase_pct", "{:+.2f}"),
                 cell(row, "pp_tps", "{:,.0f}"),
                 cell(row, "tg_tps", "{:,.1f}"),
-                amount(row, "peak_rss_bytes"),
+                size_text(row["peak_rss_bytes"]),
             )
             for label, row in rows.items()
         ],

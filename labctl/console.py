@@ -37,7 +37,9 @@ def printable(text: object) -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """Bytes in people's units, powers of ten: 30.7 MB, 14.0 GB."""
+    """Bytes in people's units, powers of ten: 30.7 MB, 14.0 GB; a dash for a size that is not known."""
+    if size_bytes != size_bytes:
+        return "-"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= factor:
             return (

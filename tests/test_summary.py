@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lab_factory import empty_lab, make_lab, nll_of, perplexity_run
 
+from labctl.console import size_text
 from labctl.report.analysis import frame, rows_of
 from labctl.report.rules import production
 from labctl.report.summary import answer_line, step_result
+from labctl.report.text import NOT_MEASURED, size
 
 
 def test_each_step_has_its_figures(tmp_path: Path) -> None:
@@ -23,6 +26,11 @@ def test_each_step_has_its_figures(tmp_path: Path) -> None:
     assert "F16 281 of 282" in step_result(lab, rows, "generate")
     assert step_result(lab, rows, "bench").startswith("3 rounds, generated tokens/second: F16 12")
     assert step_result(lab, rows, "memory").startswith("peak: F16 ")
+
+
+def test_a_size_that_is_not_known_is_never_a_number_of_bytes() -> None:
+    assert size_text(math.nan) == "-" and size(math.nan) == NOT_MEASURED
+    assert size_text(30_713_088) == "30.7 MB" and size(512) == "512 bytes"
 
 
 def test_a_step_without_figures_says_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def gigabytes(n_bytes: float) -> str:
 
 def size(n_bytes: float) -> str:
     """A size with the decimal unit that suits it: 12.8 MB, 4.08 GB."""
+    if not math.isfinite(n_bytes):
+        return NOT_MEASURED
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(n_bytes) >= factor:
             return f"{significant(n_bytes / factor)} {unit}"
