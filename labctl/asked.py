@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labctl.config import FIELDS, LabConfig
+from labctl.config import FIELDS, LabConfig, flag
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.groups import GROUPS
@@ -207,3 +208,20 @@ def flags_over(asked: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any])
         step: {name: flags[name] if flags.get(name) is not None else value for name, value in settings.items()}
         for step, settings in asked.items()
     }
+
+
+def command(verb: str, name: str, config: LabConfig, formats: tuple[str, ...], *, exact: bool) -> str:
+    """What to type for a lab, from the folder it was measured in; of a run, with what it was asked.
+
+    Args:
+        name: of the lab, or demo.
+        exact: as in steps.Lab.command.
+    """
+    usual, words = LabConfig(), ["labctl", verb, "--model", name]
+    asks = ("formats", "chunks", "text", "ctx", "budget_s") if verb == "run" else ()
+    for setting in ("outputs", "reports", *asks):
+        value = getattr(config, setting)
+        if value != getattr(usual, setting):
+            shown = ",".join(formats) if setting == "formats" else str(value)
+            words += [flag(setting).strip(), shown if exact or not Path(shown).is_absolute() else setting.upper()]
+    return shlex.join(words)

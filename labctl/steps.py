@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.metadata
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl import __version__, heard, tasks
-from labctl.config import LabConfig, flag
+from labctl.asked import command
+from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.formats import FORMATS
 from labctl.groups import prompt_file
@@ -84,15 +84,8 @@ class Lab:
         Args:
             exact: with folders from the root on, too: not for what is handed in, where they are nobody's business.
         """
-        usual, config = LabConfig(), self.config
-        words = ["labctl", verb, "--model", "demo" if self.is_demo else self.folder.root.name]
-        names = ("outputs", "reports", *(("formats", "chunks", "text", "ctx", "budget_s") if verb == "run" else ()))
-        for name in names:
-            value = getattr(config, name)
-            if value != getattr(usual, name):
-                shown = ",".join(self.labels[1:] or self.labels) if name == "formats" else str(value)
-                words += [flag(name).strip(), shown if exact or not Path(shown).is_absolute() else name.upper()]
-        return shlex.join(words)
+        name = "demo" if self.is_demo else self.folder.root.name
+        return command(verb, name, self.config, self.labels[1:] or self.labels, exact=exact)
 
     def gguf_path(self, label: str) -> Path:
         """Where a format's file is: the source itself for the baseline."""

@@ -433,3 +433,17 @@ def test_a_bf16_source_is_its_own_baseline_and_f16_is_a_format_of_it(cli: Cli, n
     assert (new_lab / "outputs/brain/brain-F16.gguf").is_file()
     assert cli("report", "--model", "brain", cwd=new_lab).returncode == 0
     assert "| BF16 |" in (new_lab / "reports/brain/worksheet.md").read_text("utf-8")
+
+
+def test_the_command_for_a_lab_can_be_typed_and_keeps_folders_private(
+    lab_copy: Path, at: Callable[[Path], None]
+) -> None:
+    at(lab_copy)
+    lab = reopening.to_read({}, Notes())
+    assert lab.command("report") == "labctl report --model demo"
+    assert lab.command("run") == "labctl run --model demo --formats Q8_0,Q4_K_M --chunks 4 --text demo"
+    shutil.move(lab_copy / "outputs", lab_copy / "my outputs")
+    outputs = str(lab_copy / "my outputs")
+    other = reopening.to_read({"outputs": outputs, "reports": "r"}, Notes())
+    assert other.command("submit") == "labctl submit --model demo --outputs OUTPUTS --reports r"
+    assert other.command("submit", exact=True) == f"labctl submit --model demo --outputs '{outputs}' --reports r"
