@@ -45,9 +45,11 @@ def labs(outputs: Path) -> tuple[Known, ...]:
 
 def owner(folder: Path) -> str:
     """sha256 of the model that a lab's folder belongs to; empty where it belongs to none yet."""
-    with contextlib.suppress(LabError):
-        model = read_record(RunFolder(folder).record_path("source"), SourceModel)
-        return "" if model is None else model.sha256
+    with contextlib.suppress(LabError):  # of a newer labctl
+        if (model := read_record(RunFolder(folder).record_path("source"), SourceModel)) is not None:
+            return model.sha256
+        if (before := read_record(folder / asked.NAME, asked.Asked)) is not None:
+            return before.sha256
     return ""
 
 

@@ -309,6 +309,10 @@ def test_a_folder_belongs_to_one_model(tmp_path: Path) -> None:
     assert "belongs to another model" in why and str(outputs / name) in why
     known(outputs, name, two)
     assert labs.folder_name(model_of("model", two), outputs, reports)[0] == name
+    (outputs / "model" / "records" / "source.json").write_text("{", "utf-8")  # damaged: lab.json still says whose it is
+    asked.note(RunFolder(outputs / "model"), model_of("model", one), LabConfig(), 1, (), whole=True, standing={})
+    assert labs.owner(outputs / "model") == one
+    known(outputs, "model", one)
     # the same model under another name keeps its lab
     found, why = labs.folder_name(model_of("renamed", one), outputs, reports)
     assert found == "model" and "goes on there" in why
