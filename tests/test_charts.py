@@ -32,7 +32,7 @@ from labctl.records import LabRecords
 from labctl.report.analysis import frame, rows_of
 from labctl.report.charts import CHARTS, draw_charts
 from labctl.report.findings import performance_finding, quality_finding, verdict_finding
-from labctl.report.labels import Point, cross, meets, place_labels
+from labctl.report.labels import Box, Point, cross, meets, place_labels
 from labctl.report.pagedata import page_data
 from labctl.report.plot import PALETTE, hatch, look, new_figure, styled
 
@@ -153,10 +153,10 @@ def test_labels_and_leaders_keep_clear(labs: dict[str, LabRecords], name: str, k
     axes, renderer = figure.axes[0], figure.canvas.get_renderer()
     labels = [text for text in axes.texts if text.get_text() in lab.formats]
     assert sorted(text.get_text() for text in labels) == sorted(lab.formats)
-    placed = [Text.get_window_extent(text, renderer) for text in labels]
+    placed = [Box(*Text.get_window_extent(text, renderer).extents) for text in labels]
     radius = 4.5 * figure.dpi / 72
     marks = [axes.transData.transform(text.xy) for text in labels]
-    around = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
+    around = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
     for box, mark in itertools.product(placed, around):
         assert not box.overlaps(mark)
     leaders = [
@@ -166,14 +166,14 @@ def test_labels_and_leaders_keep_clear(labs: dict[str, LabRecords], name: str, k
     ]
     for line in leaders:
         own = min(range(len(marks)), key=lambda place: math.dist(marks[place], line[0]))
-        foreign = [box for place, box in enumerate(around) if place != own and not box.contains(*line[0])]
+        foreign = [box for place, box in enumerate(around) if place != own and not meets((line[0], line[0]), box)]
         assert not any(meets(line, box) for box in foreign)
         assert sum(meets(line, box) for box in placed) <= 1
     assert not any(cross(one, other) for one, other in itertools.combinations(leaders, 2))
 
 
 def test_lines_and_boxes_meet_as_geometry_says() -> None:
-    box = Bbox.from_extents(1, 1, 2, 2)
+    box = Box(1, 1, 2, 2)
     assert meets(((0, 0), (3, 3)), box) and meets(((1.5, 0), (1.5, 9)), box) and meets(((1.2, 1.2), (1.4, 1.4)), box)
     assert (
         not meets(((0, 0), (0.9, 0.9)), box) and not meets(((0, 3), (3, 2.5)), box) and not meets(((3, 0), (3, 9)), box)

@@ -66,10 +66,10 @@ def ram_lines(axes: Axes, most_bytes: float, factor: float) -> str:
 def ram_sentence(most_bytes: float) -> str:
     """What the lines of RAM are, where some are drawn, and which computers leave far more free."""
     free = {ram: free_bytes(ram) for ram in RAM_GB}
-    far = [f"{ram} GB (free: {free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
+    far = [f"{ram} GB ({free[ram] / GIB:g} GiB)" for ram in RAM_GB if free[ram] > 2 * most_bytes]
     parts = []
     if len(far) < len(RAM_GB):
         parts.append("Dashed: what the system leaves free on a computer with so much RAM.")
     if far:
-        parts.append(f"The system leaves more than twice the longest bar free on a computer of {words(far)}.")
+        parts.append(f"More than twice the longest bar is left free by the system on computers of {words(far)}.")
     return " ".join(parts)

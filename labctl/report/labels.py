@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from labctl.report.plot import GREY, INK, chart_text
 from labctl.surroundings import plain_matplotlib
@@ -14,10 +14,22 @@ from labctl.surroundings import plain_matplotlib
 with plain_matplotlib():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def overlaps(self, other: Box) -> bool:
+        return self.x0 <= other.x1 and other.x0 <= self.x1 and self.y0 <= other.y1 and other.y0 <= self.y1
+
 
 Spot = tuple[float, float]
 Line = tuple[Spot, Spot]
@@ -26,8 +38,8 @@ _ANGLES = (45, -45, 135, -135, 0, 180, 90, -90, 20, -20, 160, -160, 70, -70, 110
 _RADII_PT = (9, 14, 20, 28, 38, 50, 64, 80, 100, 125, 155, 190)
 _LEADER_FROM_PT = 14
 _ORDERS = 24
-_LOOKED_AT = 90  # places of a label; the others are farther away than any chart needs
-_BLOCKED, _CROSSED = 1e6, 1e3  # cost of touching what is drawn, and of crossing a line
+_HIDDEN, _BLOCKED, _CROSSED = 1e9, 1e6, 1e3
+"""Cost of a label on what is drawn, of a leader through what is drawn, and of crossing a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +58,7 @@ class Point:
 class _Place:
     """A possible place of a label, with what it costs beside the marks and lines that are there anyway."""
 
-    box: Bbox
+    box: Box
     leader: Line | None
     cost: float
 
@@ -68,7 +80,7 @@ def place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line] = ()
     canvas.draw()  # type: ignore[no-untyped-call]
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     scale = figure.dpi / 72
-    written = [Text.get_window_extent(text, renderer) for text in axes.texts]
+    written = [Box(*Text.get_window_extent(text, renderer).extents) for text in axes.texts]
     texts: list[Text] = [
         axes.annotate(
             chart_text(point.label),
@@ -83,13 +95,14 @@ def place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line] = ()
         )
         for point in points
     ]
-    extents = [Text.get_window_extent(text, renderer) for text in texts]
+    extents = [Box(*Text.get_window_extent(text, renderer).extents) for text in texts]
+    frame = Box(*axes.get_window_extent(renderer).extents)
     where = [_spot(axes, (point.x, point.y)) for point in points]
     marks = [_around(x, y, 6.5 * scale, 6.5 * scale) for x, y in where]
     bars = [_bar(axes, point, spot, scale) for point, spot in zip(points, where, strict=True)]
     drawn = [(_spot(axes, start), _spot(axes, end)) for start, end in lines]
     choices = [
-        _places(spot, extent, scale, axes.get_window_extent(renderer), number, marks, [*bars, *written], drawn)
+        _places(spot, extent, scale, frame, number, marks, [*bars, *written], drawn)
         for number, (spot, extent) in enumerate(zip(where, extents, strict=True))
     ]
     for point, text, (x, y), place in zip(points, texts, where, _best(choices), strict=True):
@@ -112,25 +125,25 @@ def _spot(axes: Axes, point: Spot) -> Spot:
     return float(x), float(y)
 
 
-def _bar(axes: Axes, point: Point, spot: Spot, scale: float) -> Bbox | None:
+def _bar(axes: Axes, point: Point, spot: Spot, scale: float) -> Box | None:
     if not (math.isfinite(point.low) and math.isfinite(point.high)):
         return None
     ends = sorted(_spot(axes, (point.x, value))[1] for value in (point.low, point.high))
-    return Bbox.from_extents(spot[0] - 4 * scale, ends[0] - scale, spot[0] + 4 * scale, ends[1] + scale)
+    return Box(spot[0] - 4 * scale, ends[0] - scale, spot[0] + 4 * scale, ends[1] + scale)
 
 
 def _places(
     spot: Spot,
-    extent: Bbox,
+    extent: Box,
     scale: float,
-    frame: Bbox,
+    frame: Box,
     number: int,
-    marks: Sequence[Bbox],
-    bars: Sequence[Bbox | None],
+    marks: Sequence[Box],
+    bars: Sequence[Box | None],
     lines: Sequence[Line],
 ) -> list[_Place]:
     """Every place for one label, the cheapest first."""
-    half_w, half_h = extent.width / 2 + 1.5 * scale, extent.height / 2 + 1.5 * scale
+    half_w, half_h = (extent.x1 - extent.x0) / 2 + 1.5 * scale, (extent.y1 - extent.y0) / 2 + 1.5 * scale
     taken = [*marks, *(bar for bar in bars if bar is not None)]
     foreign = [box for place, box in enumerate(marks) if place != number]
     foreign += [bar for place, bar in enumerate(bars) if bar is not None and place != number]
@@ -145,8 +158,8 @@ def _places(
             leader = (spot, end) if math.dist(end, spot) > _LEADER_FROM_PT * scale else None
             cost = radius + rank / 10 + (15 if leader else 0)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            cost += 0 if inside else _BLOCKED
-            cost += _BLOCKED * sum(box.overlaps(other) for other in taken)
+            cost += 0 if inside else _HIDDEN
+            cost += _HIDDEN * sum(box.overlaps(other) for other in taken)
             cost += _CROSSED * sum(meets(line, box) for line in lines)
             if leader:
                 cost += _BLOCKED * sum(meets(leader, other) for other in foreign)
@@ -158,29 +171,40 @@ def _places(
 def _best(choices: Sequence[Sequence[_Place]]) -> list[_Place]:
     """One place for each label, by several greedy passes in different orders."""
     order = sorted(range(len(choices)), key=lambda number: -choices[number][0].cost)
+    least = sum(places[0].cost for places in choices)
     shuffle = random.Random(0)  # the same charts each time
     best: tuple[float, list[_Place]] | None = None
-    for _ in range(_ORDERS if len(choices) > 1 else 1):
+    for _ in range(_ORDERS):
         chosen: dict[int, _Place] = {}
         total = 0.0
         for number in order:
-            cost, place = min(
-                ((_cost(place, chosen.values()), place) for place in choices[number][:_LOOKED_AT]),
-                key=lambda found: found[0],
-            )
-            chosen[number] = place
+            cost, chosen[number] = _cheapest(choices[number], chosen.values())
             total += cost
         if best is None or total < best[0]:
             best = total, [chosen[number] for number in range(len(choices))]
+        if best[0] <= least:
+            break
         shuffle.shuffle(order)
     assert best is not None
     return best[1]
 
 
+def _cheapest(places: Sequence[_Place], others: Collection[_Place]) -> tuple[float, _Place]:
+    """The place that costs least beside the labels placed so far."""
+    found = math.inf, places[0]
+    for place in places:
+        if place.cost >= found[0]:  # sorted: none of the rest can be cheaper
+            break
+        cost = _cost(place, others)
+        if cost < found[0]:
+            found = cost, place
+    return found
+
+
 def _cost(place: _Place, others: Iterable[_Place]) -> float:
     cost = place.cost
     for other in others:
-        cost += _BLOCKED * place.box.overlaps(other.box)
+        cost += _HIDDEN * place.box.overlaps(other.box)
         if other.leader is not None:
             cost += _BLOCKED * meets(other.leader, place.box)
         if place.leader is not None:
@@ -189,11 +213,11 @@ def _cost(place: _Place, others: Iterable[_Place]) -> float:
     return cost
 
 
-def _around(x: float, y: float, half_width: float, half_height: float) -> Bbox:
-    return Bbox.from_extents(x - half_width, y - half_height, x + half_width, y + half_height)
+def _around(x: float, y: float, half_width: float, half_height: float) -> Box:
+    return Box(x - half_width, y - half_height, x + half_width, y + half_height)
 
 
-def meets(line: Line, box: Bbox) -> bool:
+def meets(line: Line, box: Box) -> bool:
     """Whether a straight line touches a box.
 
     Source: Liang and Barsky, "A new concept and method for line clipping" (1984).
