@@ -50,7 +50,7 @@ def test_without_an_answer_the_rule_speaks_as_the_rule(lab: LabRecords, tmp_path
     assert "own-choice" not in texts["index.html"]
 
 
-@pytest.mark.parametrize("number", [3, 4, 7, 9, 10, 11])
+@pytest.mark.parametrize("number", [3, 4, 7, 9, 10, 11, 13])
 def test_every_ruled_question_opens_with_the_students_answer(lab: LabRecords, tmp_path: Path, number: int) -> None:
     sheet = built(lab, tmp_path / "r", f'Q{number} = "My own view."\n')["worksheet.md"]
     part = sheet.split(f"\n### Q{number}. ")[1].split("\n### ")[0]

@@ -256,7 +256,7 @@ def for_everyone(records: LabRecords, rows: Rows, pick: Answer) -> str:
         text = f"The smallest version, {least}, saves {_saved(small)}, but there {_less_certain(small)}"
         if known(small["answers_p"]) and small["answers_lost"] > 0:
             asked = sum(len(probe.answers) for probe in records.generation[least].probes)
-            trained = ", many of them from its training" if training_note(records) else ""
+            trained = ", many of them from its training," if training_note(records) else ""
             text += f", and of {counted(asked, 'test question')}{trained} it gets {small['answers_lost']:.0f} wrong"
             text += " that the one we started from got right"
         parts.append(text + ".")
