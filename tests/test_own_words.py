@@ -16,6 +16,7 @@ from labctl.report.advice import by_the_figures, named_format
 from labctl.report.analysis import frame, rows_of
 from labctl.report.build import ReportOptions, build
 from labctl.report.markup import to_html
+from labctl.report.plot import new_figure, render, styled, without_notices
 from labctl.report.text import counted, escape, interval, percent, plain, prose
 
 
@@ -120,3 +121,19 @@ def test_one_is_singular() -> None:
 def test_huge_changes_stay_readable() -> None:
     assert percent(961.0) == "+961.00 %" and percent(12345.6) == "+12,346 %"
     assert interval(-100.0, 1e12) == "-100.00 to over +1,000,000 %" and interval(-100.0, float("inf")) == "open"
+
+
+def test_a_chart_says_its_notices_as_a_file_and_the_page_says_them_as_text() -> None:
+    with styled():
+        files = {
+            n: render(new_figure("Title", ["Caption."], [f"Run `labctl bench`. {n}"] * n, plot_in=2.0)[0])[
+                "svg"
+            ].decode()
+            for n in (0, 2)
+        }
+    heights = [
+        float(re.search(r'<svg [^>]*viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1])  # type: ignore[index]
+        for svg in (files[2], without_notices(files[2]), files[0])
+    ]
+    assert heights[0] > heights[1] == pytest.approx(heights[2])
+    assert without_notices(files[0]) == files[0]

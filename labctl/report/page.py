@@ -11,6 +11,7 @@ from typing import Any
 from labctl.records import LabRecords
 from labctl.report.markup import to_html
 from labctl.report.pagedata import as_json, page_data
+from labctl.report.plot import without_notices
 from labctl.report.rules import Answer
 from labctl.report.scoring import Weights
 from labctl.report.text import interval, known, percent, printable, rate, shortened, significant, size, speedup_words
@@ -44,11 +45,7 @@ def render_page(
     """
     import jinja2
 
-    images = {
-        name.removesuffix(".svg") + ".png": f"data:image/svg+xml;base64,{base64.b64encode(content).decode('ascii')}"
-        for name, content in charts.items()
-        if name.endswith(".svg")
-    }
+    images = {name.removesuffix(".svg") + ".png": _image(svg) for name, svg in charts.items() if name.endswith(".svg")}
     data = page_data(records, rows, weights, limit)
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in _SCRIPTS) + "})();\n"
     # Only this very script may run, whatever a model or a prompt brings into the page.
@@ -102,6 +99,11 @@ def _tiles(rows: Rows, pick: str | None, base: str) -> list[tuple[str, str, str]
             words += f"; {base} {size(rows[base]['peak_rss_bytes'])}"
         tiles.append(("Peak memory", size(row["peak_rss_bytes"]), words))
     return [(name, figure.replace(" ", "\u00a0"), words) for name, figure, words in tiles]
+
+
+def _image(svg: bytes) -> str:
+    drawn = without_notices(svg.decode("utf-8"))
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode('utf-8')).decode('ascii')}"
 
 
 def _asset(name: str) -> str:

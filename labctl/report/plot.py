@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labctl.formats import FORMATS, LAB_FORMATS
-from labctl.report.text import printable
+from labctl.report.text import plain, printable
 from labctl.surroundings import plain_matplotlib
 
 with plain_matplotlib():
@@ -52,6 +53,7 @@ STYLE: dict[Any, Any] = {
 }
 _HATCHES = ("", "..", "//", "\\\\\\\\", "xx", "--", "oo", "||", "++", "**")
 WIDTH_IN = 8.4
+_NOTICE = "notice-"
 _LINE_IN = 0.185
 _MARGIN = 0.02
 
@@ -150,7 +152,7 @@ def new_figure(
     """
     heads = wrapped(title, 13, bold=True)
     feet = [line for text in captions for line in wrapped(text, 8.5)]
-    alarms = [line for text in notices for line in wrapped(f"Note: {text}", 8.5, bold=True)]
+    alarms = [line for text in notices for line in wrapped(f"Note: {plain(text)}", 8.5, bold=True)]
     above = 0.18 + 0.26 * len(heads) + (0.09 + 0.25 * legend if legend else 0.12)
     below = axis_in + _LINE_IN * (len(feet) + len(alarms)) + 0.12
     height = above + plot_in + below
@@ -166,15 +168,17 @@ def new_figure(
         va="top",
         linespacing=1.3,
     )
-    for place, line in enumerate([*alarms, *feet]):
+    for place, line in enumerate([*feet, *alarms]):
+        is_notice = place >= len(feet)
         figure.text(
             _MARGIN,
             (0.1 + _LINE_IN * (len(feet) + len(alarms) - place)) / height,
             line,
             fontsize=8.5,
             va="top",
-            color=ALARM if place < len(alarms) else GREY,
-            fontweight="bold" if place < len(alarms) else "normal",
+            color=ALARM if is_notice else GREY,
+            fontweight="bold" if is_notice else "normal",
+            gid=f"{_NOTICE}{place}" if is_notice else None,
         )
     grid = figure.add_gridspec(
         1, n_axes, left=0.11, right=0.975, top=1 - above / height, bottom=below / height, wspace=0.08
@@ -210,6 +214,18 @@ def render(figure: Figure) -> dict[str, bytes]:
         figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
         files[kind] = stream.getvalue()
     return files
+
+
+def without_notices(svg: str) -> str:
+    """An SVG file of `render` without its lowest lines, the notices: the page says them as text, once for all."""
+    strip = 72 * _LINE_IN * len(re.findall(rf'<g id="{_NOTICE}\d+">', svg))
+
+    def shorter(found: re.Match[str]) -> str:
+        width, height = (float(found[name]) for name in ("width", "height"))
+        return f'{found["before"]}width="{width}pt" height="{height - strip}pt" viewBox="0 0 {width} {height - strip}"'
+
+    size = r'width="(?P<width>[\d.]+)pt" height="(?P<height>[\d.]+)pt" viewBox="[\d. ]+"'
+    return re.sub(rf"(?P<before><svg [^>]*?){size}", shorter, svg, count=1) if strip else svg
 
 
 def draw_mark(
