@@ -12,7 +12,7 @@ from labctl.report.demo_training import unseen_changes
 from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
 from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, loops
-from labctl.report.order import SMALLER, Orders
+from labctl.report.order import SMALLER, Orders, tied
 from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words, not_smaller
 from labctl.report.text import counted, known, percent, rate, significant, size, speedup_words, words
 
