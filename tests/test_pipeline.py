@@ -173,6 +173,7 @@ def test_one_format_more_means_timing_all(lab_copy: Path, open_lab: Open, monkey
     assert {(one.step, one.label) for one in plan.plan(open_lab(lab_copy, formats=("Q8_0", "Q4_K_M", "Q3_K_M")))} == {
         *((name, "Q3_K_M") for name in ("quantize", "perplexity", "generate", "memory")),
         *(("bench", label) for label in ("F16", "Q8_0", "Q4_K_M", "Q3_K_M")),
+        ("divergence", "all formats"),
     }
     assert stale(open_lab(lab_copy), ("bench",)) == set()
 
