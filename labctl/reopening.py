@@ -95,11 +95,15 @@ def to_read(flags: Mapping[str, Any], display: Display, *, notices: bool = True)
 
 
 def _news(source: Source, before: asked.Asked) -> Source:
-    """What lab.toml or variables say, less what they said when the lab was last asked, by flags perhaps otherwise."""
+    """What lab.toml or variables say, less what they said when the lab was last asked, by flags perhaps otherwise.
+
+    What no step was asked with yet is news, too.
+    """
+    known = before.settings(asked.OF_STEP)
     old = {
         name
         for name, value in source.values.items()
-        if name in (*asked.MEASURING, "limit") and before.standing.get(name) == _plain(value)
+        if name in (*asked.MEASURING, "limit") and name in known and before.standing.get(name) == _plain(value)
     }
     return Source({name: value for name, value in source.values.items() if name not in old}, source.before)
 

@@ -255,6 +255,17 @@ def test_lab_toml_is_heard_by_a_step_once_it_has_changed(lab_copy: Path, at: Cal
     assert reopening.to_measure({}, Notes(), plan.STEPS).config.formats == ("Q8_0", "Q4_K_M")
 
 
+def test_a_step_hears_lab_toml_the_first_time_it_is_asked_for(new_lab: Path, at: Callable[[Path], None]) -> None:
+    (new_lab / "lab.toml").write_text('formats = ["Q8_0"]\ntext = "demo"\nbench_budget_s = 6.0\n', "utf-8")
+    at(new_lab)
+    first = reopening.to_measure({}, Display(quiet=True), ("quantize",))
+    asked.note(
+        first.folder, first.model, first.config, first.n_threads, ("quantize",), whole=False, standing=first.standing
+    )
+    then = reopening.to_measure({}, Display(quiet=True), ("quantize", "bench"))
+    assert (then.config.bench_budget_s, then.config.text) == (6.0, "demo")
+
+
 def test_the_baseline_alone_is_a_lab(cli: Cli, new_lab: Path) -> None:
     done = cli("run", "--formats", "F16", "--chunks", "2", cwd=new_lab)
     assert done.returncode == 0, done.stderr
