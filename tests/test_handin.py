@@ -25,6 +25,7 @@ from labctl.compare_files import as_rows, files_of, reading
 from labctl.config import LabConfig
 from labctl.errors import LabError
 from labctl.handin import Submission, submit
+from labctl.prepare import places
 from labctl.records import LabRecords
 from labctl.records_base import Machine
 from labctl.report.analysis import frame, rows_of
@@ -164,9 +165,11 @@ def test_a_forged_figure_is_found(
     packed: tuple[Lab, Submission],
     config: LabConfig,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     forge: Callable[[dict[str, bytes]], None],
     check: str,
 ) -> None:
+    monkeypatch.setattr(places, "BESIDE", tmp_path / "none")
     path = rewritten(packed, tmp_path / "s.zip", forge)
     config = replace(config, outputs=str(tmp_path / "none"), lab_data=str(tmp_path / "none"))
     found = results(verify(path, config, seed=1))
