@@ -46,8 +46,9 @@ def to_measure(flags: Mapping[str, Any], display: Display, names: Sequence[str],
     before = asked.read(folder)
     standing = {name: _plain(value) for one in found[:2] for name, value in one.values.items()}
     if before is not None and not whole:
-        found = (_news(found[0], before), _news(found[1], before), found[2])
-        config = merged(_without_clash(before.settings((*asked.OF_STEP, *names)), found), *found)
+        remembered = _of_steps(before, names)
+        found = (_news(found[0], before, remembered), _news(found[1], before, remembered), found[2])
+        config = merged(_without_clash(remembered, found), *found)
         wanted = config.formats if _is_given("formats", found) else before.formats
         others = [name for name in before.formats if name not in wanted]
         if "bench" in names and others:
@@ -94,16 +95,22 @@ def to_read(flags: Mapping[str, Any], display: Display, *, notices: bool = True)
     return dataclasses.replace(lab, asked=asked.flags_over(before.steps, given.values))
 
 
-def _news(source: Source, before: asked.Asked) -> Source:
+def _of_steps(before: asked.Asked, names: Sequence[str]) -> dict[str, Any]:
+    """What steps were asked with; of another step nothing that is these steps' own: their first time is not its."""
+    own = {setting for name in names for setting in asked.OF_STEP.get(name, ())}
+    others = {name: value for name, value in before.settings(asked.OF_STEP).items() if name not in own}
+    return others | before.settings(names)
+
+
+def _news(source: Source, before: asked.Asked, remembered: Mapping[str, Any]) -> Source:
     """What lab.toml or variables say, less what they said when the lab was last asked, by flags perhaps otherwise.
 
-    What no step was asked with yet is news, too.
+    What these steps were not asked with yet is news, too.
     """
-    known = before.settings(asked.OF_STEP)
     old = {
         name
         for name, value in source.values.items()
-        if name in (*asked.MEASURING, "limit") and name in known and before.standing.get(name) == _plain(value)
+        if name in (*asked.MEASURING, "limit") and name in remembered and before.standing.get(name) == _plain(value)
     }
     return Source({name: value for name, value in source.values.items() if name not in old}, source.before)
 

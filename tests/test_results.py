@@ -266,6 +266,23 @@ def test_a_step_hears_lab_toml_the_first_time_it_is_asked_for(new_lab: Path, at:
     assert (then.config.bench_budget_s, then.config.text) == (6.0, "demo")
 
 
+def test_a_step_asked_for_the_first_time_does_not_take_another_steps_settings(
+    lab_copy: Path, at: Callable[[Path], None]
+) -> None:
+    at(lab_copy)
+    shutil.rmtree(lab_copy / "outputs" / NAME / "records")
+    for toml, ctx in (("", 512), ("ctx = 128\n", 128)):
+        (lab_copy / "outputs" / NAME / asked.NAME).unlink()
+        (lab_copy / "lab.toml").write_text(toml, "utf-8")
+        lab = reopening.to_measure({"ctx": 2048, "formats": ("Q8_0",)}, Notes(), ("quantize", "memory"))
+        asked.note(
+            lab.folder, lab.model, lab.config, lab.n_threads, ("quantize", "memory"), whole=False, standing=lab.standing
+        )
+        assert reopening.to_measure({}, Notes(), ("quantize", "memory")).config.ctx == 2048
+        lab = reopening.to_measure({}, Notes(), ("quantize", "perplexity"))
+        assert (lab.config.ctx, lab.config.formats, lab.at("memory").config.ctx) == (ctx, ("Q8_0",), 2048)
+
+
 def test_the_baseline_alone_is_a_lab(cli: Cli, new_lab: Path) -> None:
     done = cli("run", "--formats", "F16", "--chunks", "2", cwd=new_lab)
     assert done.returncode == 0, done.stderr
