@@ -9,7 +9,7 @@ ARGS ?=
 # In CI, only versions that were tested together; elsewhere the newest that pyproject.toml allows.
 LOCK := $(if $(CI),requirements-ci.txt)
 # What pip or uv get: CMAKE_ARGS as you set it, else what suits this machine.
-BUILD_ARGS = $(shell $(PYTHON) -I labctl/buildargs.py)
+BUILD_ARGS = $(shell $(PYTHON) -I labctl/engines/llama_cpp/buildargs.py)
 DEMO := lab_data/demo/labllama-f16.gguf
 ifdef UV
 INSTALL := $(UV) pip install --python $(BIN)/python
@@ -34,7 +34,7 @@ test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-faults: $(VENV)/.dev ## the long form of the kill tests: 120 kills over every step (about 15 minutes)
-	@LABCTL_TEST_KILLS=$${LABCTL_TEST_KILLS:-120} $(BIN)/python -m pytest tests/test_faults.py $(ARGS)
+	@LABCTL_TEST_KILLS=$${LABCTL_TEST_KILLS:-120} $(BIN)/python -m pytest tests/pipeline/test_faults.py $(ARGS)
 
 check: $(VENV)/.dev ## formatting, lint, types, import rules, known vulnerabilities
 	@$(BIN)/ruff format --check .
@@ -70,15 +70,15 @@ endif
 # A pip cache can hold a llama.cpp that was built for another machine or by another compiler: it is tried out, and built
 # anew where it fails.
 $(VENV)/.lab: pyproject.toml $(LOCK) | $(BIN)/python
-	@$(PYTHON) -I labctl/buildargs.py --check-compiler
+	@$(PYTHON) -I labctl/engines/llama_cpp/buildargs.py --check-compiler
 	@echo "Installing labctl (the first time llama.cpp is compiled: about 5 minutes on 2 cores) ..."
 	@CMAKE_ARGS="$(BUILD_ARGS)" $(INSTALL) -e .
-	@$(BIN)/python -m labctl.engine $(DEMO) \
+	@$(BIN)/python -m labctl.engines.llama_cpp.identity $(DEMO) \
 	  || { echo "Building llama.cpp again for this CPU ..."; \
-	       CMAKE_ARGS="$(BUILD_ARGS)" $(REBUILD) llama-cpp-python && $(BIN)/python -m labctl.engine $(DEMO); } \
+	       CMAKE_ARGS="$(BUILD_ARGS)" $(REBUILD) llama-cpp-python && $(BIN)/python -m labctl.engines.llama_cpp.identity $(DEMO); } \
 	  || { echo "Building llama.cpp once more, without AMX ..."; \
-	       CMAKE_ARGS="`$(PYTHON) -I labctl/buildargs.py --no-amx`" $(REBUILD) llama-cpp-python \
-	       && $(BIN)/python -m labctl.engine $(DEMO); }
+	       CMAKE_ARGS="`$(PYTHON) -I labctl/engines/llama_cpp/buildargs.py --no-amx`" $(REBUILD) llama-cpp-python \
+	       && $(BIN)/python -m labctl.engines.llama_cpp.identity $(DEMO); }
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.lab

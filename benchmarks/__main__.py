@@ -21,11 +21,11 @@ from benchmarks.records import THEIRS, ModelResults
 from benchmarks.screen import Screen
 from benchmarks.tools import find_tools
 from labctl import __version__
-from labctl.config import LabConfig, load_config
-from labctl.console import Display
+from labctl.cli.output import Display
 from labctl.errors import LabError
-from labctl.opening import open_lab
-from labctl.steps import Lab
+from labctl.lab.config import LabConfig, load_config
+from labctl.lab.lab import Lab
+from labctl.pipeline.opening import open_lab
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.process import Runner, warm
 from benchmarks.records import THEIRS, Section
 from benchmarks.tools import Tools
-from labctl.steps import Lab
+from labctl.lab.lab import Lab
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

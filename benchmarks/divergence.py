@@ -12,11 +12,10 @@ from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.quality import perplexity_command
 from benchmarks.records import OURS, THEIRS, DivergencePair, Sample, Section
-from labctl import tasks
-from labctl.journal import load_nll
-from labctl.measure.divergence import summary
-from labctl.measure.klmath import KlSummary
-from labctl.records import PerplexityRun
+from labctl.records.arrays import load_nll
+from labctl.steps.divergence.kl import KlSummary
+from labctl.steps.divergence.spool import summary
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, SpoolPlan
 
 KL_CHUNKS = 16
 _N_CTX = 512
@@ -70,7 +69,7 @@ def divergence(bench: Bench) -> Section:
 
 def _ours(bench: Bench, folder: Path, label: str, count: int, *, is_baseline: bool, spool: str) -> Sample:
     """labctl's perplexity task with a spool: written for a baseline, compared with for others."""
-    task = tasks.PerplexityTask(
+    task = PerplexityTask(
         model_path=str(bench.gguf(label)),
         format=label,
         n_threads=bench.lab.n_threads,
@@ -80,7 +79,7 @@ def _ours(bench: Bench, folder: Path, label: str, count: int, *, is_baseline: bo
         nll_path=str(folder / f"{label}.npy"),
         shown_nll_path=f"{label}.npy",
         tokens_path=str(folder / "tokens.npy"),
-        divergence=tasks.SpoolPlan(
+        divergence=SpoolPlan(
             spool_path=str(folder / spool), n_rows=count, is_baseline=is_baseline,
             kl_path=str(folder / f"{label}-kl.npy"),
         ),

@@ -17,8 +17,8 @@ import msgspec
 
 from benchmarks.records import Sample
 from benchmarks.screen import Screen
-from labctl import tasks
 from labctl.errors import LabError
+from labctl.executors.base import AnyEvent, Progress, Result, Task
 
 RecordT = TypeVar("RecordT")
 
@@ -110,7 +110,7 @@ class Runner:
             self.screen.tick(what, share(_read(out)) if share is not None else None)
 
     def run_task(
-        self, task: tasks.AnyTask, kind: type[RecordT], *, format_name: str, round_number: int = 0, step: str = "",
+        self, task: Task, kind: type[RecordT], *, format_name: str, round_number: int = 0, step: str = "",
     ) -> tuple[RecordT, Sample]:  # fmt: skip
         """Give labctl's child process one task, as labctl does, and read its record.
 
@@ -120,7 +120,7 @@ class Runner:
         from benchmarks.records import OURS
 
         finished = self.run(
-            [sys.executable, "-m", "labctl.worker"],
+            [sys.executable, "-m", "labctl.executors.worker"],
             side=OURS,
             format_name=format_name,
             round_number=round_number,
@@ -129,8 +129,8 @@ class Runner:
             environment={"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
             share=task_share,
         )
-        event = msgspec.json.decode(finished.stdout.splitlines()[-1], type=tasks.AnyEvent)
-        if not isinstance(event, tasks.Result):
+        event = msgspec.json.decode(finished.stdout.splitlines()[-1], type=AnyEvent)
+        if not isinstance(event, Result):
             raise LabError(f"labctl's {step} of {format_name} gave no record.", f"Its log: {self.folder}")
         return msgspec.json.decode(event.record, type=kind), finished.sample
 
@@ -139,8 +139,8 @@ def task_share(stdout: str) -> float | None:
     """How much of a task is done, from the newest whole event that says so."""
     for line in reversed(stdout.splitlines()[-3:]):
         with contextlib.suppress(msgspec.MsgspecError):
-            event = msgspec.json.decode(line, type=tasks.AnyEvent)
-            if isinstance(event, tasks.Progress) and event.total:
+            event = msgspec.json.decode(line, type=AnyEvent)
+            if isinstance(event, Progress) and event.total:
                 return event.done / event.total
     return None
 

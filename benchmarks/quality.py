@@ -11,10 +11,11 @@ import numpy as np
 from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, PerplexityPair, QuantizedPair, Sample, Section
-from labctl import tasks
 from labctl.errors import LabError
-from labctl.records import GgufFile, PerplexityRun
-from labctl.store import file_sha256
+from labctl.records.digests import file_sha256
+from labctl.records.files import GgufFile
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
+from labctl.steps.quantize.record import QuantizeTask
 
 
 def perplexity_parity(bench: Bench) -> Section:
@@ -63,7 +64,7 @@ def _both(
     """
     nll_path = bench.fresh_folder("nll") / f"{label}.npy"
     text = dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve()))
-    task = tasks.PerplexityTask(
+    task = PerplexityTask(
         model_path=str(bench.gguf(label)),
         format=label,
         n_threads=bench.lab.n_threads,
@@ -126,7 +127,7 @@ def quantization(bench: Bench) -> Section:
         for label in bench.quantized:
             folder = bench.fresh_folder("quantize")
             mine, other = folder / f"ours-{label}.gguf", folder / f"theirs-{label}.gguf"
-            task = tasks.QuantizeTask(
+            task = QuantizeTask(
                 model_path=str(Path(bench.lab.model.path).resolve()),
                 format=label,
                 n_threads=bench.lab.n_threads,

@@ -13,7 +13,7 @@ from benchmarks.claims import by_round, claims, lab_rounds, process_ratio, speed
 from benchmarks.records import AS_NEEDED, OURS, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
 from benchmarks.stats import PERPLEXITY_PEAK, PERPLEXITY_WALL, SPEED, WHOLE_LAB, Ratio, Target, ratio, verdict
 from labctl.errors import LabError
-from labctl.store import write_bytes, write_text
+from labctl.records.disk import write_bytes, write_text
 
 JSON_NAME, PAGE_NAME = "results.json", "RESULTS.md"
 

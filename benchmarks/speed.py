@@ -7,9 +7,9 @@ import dataclasses
 from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, Sample, Section, SpeedSample
-from labctl import lengths, tasks
-from labctl.records_hardware import SpeedVisit
-from labctl.rounds import EFFORT
+from labctl.engines.llama_cpp.gguf import lengths
+from labctl.steps.speed.record import BenchTask, SpeedVisit
+from labctl.steps.speed.rounds import EFFORT
 
 REPETITIONS = 5  # llama-bench's default
 
@@ -21,7 +21,7 @@ def speed(bench: Bench) -> Section:
     samples: list[Sample] = []
     found: list[SpeedSample] = []
     for number, label in bench.rounds(count):
-        task = tasks.BenchTask(
+        task = BenchTask(
             model_path=str(bench.gguf(label)),
             format=label,
             n_threads=bench.lab.n_threads,

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.measure.ratios import median_ratio
+from labctl.steps.speed.ratios import median_ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def find_tools(
 
 def cmake_settings() -> list[str]:
     """CMake's settings for the tools: those the binding was built with, and only what is needed of llama.cpp."""
-    from labctl.buildargs import cmake_args
+    from labctl.engines.llama_cpp.buildargs import cmake_args
 
     settings = [one for one in cmake_args() if "LLAVA" not in one]
     settings += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", *(f"-D{name}=OFF" for name in _OFF)]

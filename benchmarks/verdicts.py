@@ -10,14 +10,15 @@ import numpy as np
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, Sample, Section, VerdictPair
 from benchmarks.whole import LABCTL
-from labctl import quality
 from labctl.errors import LabError
-from labctl.journal import load_nll
-from labctl.measure.perplexity import chunk_order
-from labctl.measure.sequence import settle
-from labctl.measure.verdict import chunk_differences, paired_increase, verdict
-from labctl.records import PerplexityRun
-from labctl.store import RunFolder, read_record
+from labctl.lab.folder import RunFolder
+from labctl.records.arrays import load_nll
+from labctl.records.store import read_record
+from labctl.steps.perplexity.increase import chunk_differences, paired_increase, verdict
+from labctl.steps.perplexity.record import PerplexityRun
+from labctl.steps.perplexity.scorer import chunk_order
+from labctl.steps.perplexity.sequence import settle
+from labctl.steps.perplexity.step import ALPHA, ORDER_SEED
 
 
 def verdicts(bench: Bench) -> Section:
@@ -31,13 +32,13 @@ def verdicts(bench: Bench) -> Section:
     nll = {label: _rows(run_folder, _record(run_folder, label)) for label in bench.lab.labels}
     base = nll[bench.lab.model.baseline]
     limit = bench.lab.config.limit
-    order = chunk_order(len(base), quality.ORDER_SEED)
+    order = chunk_order(len(base), ORDER_SEED)
     pairs = []
     for label in bench.quantized:
         visited = order[: early[label].n_chunks]
         differences = chunk_differences(nll[label][visited], base[visited])
         begun = time.perf_counter()
-        look = settle(differences, limit=limit, alpha=quality.ALPHA)
+        look = settle(differences, limit=limit, alpha=ALPHA)
         look_s = time.perf_counter() - begun
         whole = paired_increase(nll[label], base)
         pairs.append(
@@ -48,7 +49,7 @@ def verdicts(bench: Bench) -> Section:
             )
         )  # fmt: skip
         bench.runner.screen.step(f"{label}: {look.verdict} after {look.n_chunks} chunks, {pairs[-1].whole}", look_s)
-    settings = {"limit": limit, "alpha": quality.ALPHA, "baseline_chunks": early[bench.lab.model.baseline].n_chunks}
+    settings = {"limit": limit, "alpha": ALPHA, "baseline_chunks": early[bench.lab.model.baseline].n_chunks}
     return section(settings, samples=samples, verdicts=pairs)
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from benchmarks import logs, quality
 from benchmarks.bench import Bench, section
 from benchmarks.records import AS_NEEDED, OURS, THEIRS, LabStages, Sample, Section
-from labctl import steps
 from labctl.errors import LabError
-from labctl.records import GenerationRun, SpeedRun
-from labctl.store import RunFolder, read_record
+from labctl.lab.folder import RunFolder
+from labctl.records.store import read_record
+from labctl.steps.generate.record import GenerationRun
+from labctl.steps.generate.step import PROMPTS
+from labctl.steps.measured import SpeedRun
 
 LABCTL = str(Path(sys.executable).with_name("labctl"))
 HELP_REPETITIONS = 10
@@ -28,7 +30,7 @@ def whole_lab(bench: Bench) -> Section:
     """
     count = bench.settings.lab_rounds
     labels = bench.lab.labels
-    prompts = len(steps.PROMPTS)
+    prompts = len(PROMPTS)
     n_loops = len(bench.quantized) + (2 + prompts) * len(labels)
     bench.runner.screen.section("5. The whole lab", count * (1 + n_loops + (bench.settings.chunks is None)))
     samples: list[Sample] = []
@@ -95,7 +97,7 @@ def by_hand(bench: Bench, number: int) -> list[Sample]:
         "--seed", str(config.seed), "-t", bench.threads, "-no-cnv",
     ]  # fmt: skip
     for label in bench.lab.labels:
-        for prompt in steps.PROMPTS:
+        for prompt in PROMPTS:
             completion = [bench.tools.path("llama-completion"), "-m", str(file(label)), "-p", prompt, *sampling]
             run("generate", label, completion)
     for label in bench.lab.labels:

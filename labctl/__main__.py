@@ -10,12 +10,12 @@ def main() -> None:
     """Run the command line."""
     _settle()
     try:
-        from labctl.cli import main as run_cli
+        from labctl.cli.app import main as run_cli
     except KeyboardInterrupt:
         _say("Stopped.", "Nothing was begun. Run the same command again.")
         sys.exit(130)
     except Exception as error:
-        from labctl import surroundings
+        from labctl.machine import surroundings
 
         found = surroundings.fault(error)
         if found is None or os.environ.get("LABCTL_DEBUG"):

@@ -27,9 +27,10 @@ from lab_factory import (
 )
 from scipy import stats
 
-from labctl.measure.ratios import speed_warnings
-from labctl.measure.sequence import shuffled_chunks
-from labctl.records import Generation, LabRecords, ProbeAnswer
+from labctl.steps.generate.record import Generation, ProbeAnswer
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.sequence import shuffled_chunks
+from labctl.steps.speed.ratios import speed_warnings
 
 NAMES = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")
 STEPS = ("files", "perplexity", "divergence", "speed", "memory", "generation")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from claim_labs import LIMIT
 from lab_factory import MACHINE
 
-from labctl.compare import Run, compare
-from labctl.compare_files import as_rows
-from labctl.records import LabRecords
+from labctl.handin.compare import Run, compare
+from labctl.handin.compare_files import as_rows
 from labctl.report import worksheet
 from labctl.report.analysis import frame, rows_of
 from labctl.report.page import render_page
+from labctl.steps.measured import LabRecords
 
 Docs = dict[str, str]
 Checker = Callable[[LabRecords, Docs], int]

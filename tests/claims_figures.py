@@ -8,7 +8,7 @@ import pytest
 from claim_labs import increase, may_fail, may_pass, round_speedups, sizes, surely_faster
 from claims import NAME, NAMES, NUMBER, Docs, claim, matches, names_in, number, question, rows_under, the_pick
 
-from labctl.records import LabRecords
+from labctl.steps.measured import LabRecords
 
 # -- size -------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from claim_labs import answers, common, greedy_pairs
 from claims import NAME, Docs, claim, matches, question, rows_under, the_pick
 from scipy import stats
 
-from labctl.records import LabRecords
+from labctl.steps.measured import LabRecords
 
 # -- texts and answers ------------------------------------------------------------------------------------------------
 

@@ -16,14 +16,17 @@ import hypothesis
 import pytest
 from lab_factory import provenance
 
-from labctl import tasks
-from labctl.config import load_config
-from labctl.console import Display
-from labctl.formats import LAB_FORMATS
-from labctl.process import run_task
-from labctl.records import GgufFile, PerplexityRun, TextSource
-from labctl.steps import Lab
-from labctl.store import file_sha256
+from labctl.cli.output import Display
+from labctl.engines.llama_cpp.formats import LAB_FORMATS
+from labctl.executors.base import Task
+from labctl.executors.child import run_task
+from labctl.lab.config import load_config
+from labctl.lab.lab import Lab
+from labctl.records.digests import file_sha256
+from labctl.records.files import GgufFile
+from labctl.records.sources import TextSource
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
+from labctl.steps.quantize.record import QuantizeTask
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,7 +92,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Run one task in a child process: child(task, record type)."""
     log_path = tmp_path_factory.mktemp("logs") / "task.log"
 
-    def run(task: tasks.AnyTask, kind: type[Any], **options: Any) -> Any:
+    def run(task: Task, kind: type[Any], **options: Any) -> Any:
         return run_task(task, kind, log_path=log_path, hang_s=300, **options)
 
     return run
@@ -110,7 +113,7 @@ def quantized(child: Callable[..., Any], demo_model: Path, tmp_path_factory: pyt
     for label in LAB_FORMATS:
         path = folder / f"demo-{label}.gguf"
         made.records[label] = child(
-            tasks.QuantizeTask(
+            QuantizeTask(
                 model_path=str(demo_model),
                 format=label,
                 n_threads=1,
@@ -131,7 +134,7 @@ def measure_perplexity(child: Callable[..., Any], quantized: Quantized) -> Calla
     def measure(label: str, text: TextSource, n_first: int | None, nll_path: Path, **options: Any) -> PerplexityRun:
         settings = {"n_threads": 1, "n_ctx": 512, **options}
         record: PerplexityRun = child(
-            tasks.PerplexityTask(
+            PerplexityTask(
                 model_path=str(quantized.paths[label]),
                 format=label,
                 text=text,
@@ -223,7 +226,7 @@ def new_lab(small_lab: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def open_lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lab]]:
     """Open the lab of a working folder in this process: open_lab(folder, chunks=8)."""
-    from labctl import opening
+    from labctl.pipeline import opening
 
     def opened(folder: Path, **flags: Any) -> Lab:
         monkeypatch.chdir(folder)

@@ -16,13 +16,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from labctl.engines.llama_cpp.binding import Llama
+from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines.llama_cpp.gguf.header import read_model
+from labctl.engines.llama_cpp.quantizer import quantize_file
 from labctl.errors import LabError
-from labctl.formats import FORMATS
-from labctl.measure.llama import Llama
-from labctl.measure.quantizer import quantize_file
-from labctl.prepare.header import read_model
-from labctl.prepare.quantize import planned_bytes
 from labctl.report.shapes import SHAPES, KnownShape
+from labctl.steps.quantize.work import planned_bytes
 
 
 def write_hollow(shape: KnownShape, path: Path) -> None:

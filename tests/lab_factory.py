@@ -7,23 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from labctl.records import (
-    BatchShape,
-    DivergenceRun,
-    Generation,
-    GenerationRun,
-    GgufFile,
-    LabRecords,
-    ModelShape,
-    PerplexityRun,
-    ProbeAnswer,
-    ProbeResult,
-    SourceModel,
-    TensorTypeShare,
-    TextSource,
-)
-from labctl.records_base import Machine, Provenance
-from labctl.records_hardware import MemoryLoad, MemoryRun, SpeedRun, SpeedVisit
+from labctl.records.base import Machine, Provenance
+from labctl.records.files import GgufFile, ModelShape, TensorTypeShare
+from labctl.records.sources import SourceModel, TextSource
+from labctl.steps.divergence.record import DivergenceRun
+from labctl.steps.generate.record import Generation, GenerationRun, ProbeAnswer, ProbeResult
+from labctl.steps.measured import LabRecords
+from labctl.steps.memory.record import MemoryLoad, MemoryRun
+from labctl.steps.perplexity.record import BatchShape, PerplexityRun
+from labctl.steps.speed.record import SpeedRun, SpeedVisit
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M")
 PPL_BASE = 18.0648

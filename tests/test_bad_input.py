@@ -19,13 +19,15 @@ import pytest
 from conftest import ROOT, Cli
 from small_gguf import TEXT, Small
 
-from labctl import compare, compare_files, journal, store, submission
-from labctl.config import load_config
 from labctl.errors import LabError
-from labctl.groups import KINDS
-from labctl.prepare.texts import MAX_TEXT_BYTES, resolve_text
+from labctl.handin import compare, compare_files, submission
+from labctl.handin.verify import verify
+from labctl.lab.config import load_config
+from labctl.lab.sources.texts import MAX_TEXT_BYTES, resolve_text
+from labctl.records import arrays as journal
+from labctl.records import store
 from labctl.report.build import read_answers
-from labctl.verify import verify
+from labctl.steps.groups import KINDS
 
 # -- texts ------------------------------------------------------------------------------------------------------------
 

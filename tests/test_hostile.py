@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, Cli
 from small_gguf import TEXT, TOKENS, Small, string, texts
 
+from labctl.records.disk import safe_name
 from labctl.report.text import csv_cell
-from labctl.store import safe_name
 
 OSC = "\x1b]0;pwned\x07"
 EVIL = (

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords
-from labctl.records_base import Machine
+from labctl.records.base import Machine
 from labctl.report.demo_training import unseen_changes
 from labctl.report.findings import chunk_words, machines, versions
 from labctl.report.gaps import Gap, provenances
@@ -15,6 +14,7 @@ from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, l
 from labctl.report.order import SMALLER, Orders, tied
 from labctl.report.rules import CHANCE_ALPHA, Answer, increase_words, not_smaller
 from labctl.report.text import counted, known, percent, rate, significant, size, speedup_words, words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from labctl.journal import map_array
-from labctl.measure.perplexity import perplexity
-from labctl.measure.ratios import TESTS, round_ratio
-from labctl.measure.spread import mcnemar_exact, median_interval, wilson
-from labctl.measure.verdict import (
+from labctl.records.arrays import map_array
+from labctl.report.answers import answer_changes, first_divergence
+from labctl.report.demo_training import unseen_scores
+from labctl.steps.intervals import mcnemar_exact, median_interval, wilson
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.increase import (
     DEFAULT_LIMIT,
     Increase,
     Verdict,
@@ -24,9 +25,9 @@ from labctl.measure.verdict import (
     paired_increase,
     verdict,
 )
-from labctl.records import LabRecords, PerplexityRun
-from labctl.report.answers import answer_changes, first_divergence
-from labctl.report.demo_training import unseen_scores
+from labctl.steps.perplexity.record import PerplexityRun
+from labctl.steps.perplexity.scorer import perplexity
+from labctl.steps.speed.ratios import TESTS, round_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +184,7 @@ def _increase(run: PerplexityRun, rows: Floats, base: Floats, limit: float) -> t
     plain = paired_increase(rows, base)
     if run.order_seed is None or run.n_chunks >= run.n_chunks_text:
         return plain, verdict(plain, limit)
-    from labctl.measure.sequence import settle, shuffled_chunks
+    from labctl.steps.perplexity.sequence import settle, shuffled_chunks
 
     visited = shuffled_chunks(run.n_chunks_text, run.order_seed)[: run.n_chunks]
     look = settle(chunk_differences(rows[visited], base[visited]), limit=limit)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from labctl.records import Generation, GenerationRun, LabRecords
+from labctl.steps.generate.record import Generation, GenerationRun
+from labctl.steps.measured import LabRecords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

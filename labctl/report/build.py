@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError
-from labctl.measure.verdict import DEFAULT_LIMIT
-from labctl.records import LabRecords
-from labctl.records_base import Machine
+from labctl.lab.toml_words import read_toml
+from labctl.records.base import Machine
+from labctl.records.disk import write_bytes
 from labctl.report.gaps import mark_names
 from labctl.report.scoring import Weights
 from labctl.report.text import printable, shortened
-from labctl.store import write_bytes
-from labctl.toml_words import read_toml
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.increase import DEFAULT_LIMIT
 
 ANSWERS = "answers.toml"
 _MAX_ANSWERS_BYTES = 1 << 20

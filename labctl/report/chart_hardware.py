@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labctl.records import LabRecords
 from labctl.report.findings import caption_lines, notices
 from labctl.report.fit import GIB, RAM_GB, free_bytes
 from labctl.report.gaps import shown_name
 from labctl.report.labels import Point, place_labels
 from labctl.report.plot import ALARM, draw_mark, look, new_figure
 from labctl.report.text import words
+from labctl.steps.measured import LabRecords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labctl.records import LabRecords
 from labctl.report.board import boards
 from labctl.report.findings import caption_lines, map_finding, notices
 from labctl.report.gaps import shown_name
 from labctl.report.order import Orders
 from labctl.report.plot import GREY, INK, chart_text, hatch, look, new_figure
 from labctl.report.scoring import MAP_STEPS, WinnerMap
+from labctl.steps.measured import LabRecords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labctl.records import LabRecords
 from labctl.report.chart_hardware import ram_lines, ram_sentence, speed_vs_bits
 from labctl.report.chart_map import winner_map
 from labctl.report.findings import (
@@ -42,6 +41,7 @@ from labctl.report.plot import (
 )
 from labctl.report.rules import smallest_passing
 from labctl.report.text import interval, percent, rate, size
+from labctl.steps.measured import LabRecords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labctl.records import LabRecords
 from labctl.report.findings import chunk_words, notices
 from labctl.report.text import NOT_MEASURED, gigabytes, interval, known, percent, printable, significant
+from labctl.steps.measured import LabRecords
 
 if TYPE_CHECKING:
     import pandas as pd

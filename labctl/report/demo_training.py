@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from labctl.records import GenerationRun, LabRecords, SourceModel
+from labctl.records.sources import SourceModel
 from labctl.report.answers import answer_changes, probe_names
 from labctl.report.text import words
+from labctl.steps.generate.record import GenerationRun
+from labctl.steps.measured import LabRecords
 
 DEMO_SHA256 = "c88227c168f83ab59dd03ecf86dcbfc59785b357953e388898d85381ff70d1ad"
 CARD = "`lab_data/demo/MODEL_CARD.md`"

@@ -7,10 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.measure.ratios import times
-from labctl.measure.spread import mcnemar_exact
-from labctl.measure.verdict import paired_increase
-from labctl.records import LabRecords
 from labctl.report.analysis import Floats, common_chunks
 from labctl.report.answers import answer_changes, probe_names
 from labctl.report.demo_training import training_note
@@ -19,6 +15,10 @@ from labctl.report.greedy import greedy_divergences, loop_words, loops, same_tex
 from labctl.report.order import Orders
 from labctl.report.rules import CHANCE_ALPHA, Answer, is_worse
 from labctl.report.text import counted, known, percent, rate, significant, size, speedup_words, words
+from labctl.steps.intervals import mcnemar_exact
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.increase import paired_increase
+from labctl.steps.speed.ratios import times
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords
-from labctl.records_base import Machine
+from labctl.records.base import Machine
 from labctl.report.board import boards
 from labctl.report.gaps import mislabelled_notice, provenances
 from labctl.report.order import Orders, tells_little, tied
 from labctl.report.rules import smallest_passing
 from labctl.report.scoring import MAP_STEPS, WinnerMap
 from labctl.report.text import counted, percent, rate, size, speedup_words, words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.records import LabRecords
-from labctl.records_hardware import MemoryLoad, MemoryRun
+from labctl.steps.measured import LabRecords
+from labctl.steps.memory.record import MemoryLoad, MemoryRun
 
 GIB = 1024**3
 COMFORTABLE = 0.9

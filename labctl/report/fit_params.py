@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 
+from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines.llama_cpp.mixtures import type_bytes
 from labctl.errors import LabError
-from labctl.formats import FORMATS
-from labctl.prepare.mixtures import type_bytes
-from labctl.records import LabRecords
 from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context, plain_load
 from labctl.report.shapes import SHAPES, KnownShape
+from labctl.steps.measured import LabRecords
 
 PROGRAM_BYTES = 35_000_000
 """Python with llama.cpp's libraries, where no lab has measured it."""

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.formats import FORMATS, UNQUANTIZED_TYPES
-from labctl.groups import GROUPS, Group, of_group, runs
-from labctl.records import GgufFile, LabRecords, StepFailure
-from labctl.records_base import Provenance
+from labctl.engines.llama_cpp.formats import FORMATS, UNQUANTIZED_TYPES
+from labctl.records.base import Provenance
+from labctl.records.files import GgufFile
 from labctl.report.analysis import load_nll
+from labctl.steps.groups import GROUPS, Group, of_group, runs
+from labctl.steps.measured import LabRecords, StepFailure
 
 MARK = "⚠"
 """Stands behind the name of a format whose file is not what the name says."""

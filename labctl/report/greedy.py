@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.records import Generation, LabRecords
 from labctl.report.answers import Divergence, first_divergence
 from labctl.report.text import counted, quote, shortened, words
+from labctl.steps.generate.record import Generation
+from labctl.steps.measured import LabRecords
 
 N_GRAM = 4
 LOOPS = 0.5

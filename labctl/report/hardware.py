@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.machine import clock_text
-from labctl.records import LabRecords
-from labctl.records_hardware import BenchConditions, Conditions, MemoryLoad
+from labctl.machine.fingerprint import clock_text
+from labctl.records.hardware import Conditions
 from labctl.report.text import NOT_MEASURED, counted, significant, size, table
+from labctl.steps.measured import LabRecords
+from labctl.steps.memory.record import MemoryLoad
+from labctl.steps.speed.record import BenchConditions
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from labctl.machine.surroundings import plain_matplotlib
 from labctl.report.plot import GREY, INK, chart_text
-from labctl.surroundings import plain_matplotlib
 
 with plain_matplotlib():
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.measure.ratios import PRECISE, RATIO_RULE, times
-from labctl.records import LabRecords
 from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
 from labctl.report.tables import cell
 from labctl.report.text import NOT_MEASURED, known, rate, significant, size, table, words
+from labctl.steps.measured import LabRecords
+from labctl.steps.speed.ratios import PRECISE, RATIO_RULE, times
 
 Rows = Mapping[str, Mapping[str, Any]]
 CONTEXTS = (512, 2048, 4096, 8192, 32768)

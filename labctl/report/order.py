@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from labctl.measure.ratios import Ratio, Test, round_ratio
-from labctl.measure.spread import mcnemar_exact
-from labctl.measure.verdict import chunk_differences, paired_increase
-from labctl.records import LabRecords
 from labctl.report.analysis import Floats, load_nll
 from labctl.report.answers import answer_changes, probe_names
 from labctl.report.text import known, words
+from labctl.steps.intervals import mcnemar_exact
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.increase import chunk_differences, paired_increase
+from labctl.steps.speed.ratios import Ratio, Test, round_ratio
 
 Rows = Mapping[str, Mapping[str, Any]]
 Names = tuple[str, str]
@@ -142,7 +142,7 @@ class Orders:
         runs = [self.records.perplexity[name] for name in names]
         seeds = {run.order_seed for run in runs if run.order_seed is not None and run.n_chunks < run.n_chunks_text}
         if seeds:  # the end of a run hung on its figures: only bounds that hold at every look are true
-            from labctl.measure.sequence import confidence_sequence, shuffled_chunks
+            from labctl.steps.perplexity.sequence import confidence_sequence, shuffled_chunks
 
             visited = shuffled_chunks(runs[0].n_chunks_text, seeds.pop())
             low, high = confidence_sequence(chunk_differences(other[visited], one[visited]), alpha)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from labctl.records import LabRecords
 from labctl.report.markup import to_html
 from labctl.report.pagedata import as_json, page_data
 from labctl.report.plot import without_notices
 from labctl.report.rules import Answer
 from labctl.report.scoring import Weights
 from labctl.report.text import interval, known, percent, printable, rate, shortened, significant, size, speedup_words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 _SCRIPTS = ("page_score.js", "page_explore.js", "page_outputs.js")

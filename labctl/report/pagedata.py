@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.records import Generation, LabRecords
+from labctl.records.digests import digest
 from labctl.report.answers import first_divergence, split_text
 from labctl.report.board import boards
 from labctl.report.coursefiles import prompts
@@ -17,7 +17,8 @@ from labctl.report.order import Orders
 from labctl.report.plot import look
 from labctl.report.scoring import Leads, Weights
 from labctl.report.text import printable
-from labctl.store import digest
+from labctl.steps.generate.record import Generation
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 _FIGURES = (

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.records import COMMON_CHUNKS, LabRecords, PerplexityRun
 from labctl.report.tables import cell
 from labctl.report.text import NOT_MEASURED, counted, interval, known, percent, table, words
+from labctl.steps.measured import LabRecords
+from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labctl.formats import FORMATS, LAB_FORMATS
+from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS
+from labctl.machine.surroundings import plain_matplotlib
 from labctl.report.text import plain, printable
-from labctl.surroundings import plain_matplotlib
 
 with plain_matplotlib():
     import matplotlib as mpl

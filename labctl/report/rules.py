@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.records import LabRecords
 from labctl.report.fit import FIT_RULE, fit_table
 from labctl.report.order import SMALLER, Orders
 from labctl.report.text import interval, known, percent, rate, significant, size, speedup_words, words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 SUMS = "sums"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from labctl.engines.llama_cpp.formats import Format
+from labctl.engines.llama_cpp.mixtures import Frame, Matrix, Role, mixture, type_bytes
 from labctl.errors import LabError
-from labctl.formats import Format
-from labctl.prepare.mixtures import Frame, Matrix, Role, mixture, type_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

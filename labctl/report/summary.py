@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.records import LabRecords
 from labctl.report.rules import production
 from labctl.report.text import interval, known, percent, rate, significant, size, words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 VERDICTS = {"pass": "passes", "fail": "fails", "undecided": "undecided"}

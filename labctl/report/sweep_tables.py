@@ -6,11 +6,11 @@ import itertools
 import statistics
 from dataclasses import dataclass
 
-from labctl.measure.ratios import Test, visits_ratio
-from labctl.records import LabRecords
-from labctl.records_hardware import BatchRun, ThreadSweep
 from labctl.report.order import Order, Pair, order_of, tied
 from labctl.report.text import NOT_MEASURED, counted, rate, table
+from labctl.steps.measured import LabRecords
+from labctl.steps.speed.ratios import Test, visits_ratio
+from labctl.steps.speed.record import BatchRun, ThreadSweep
 
 _CUT = " The time allowed was over before all repetitions were made; --bench-time allows more."
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords
 from labctl.report.answers import probe_names
 from labctl.report.demo_training import unseen_scores
 from labctl.report.gaps import Gap, content_notes, twins
@@ -22,6 +21,7 @@ from labctl.report.text import (
     table,
     words,
 )
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from labctl.measure.ratios import times
+from labctl.steps.speed.ratios import times
 
 NOT_MEASURED = "not measured"
 

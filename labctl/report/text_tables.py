@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.records import Generation, LabRecords
 from labctl.report.answers import first_divergence, split_text
 from labctl.report.greedy import greedy_divergences, loop_quote, loops, same_words
 from labctl.report.text import NOT_MEASURED, counted, escape, known, quote, table
+from labctl.steps.generate.record import Generation
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labctl.records import LabRecords
 from labctl.report.board import Board, Boards
 from labctl.report.greedy import greedy_divergences
 from labctl.report.order import Order, tied
@@ -15,6 +14,7 @@ from labctl.report.rules import Answer, increase_words, is_smaller, not_smaller
 from labctl.report.scoring import MAP_STEPS, PLACES_RULE, Weights, weigh
 from labctl.report.tables import cell, count
 from labctl.report.text import NOT_MEASURED, interval, known, percent, rate, size, table, words
+from labctl.steps.measured import LabRecords
 
 Rows = Mapping[str, Mapping[str, Any]]
 

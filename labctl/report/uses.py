@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.config import Q13_LIMITS
+from labctl.lab.config import Q13_LIMITS
 from labctl.report.rules import SUMS, Answer, increase_words, is_smaller, is_worse
 from labctl.report.text import known, significant, size, words
 

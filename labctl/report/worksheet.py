@@ -6,10 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labctl.groups import GROUPS
-from labctl.measure.spread import MEDIAN_INTERVAL_RULE
-from labctl.records import LabRecords
-from labctl.records_base import Machine
+from labctl.records.base import Machine
 from labctl.report import (
     advice,
     hardware,
@@ -48,6 +45,9 @@ from labctl.report.scoring import (
 )
 from labctl.report.text import counted, escape, prose, table
 from labctl.report.uses import minimum_formats, reasoning
+from labctl.steps.groups import GROUPS
+from labctl.steps.intervals import MEDIAN_INTERVAL_RULE
+from labctl.steps.measured import LabRecords
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -1,0 +1,138 @@
+"""What a GGUF file's header says about the model: its sizes, its tensor types, whether it is quantized."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from labctl.engines.llama_cpp.formats import UNQUANTIZED_TYPES
+from labctl.engines.llama_cpp.gguf import parts
+from labctl.engines.llama_cpp.gguf.reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, shown
+from labctl.errors import LabError
+from labctl.records.files import ModelShape, TensorTypeShare
+
+__all__ = [
+    "GgufHeader",
+    "TensorInfo",
+    "baseline_label",
+    "is_quantized",
+    "model_shape",
+    "read_header",
+    "read_model",
+    "type_shares",
+]
+
+# Lookup tables and the like; a matrix in one of these says nothing about quantization.
+_OTHER_TYPES = frozenset({"i8", "i16", "i32", "i64", "f64"})
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def read_model(path: Path) -> tuple[GgufHeader, tuple[Path, ...]]:
+    """Read a model's header, all parts of it where the model is split over several files.
+
+    Args:
+        path: the GGUF file, or the first part (`...-00001-of-00003.gguf`).
+    Returns: a header with the tensors of all parts (offsets count within each part), and the parts in order.
+    Raises:
+        LabError: as read_header; a part is missing or of another model, or `path` is not the first.
+    """
+    try:
+        first = read_header(path)
+    except LabError as error:
+        raise parts.explained(error, path) from error
+    files = parts.files_of(path, first)
+    if len(files) == 1:
+        return first, files
+    headers = [first, *(read_header(part) for part in files[1:])]
+    parts.check_parts(files, headers)
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    return replace(first, tensors=tensors, size_bytes=sum(header.size_bytes for header in headers)), files
+
+
+def model_shape(header: GgufHeader) -> ModelShape:
+    """Sizes of the model.
+
+    Where heads differ from layer to layer, n_head_kv is their mean, rounded up: the cache size comes out right or a
+    little high.
+
+    Raises:
+        LabError: not a language model, a key is missing or impossible, or the vocabulary is empty.
+    Source: llama.cpp src/llama-model.cpp, llama_model_base::load_hparams.
+    """
+    metadata = header.metadata
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise LabError("The file does not say which architecture it is (general.architecture).", AGAIN)
+    if not _ARCHITECTURE.fullmatch(architecture):
+        raise LabError(f"The file names an impossible architecture: {shown(architecture)}.", AGAIN)
+    kind = metadata.get("general.type", "model")
+    if kind != "model" or architecture in ("clip", "imatrix"):
+        raise LabError(
+            f"The file is not a language model: it says {architecture}, type {shown(kind)}.",
+            "Give the model's own GGUF file, not its image encoder, adapter or importance matrix.",
+        )
+
+    def whole(key: str, default: int | None = None, lowest: int = 1) -> int:
+        name = f"{architecture}.{key}"
+        values = header.arrays.get(name, ())
+        value: Value | None = metadata.get(name, default)
+        if values and all(isinstance(one, int) and 0 <= one < 2**31 for one in values):
+            value = -(-sum(int(one) for one in values) // len(values))
+        if value is None:
+            raise LabError(f"The model's header has no {name}.", AGAIN)
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < 2**31:
+            raise LabError(f"The model's header has an impossible {name}: {shown(value)}.", AGAIN)
+        return value
+
+    n_embd = whole("embedding_length")
+    n_head = whole("attention.head_count", 0, lowest=0)
+    d_head = n_embd // n_head if n_head else 0
+    n_vocab = header.array_lengths.get("tokenizer.ggml.tokens")
+    if n_vocab is None:
+        n_vocab = whole("vocab_size", 0, lowest=0)
+    if n_vocab < 1:
+        raise LabError("The model's vocabulary is empty.", AGAIN)
+    return ModelShape(
+        architecture=architecture,
+        n_layer=whole("block_count"),
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=whole("attention.head_count_kv", n_head, lowest=0),
+        d_head_k=whole("attention.key_length", d_head, lowest=0),
+        d_head_v=whole("attention.value_length", d_head, lowest=0),
+        n_vocab=n_vocab,
+        n_ctx_train=whole("context_length"),
+    )
+
+
+def type_shares(header: GgufHeader) -> tuple[TensorTypeShare, ...]:
+    """How much of the model is stored as each ggml type, largest first."""
+    by_type: dict[str, list[TensorInfo]] = {}
+    for tensor in header.tensors:
+        by_type.setdefault(tensor.tensor_type, []).append(tensor)
+    shares = [
+        TensorTypeShare(
+            tensor_type=name,
+            n_tensors=len(tensors),
+            n_params=sum(tensor.n_params for tensor in tensors),
+            size_bytes=sum(tensor.size_bytes for tensor in tensors),
+        )
+        for name, tensors in by_type.items()
+    ]
+    return tuple(sorted(shares, key=lambda share: (-share.size_bytes, share.tensor_type)))
+
+
+def is_quantized(header: GgufHeader) -> bool:
+    """Whether any weight matrix is stored in a quantized type."""
+    plain = UNQUANTIZED_TYPES | _OTHER_TYPES
+    return any(len(tensor.shape) > 1 and tensor.tensor_type not in plain for tensor in header.tensors)
+
+
+def baseline_label(header: GgufHeader) -> str:
+    """F16, BF16 or F32, whichever holds the most bytes; of a quantized file, its main type ("Q4_1")."""
+    quantized = is_quantized(header)
+    for share in type_shares(header):
+        if (share.tensor_type in UNQUANTIZED_TYPES) != quantized and share.tensor_type not in _OTHER_TYPES:
+            return share.tensor_type.upper()
+    raise LabError("The file holds no weights.", "Give a GGUF file with the model's tensors in it.")

@@ -1,0 +1,252 @@
+"""`labctl compare`: several runs side by side; quality pooled only for equal files, speed never across machines."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl.errors import LabError
+from labctl.handin.submission import load_folder, read_manifest, read_zip, unpack
+from labctl.machine.surroundings import fault
+from labctl.records.base import Machine
+from labctl.steps.measured import LabRecords
+
+MOST_RUNS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run to compare; `label` is R1, R2, ... in the order given."""
+
+    label: str
+    name: str
+    records: LabRecords
+    rows: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One format of one run, or the same file's quality pooled over runs (`machine` and speeds empty).
+
+    Attributes:
+        runs: labels of the runs that the line stands on.
+        machine: label of the computer, M1, M2, ...
+    """
+
+    runs: tuple[str, ...]
+    model: str
+    format: str
+    text: str
+    size_bytes: float | None
+    ppl: float | None
+    n_chunks: int | None
+    increase_pct: float | None
+    increase_low_pct: float | None
+    increase_high_pct: float | None
+    machine: str = ""
+    tg_tps: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    pp_tps: float | None = None
+    peak_rss_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All lines, pooled ones after the single ones, and what the labels stand for."""
+
+    runs: dict[str, str]
+    machines: dict[str, str]
+    lines: tuple[Line, ...]
+    pooled: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
+    """Load runs: outputs/<model> folders or submissions; zips are unpacked for as long as this lasts.
+
+    Raises:
+        LabError: fewer than two, too many, or one that is no run.
+    """
+    from labctl.report.analysis import frame, rows_of
+
+    if not 2 <= len(paths) <= MOST_RUNS:
+        raise LabError(
+            f"There are {len(paths)} runs to compare.", f"Name 2 to {MOST_RUNS} outputs/<model> folders or submissions."
+        )
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for number, path in enumerate(paths, 1):
+            if path.is_dir():
+                records = load_folder(path)
+            else:
+                files = read_zip(path)
+                manifest = read_manifest(path, files)
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="labctl-compare-")))
+                unpack({name: data for name, data in files.items() if name in manifest.files}, place)
+                model = next((name.split("/")[1] for name in sorted(files) if name.startswith("outputs/")), "model")
+                records = load_folder(place / "outputs" / model, manifest.formats, manifest.warnings)
+            with contradictions(path.name):
+                rows = rows_of(frame(records))
+            runs.append(Run(label=f"R{number}", name=str(path), records=records, rows=rows))
+        yield tuple(runs)
+
+
+@contextlib.contextmanager
+def contradictions(name: str) -> Iterator[None]:
+    """Turn what only impossible records can cause into one line: those of a stranger may say anything.
+
+    Raises:
+        LabError: in place of an error of arithmetic, shape or type; a fault of this machine is told as one.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        if (found := fault(error)) is not None:
+            raise found from error
+        raise LabError(
+            f"{name}: the records contradict themselves ({type(error).__name__}: {str(error)[:120]}).",
+            "Leave it out, or look at it with `labctl verify`.",
+        ) from error
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Put runs side by side."""
+    from labctl.report.text import counted
+
+    machines: dict[str, tuple[str, str]] = {}
+    lines = []
+    for run in runs:
+        for name, row in run.rows.items():
+            machine = _machine(run.records, name)
+            if machine is not None and machine.machine_id not in machines:
+                words = f"{machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}"
+                machines[machine.machine_id] = (f"M{len(machines) + 1}", words)
+            label = machines[machine.machine_id][0] if machine is not None else ""
+            lines.append(_line(run, name, row, label))
+    pooled = tuple(_pooled(runs))
+    notes = [
+        "Speed and memory stand for one computer each and are never averaged over computers; the speed-up is within"
+        " one run."
+    ]
+    if pooled:
+        notes.append("Pooled: runs that measured the very same files (sha256) on the same text, their chunks together.")
+    else:
+        notes.append("Nothing is pooled: no two runs measured the same files on the same text.")
+    if len({run.records.text.sha256 for run in runs if run.records.text}) > 1:
+        notes.append("The runs used different texts: their perplexities do not compare.")
+    return Comparison(
+        runs={run.label: run.name for run in runs},
+        machines=dict(machines.values()),
+        lines=tuple(lines),
+        pooled=pooled,
+        notes=tuple(notes),
+    )
+
+
+def _machine(records: LabRecords, name: str) -> Machine | None:
+    for group in (records.speed, records.memory, records.perplexity):
+        if name in group:
+            machine: Machine = group[name].provenance.machine
+            return machine
+    return None
+
+
+def _line(run: Run, name: str, row: Mapping[str, Any], machine: str) -> Line:
+    def figure(column: str) -> float | None:
+        value = row[column]
+        return None if value is None or value != value else float(value)
+
+    chunks = figure("n_chunks")
+    return Line(
+        runs=(run.label,),
+        model=run.records.model.name,
+        format=name,
+        text="" if run.records.text is None else run.records.text.name,
+        size_bytes=figure("size_bytes"),
+        ppl=figure("ppl"),
+        n_chunks=None if chunks is None else int(chunks),
+        increase_pct=figure("ppl_increase_pct"),
+        increase_low_pct=figure("ppl_increase_low_pct"),
+        increase_high_pct=figure("ppl_increase_high_pct"),
+        machine=machine,
+        tg_tps=figure("tg_tps"),
+        speedup=figure("speedup"),
+        speedup_low=figure("speedup_low"),
+        speedup_high=figure("speedup_high"),
+        pp_tps=figure("pp_tps"),
+        peak_rss_bytes=figure("peak_rss_bytes"),
+    )
+
+
+def _pooled(runs: Sequence[Run]) -> Iterator[Line]:
+    """Quality of a file over all runs that measured it, with its baseline, on one text with one chunk size."""
+    import numpy as np
+
+    from labctl.report.analysis import load_nll
+    from labctl.steps.perplexity.increase import paired_increase
+    from labctl.steps.perplexity.scorer import perplexity
+
+    groups: dict[tuple[object, ...], list[tuple[Run, str]]] = {}
+    values = {run.label: load_nll(run.records) for run in runs}
+    for run in runs:
+        base = run.records.formats[0]
+        for name in run.records.formats:
+            files, measured = run.records.files, run.records.perplexity.get(name)
+            if measured is None or name not in values[run.label] or name not in files or base not in files:
+                continue
+            digests = (files[name].sha256, files[base].sha256)
+            protocol = (measured.text.sha256, measured.n_ctx, measured.n_chunks_text, measured.n_scored_per_chunk)
+            members = groups.setdefault((*digests, *protocol), [])
+            if all(other is not run for other, _ in members):  # two labels of one file count once
+                members.append((run, name))
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        first, name = members[0]
+        base = first.records.formats[0]
+        stacks = [np.stack([values[run.label][one] for run, one in members])]
+        if all(run.records.formats[0] in values[run.label] for run, _ in members):
+            stacks.append(np.stack([values[run.label][run.records.formats[0]] for run, _ in members]))
+        mean = [_mean_of_known(stack) for stack in stacks]
+        chunks = np.flatnonzero(np.isfinite(mean[0]).all(axis=1))
+        ppl, _ = perplexity(mean[0][chunks])
+        increase = None
+        if (
+            name != base
+            and len(mean) == 2
+            and (np.isfinite(mean[1]).all(axis=1) & np.isfinite(mean[0]).all(axis=1)).any()
+        ):
+            increase = paired_increase(*mean)
+        # Where a run stopped when its verdict was settled, the t interval over the chunks together would be too narrow.
+        chosen = any(
+            one.order_seed is not None and one.n_chunks < one.n_chunks_text
+            for one in (run.records.perplexity[label] for run, label in members)
+        )
+        yield Line(
+            runs=tuple(run.label for run, _ in members),
+            model=first.records.model.name,
+            format=name,
+            text=first.records.perplexity[name].text.name,
+            size_bytes=float(first.records.files[name].size_bytes),
+            ppl=ppl,
+            n_chunks=len(chunks),
+            increase_pct=None if increase is None else 100 * increase.increase,
+            increase_low_pct=None if increase is None or chosen else 100 * increase.low,
+            increase_high_pct=None if increase is None or chosen else 100 * increase.high,
+        )
+
+
+def _mean_of_known(stack: Any) -> Any:
+    """Mean over runs of each chunk that any of them measured; NaN where none did."""
+    import numpy as np
+
+    counts = np.isfinite(stack).sum(axis=0)
+    sums = np.where(np.isfinite(stack), stack, 0.0).sum(axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)

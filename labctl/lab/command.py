@@ -1,0 +1,25 @@
+"""What to type for a lab."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from labctl.lab.config import LabConfig, flag
+
+
+def command(verb: str, name: str, config: LabConfig, formats: tuple[str, ...], *, exact: bool) -> str:
+    """What to type for a lab, from the folder it was measured in; of a run, with what it was asked.
+
+    Args:
+        name: of the lab, or demo.
+        exact: as in steps.Lab.command.
+    """
+    usual, words = LabConfig(), ["labctl", verb, "--model", name]
+    asks = ("formats", "chunks", "text", "ctx", "budget_s") if verb == "run" else ()
+    for setting in ("outputs", "reports", *asks):
+        value = getattr(config, setting)
+        if value != getattr(usual, setting):
+            shown = ",".join(formats) if setting == "formats" else str(value)
+            words += [flag(setting).strip(), shown if exact or not Path(shown).is_absolute() else setting.upper()]
+    return shlex.join(words)

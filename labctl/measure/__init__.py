@@ -1,1 +1,0 @@
-"""Measuring a GGUF file: perplexity, speed, memory, sample outputs."""

@@ -1,0 +1,211 @@
+"""What a lab was asked: outputs/<model>/lab.json, written by what measures, read by what reports."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.errors import LabError
+from labctl.lab.config import FIELDS, LabConfig
+from labctl.lab.folder import RunFolder
+from labctl.lab.values import checked_value
+from labctl.records.files import GgufFile
+from labctl.records.sources import SourceModel
+from labctl.records.store import read_record, write_record
+from labctl.steps.groups import GROUPS
+
+NAME = "lab.json"
+OF_STEP: dict[str, tuple[str, ...]] = {
+    "quantize": ("imatrix",),
+    "perplexity": ("text", "ctx", "chunks", "budget_s", "limit"),
+    "divergence": ("text", "ctx", "chunks", "kl_chunks", "kl_spool_bytes"),
+    "generate": ("ctx", "threads", "temperature", "top_p", "seed", "new_tokens", "probe_items"),
+    "memory": ("ctx", "threads"),
+    "bench": ("formats", "threads", "bench_rounds", "bench_max_rounds", "bench_budget_s", "cooldown_s"),
+    "batch": ("threads",),
+}
+"""The settings that each step's records depend on. Speed is timed over a set of formats, which is one of them."""
+OF_MODEL = ("allow_quantized_source", "allow_missing_pre_tokenizer", "llama_cpp", "lab_data")
+OF_REPORT = ("limit", "weights", "q13_limits", "blank")
+MEASURING = frozenset((*OF_MODEL, *(name for names in OF_STEP.values() for name in names))) - {"limit"}
+"""Where a report shows what is measured, only a flag asks for other values of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was last asked of a lab.
+
+    Attributes:
+        spec: what was typed for --model; path: the GGUF file it led to.
+        formats: of the lab, without the baseline: what `labctl run` named, and what single steps added.
+        steps: step -> setting -> value, as the last command had it that made the step.
+        of_lab: settings of the model and of the report, where they are not the defaults.
+        standing: what lab.toml and variables said then: flags went before it, and still do while it says the same.
+    """
+
+    spec: str
+    path: str
+    sha256: str
+    formats: tuple[str, ...]
+    asked_at: str
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    of_lab: dict[str, Any] = field(default_factory=dict)
+    standing: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self, names: Iterable[str]) -> dict[str, Any]:
+        """The settings that some steps were asked with, and those of the lab."""
+        found = dict(self.of_lab)
+        for step in names:
+            found |= {name: value for name, value in self.steps.get(step, {}).items() if name != "formats"}
+        return {**found, "formats": self.formats}
+
+
+def settings_of(config: LabConfig, n_threads: int, labels: tuple[str, ...], step: str) -> dict[str, Any]:
+    """What a step is asked with now; the number of threads as it came out."""
+    own: dict[str, Any] = {"threads": n_threads, "formats": list(labels), "text": _absolute(config.text)}
+    if config.imatrix is not None:
+        own["imatrix"] = _absolute(config.imatrix)
+    return {name: own.get(name, getattr(config, name)) for name in OF_STEP[step]}
+
+
+def note(
+    folder: RunFolder,
+    model: SourceModel,
+    config: LabConfig,
+    n_threads: int,
+    names: Iterable[str],
+    *,
+    whole: bool,
+    standing: Mapping[str, Any],
+) -> Asked:
+    """Write down what is asked now.
+
+    Args:
+        names: the steps that will be made.
+        whole: the lab is asked anew, with these formats only; else they come on top of those it has.
+        standing: what lab.toml and variables say.
+    """
+    before = read(folder)
+    formats = set(config.formats) if whole or before is None else {*config.formats, *before.formats}
+    ordered = tuple(name for name in FORMATS if name in formats and name != model.baseline)
+    labels = tuple(name for name in config.formats if name != model.baseline)
+    steps = {} if before is None else dict(before.steps)
+    steps |= {name: settings_of(config, n_threads, labels, name) for name in names if name in OF_STEP}
+    usual = LabConfig()
+    given = {name: getattr(config, name) for name in (*OF_MODEL, *OF_REPORT)}
+    of_lab = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    for name in ("lab_data", "llama_cpp"):
+        if name in of_lab:
+            of_lab[name] = str(Path(of_lab[name]).absolute())
+    found = Asked(
+        spec=model.spec,
+        path=model.path,
+        sha256=model.sha256,
+        formats=ordered,
+        asked_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        steps=steps,
+        of_lab=of_lab if whole or before is None else before.of_lab | of_lab,
+        standing=dict(standing),
+    )
+    write_record(folder.root / NAME, found)
+    return found
+
+
+def _absolute(name: str | None) -> str | None:
+    """A file's name that holds from every folder; other words as they are."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        if name is not None and (path := Path(name).expanduser()).is_file():
+            return str(path.absolute())
+    return name
+
+
+def read(folder: RunFolder) -> Asked | None:
+    """What a lab was asked, by lab.json; else, as far as they tell, by its records.
+
+    Returns: None where nothing is measured.
+    """
+    try:
+        found = read_record(folder.root / NAME, Asked)
+        if found is not None:
+            _check(found)
+            return found
+    except LabError:  # by a newer labctl, or no settings that could be
+        pass
+    return _by_records(folder)
+
+
+def is_readable(folder: RunFolder) -> bool:
+    """Whether lab.json, if it is there, says what was asked."""
+    try:
+        found = read_record(folder.root / NAME, Asked)
+        if found is not None:
+            _check(found)
+    except LabError:
+        return False
+    return found is not None or not (folder.root / NAME).exists()
+
+
+def _check(asked: Asked) -> None:
+    """Raise unless the settings could have been given.
+
+    Raises:
+        LabError: one could not.
+    """
+    import msgspec
+
+    for settings in ({"formats": asked.formats} if asked.formats else {}, asked.of_lab, *asked.steps.values()):
+        for name, value in settings.items():
+            if name not in FIELDS or (name == "formats" and not value):
+                continue
+            try:
+                checked_value(name, getattr(msgspec.convert({name: value}, LabConfig), name), f"{NAME}: {name} ")
+            except msgspec.ValidationError as error:
+                raise LabError(f"{NAME}: {error}.") from error
+
+
+_RECORDED = {"n_ctx": "ctx", "n_threads": "threads", "n_tokens": "new_tokens"}
+
+
+def _by_records(folder: RunFolder) -> Asked | None:
+    """What the records of a lab without a readable lab.json were made with."""
+    model = read_record(folder.record_path("source"), SourceModel)
+    if model is None:
+        return None
+    there = {path.stem.partition("-")[2] for path in folder.records.glob("quantize-*.json")}
+    formats = tuple(name for name in FORMATS if name in there and name != model.baseline)
+    steps: dict[str, dict[str, Any]] = {"bench": {"formats": list(formats)}}
+    for group in GROUPS:
+        label = next(iter(formats), "") if not group.of_baseline else model.baseline
+        record = read_record(folder.record_path(group.step, label), group.kind)
+        if record is None or record.provenance is None or isinstance(record, GgufFile):
+            continue
+        made = {_RECORDED.get(name, name): value for name, value in record.provenance.settings.items()}
+        if group.step == "divergence":
+            made["kl_chunks"] = made.pop("n_chunks", None)
+        steps.setdefault(group.step, {}).update(
+            {name: made[name] for name in OF_STEP.get(group.step, ()) if name in made}
+        )
+    if "divergence" in steps and "chunks" in steps.get("perplexity", {}):
+        steps["divergence"]["chunks"] = steps["perplexity"]["chunks"]
+    return Asked(
+        spec=model.spec,
+        path=model.path,
+        sha256=model.sha256,
+        formats=formats,
+        asked_at="",
+        steps=steps,
+        of_lab={"allow_quantized_source": True} if model.quantized else {},
+    )
+
+
+def flags_over(asked: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each step, with flags of the command line in place of what was asked before."""
+    return {
+        step: {name: flags[name] if flags.get(name) is not None else value for name, value in settings.items()}
+        for step, settings in asked.items()
+    }

@@ -1,0 +1,203 @@
+"""Before a run: what it will write, need and take, from a probe of its first chunks; large writes are asked about."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from labctl.cli.output import Display
+from labctl.errors import LabError
+from labctl.executors.limits import peak_ram_bytes
+from labctl.lab.lab import Lab, key_of
+from labctl.records.base import Provenance
+from labctl.records.store import read_record, write_record
+from labctl.records.units import size_text, time_text
+from labctl.steps.perplexity.record import N_SIDE, PerplexityRun, PerplexityTask
+
+FLOPS_PER_CORE = 40e9
+"""Operations a second that one core of a laptop reaches in llama.cpp, within 3 times."""
+
+_LAB_TOKENS = 7 * 140 * 512
+"""Tokens that seven formats read in a whole lab, speed and texts counted as the prompt tokens of the same time."""
+
+
+class Step(Protocol):
+    """What a plan's row says."""
+
+    @property
+    def step(self) -> str: ...
+    @property
+    def write_bytes(self) -> int: ...
+    @property
+    def estimate_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The first chunks of the text through the baseline, on this machine.
+
+    Attributes:
+        tokens_per_s: reading and scoring, without loading the model.
+        peak_rss_bytes: of the process.
+    """
+
+    key: str
+    tokens_per_s: float
+    peak_rss_bytes: int
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a run will do to this machine.
+
+    Attributes:
+        spool_bytes: of what it writes, the temporary file that only KL divergence needs.
+    """
+
+    write_bytes: int
+    spool_bytes: int = 0
+    free_bytes: int
+    peak_ram_bytes: int
+    ram_bytes: int
+    estimate_s: float
+    probed: bool
+
+
+def guessed_tokens_per_s(n_params: int, n_threads: int) -> float:
+    """Prompt tokens a second by arithmetic: two operations a weight and token."""
+    return FLOPS_PER_CORE * n_threads / (2 * n_params)
+
+
+def whole_lab_s(n_params: int, n_threads: int) -> float:
+    """About how long the seven formats of the worksheet take, within 3 times."""
+    return 60 + _LAB_TOKENS / guessed_tokens_per_s(n_params, n_threads)
+
+
+def rough_s(seconds: float) -> float:
+    """An estimate without the digits that it does not know: whole minutes from ten on, whole hours from three on."""
+    unit = 1 if seconds < 60 else 10 if seconds < 600 else 60 if seconds < 3600 else 600 if seconds < 10_800 else 3600
+    return round(seconds / unit) * unit
+
+
+def tokens_per_s(lab: Lab, n_params: int) -> float:
+    """Prompt tokens a second of this lab's baseline: as probed, if it was, else by arithmetic."""
+    probe = stored_probe(lab)
+    return probe.tokens_per_s if probe is not None else guessed_tokens_per_s(n_params, lab.n_threads)
+
+
+def _key(lab: Lab) -> str:
+    return key_of(
+        "probe", lab, model=lab.model.sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
+        n_ctx=lab.config.ctx,
+    )  # fmt: skip
+
+
+def stored_probe(lab: Lab) -> Probe | None:
+    """The probe of an earlier run, if it was made with this model, machine and settings."""
+    probe = read_record(lab.folder.record_path("probe"), Probe)
+    return probe if probe is not None and probe.key == _key(lab) else None
+
+
+def ensure_probe(lab: Lab) -> Probe | None:
+    """Time the first chunks, unless that was done before.
+
+    Returns: None where they cannot be measured; the run itself will say why.
+    """
+    known = stored_probe(lab)
+    if known is not None:
+        return known
+    key = _key(lab)
+    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads}
+    provenance = lab.provenance("probe", key, {"model": lab.model.sha256}, settings)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "probe.npy"
+        task = PerplexityTask(
+            model_path=lab.model.path,
+            format=lab.model.baseline,
+            n_threads=lab.n_threads,
+            text=lab.text,
+            n_ctx=lab.config.ctx,
+            n_first=N_SIDE,
+            nll_path=str(path),
+            shown_nll_path=path.name,
+            provenance=provenance,
+        )
+        try:
+            run = lab.run(task, PerplexityRun, "probe", lab.model.baseline, None)
+        except LabError:
+            return None
+    if run.wall_s <= 0:
+        return None
+    probe = Probe(
+        key=key,
+        tokens_per_s=run.n_tokens_evaluated / run.wall_s,
+        peak_rss_bytes=run.peak_rss_bytes,
+        provenance=provenance,
+    )
+    write_record(lab.folder.record_path("probe"), probe)
+    return probe
+
+
+def spool_bytes(planned: Sequence[Step]) -> int:
+    """Of what a plan writes, the temporary file of probabilities: without room for it, all else goes on."""
+    return sum(one.write_bytes for one in planned if one.step == "divergence")
+
+
+def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
+    """Put together what a plan means for this machine."""
+    import psutil
+
+    from labctl.engines.llama_cpp.gguf.header import read_model
+
+    probe = stored_probe(lab)
+    header, _ = read_model(Path(lab.model.path))
+    return Preflight(
+        write_bytes=sum(one.write_bytes for one in planned),
+        spool_bytes=spool_bytes(planned),
+        free_bytes=int(psutil.disk_usage(str(lab.folder.root)).free),
+        peak_ram_bytes=max(peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
+        ram_bytes=lab.machine.usable_ram_bytes,
+        estimate_s=sum(one.estimate_s for one in planned),
+        probed=probe is not None,
+    )
+
+
+def check(lab: Lab, found: Preflight, display: Display) -> None:
+    """Say what a run will do, refuse what cannot work, and ask before it writes much.
+
+    Raises:
+        LabError: the disk has no room, or the person did not agree.
+    """
+    from labctl.lab.dialogue import LARGE_BYTES
+
+    text = (
+        f"{lab.model.name}: writes {size_text(found.write_bytes)} ({size_text(found.free_bytes)} free), needs about"
+        f" {size_text(found.peak_ram_bytes)} of memory at most ({size_text(found.ram_bytes)} here) and takes"
+        f" about {time_text(rough_s(found.estimate_s))}"
+        + (", judging by the first chunks." if found.probed else ", give or take a factor of 3.")
+    )
+    if found.write_bytes - found.spool_bytes > found.free_bytes:
+        raise LabError(
+            f"Not enough disk: this run writes {size_text(found.write_bytes)}, and {lab.folder.root} has"
+            f" {size_text(found.free_bytes)} free.",
+            "Free some space, choose another disk with --outputs, or fewer formats with --formats.",
+        )
+    if found.write_bytes > found.free_bytes:
+        display.warn(
+            f"KL divergence will be left out: its temporary file takes {size_text(found.spool_bytes)}, and"
+            f" {lab.folder.root} has {size_text(found.free_bytes)} free. Free some space, or set kl_spool_bytes"
+            " in lab.toml."
+        )
+    if found.peak_ram_bytes > found.ram_bytes:
+        display.warn(
+            f"{lab.model.baseline} needs about {size_text(found.peak_ram_bytes)} of memory, more than the"
+            f" {size_text(found.ram_bytes)} that are here: it will be very slow, or fail."
+        )
+    if found.write_bytes > LARGE_BYTES:
+        display.confirm(text, yes=lab.config.yes)
+    else:
+        display.note(text)

@@ -1,0 +1,198 @@
+"""A lab opened again with what it was asked before: by single steps, which go on with it, and by what only reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labctl.cli.output import Display
+from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.errors import LabError
+from labctl.lab.config import LabConfig, Source, merged, sources
+from labctl.lab.folder import RunFolder
+from labctl.lab.lab import Lab
+from labctl.pipeline import asked, labs, opening
+from labctl.pipeline.plan import STEPS
+from labctl.records.sources import TextSource
+from labctl.records.store import read_record
+
+
+def to_measure(flags: Mapping[str, Any], display: Display, names: Sequence[str], *, keep: bool = True) -> Lab:
+    """The lab that a measuring command works on.
+
+    The whole run asks anew. A single step takes what is not said now from what the lab was asked before, its model,
+    too, and adds its formats to the lab's. Speed is timed over all of these: only figures of the same rounds compare.
+
+    Args:
+        names: the steps that are asked for; none to prepare a whole run.
+        keep: as in opening.open_lab.
+    Raises:
+        LabError: a setting is wrong, or the model or the text cannot be had.
+    """
+    found = sources(flags)
+    config = merged({}, *found)
+    whole = set(STEPS) <= set(names) or not names
+    known = _known_as(config) if whole or _is_given("model", found) else _newest(config, display)
+    before = asked.read(known.folder) if known is not None and not whole else None
+    if before is not None:
+        config = merged({name: before.of_lab[name] for name in asked.OF_MODEL if name in before.of_lab}, *found)
+    named = config.text
+    text = None if named is None else opening.find_text(config, display, keep=keep)  # before a model is fetched for it
+    model = opening.find_model(_with_spec(config, known), display, keep=keep)
+    folder = RunFolder(Path(config.outputs) / model.name)
+    _say_unreadable(folder, display)
+    before = asked.read(folder)
+    standing = {name: _plain(value) for one in found[:2] for name, value in one.values.items()}
+    if before is not None and not whole:
+        remembered = _of_steps(before, names)
+        found = (_news(found[0], before, remembered), _news(found[1], before, remembered), found[2])
+        config = merged(_without_clash(remembered, found), *found)
+        wanted = config.formats if _is_given("formats", found) else before.formats
+        others = [name for name in before.formats if name not in wanted]
+        if "bench" in names and others:
+            display.note(f"Speed is timed over all formats of the lab, against each other: {', '.join(others)}, too.")
+            wanted = tuple(name for name in FORMATS if name in (*wanted, *others))
+        config = dataclasses.replace(config, formats=wanted)
+    text = text if config.text == named else None
+    lab = opening.open_lab(config, display, keep=keep, model=model, text=text)
+    return dataclasses.replace(lab, asked={} if before is None else before.steps, standing=standing)
+
+
+def to_read(flags: Mapping[str, Any], display: Display, *, notices: bool = True) -> Lab:
+    """The lab that a command reads, with the settings it was measured with; nothing is made.
+
+    Without --model it is the only lab in the outputs folder, or the one measured last. A flag asks for other settings;
+    variables and lab.toml only for those of the report, since they cannot change what was measured.
+
+    Raises:
+        LabError: a setting is wrong, or there is no such lab and no such model.
+    """
+    toml, said, given = sources(flags)
+    config = merged({}, toml, said, given)
+    known = _known_as(config) if _is_given("model", (toml, said, given)) else _newest(config, display)
+    if known is not None and Path(known.model.path).is_file():
+        model, folder = known.model, known.folder
+    else:
+        model = opening.find_model(_with_spec(config, known), display)
+        folder = RunFolder(Path(config.outputs) / model.name) if known is None else known.folder
+    _say_unreadable(folder, display)
+    before = asked.read(folder)
+    if before is None:
+        return opening.open_lab(config, display, notices=notices, model=model, folder=folder)
+    settings = before.settings(asked.OF_STEP)
+    measured = {name: settings[name] for name in asked.MEASURING if settings.get(name) is not None}
+    if not Path(measured.get("lab_data", ".")).is_dir():  # moved since
+        del measured["lab_data"]
+    if given.values.get("chunks", "auto") != "auto":
+        measured["budget_s"] = None
+    _say_differences(before, (toml, said), display)
+    report = {name: before.of_lab[name] for name in asked.OF_REPORT if name in before.of_lab}
+    config = merged(report, toml, said, Source(_without_clash(measured, (given,)), str), given)
+    text = None if "text" in given.values else read_record(folder.record_path("text"), TextSource)
+    lab = opening.open_lab(config, display, notices=notices, model=model, text=text, folder=folder)
+    return dataclasses.replace(lab, asked=asked.flags_over(before.steps, given.values))
+
+
+def _of_steps(before: asked.Asked, names: Sequence[str]) -> dict[str, Any]:
+    """What steps were asked with; of another step nothing that is these steps' own: their first time is not its."""
+    own = {setting for name in names for setting in asked.OF_STEP.get(name, ())}
+    others = {name: value for name, value in before.settings(asked.OF_STEP).items() if name not in own}
+    return others | before.settings(names)
+
+
+def _news(source: Source, before: asked.Asked, remembered: Mapping[str, Any]) -> Source:
+    """What lab.toml or variables say, less what they said when the lab was last asked, by flags perhaps otherwise.
+
+    What these steps were not asked with yet is news, too.
+    """
+    old = {
+        name
+        for name, value in source.values.items()
+        if name in (*asked.MEASURING, "limit") and name in remembered and before.standing.get(name) == _plain(value)
+    }
+    return Source({name: value for name, value in source.values.items() if name not in old}, source.before)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def require_measured(lab: Lab) -> None:
+    """Refuse where nothing was measured, and name the labs that there are.
+
+    Raises:
+        LabError: the lab's folder holds no record.
+    """
+    if any(lab.folder.records.glob("quantize-*.json")):
+        return
+    command = "labctl run" if lab.is_demo else shlex.join(["labctl", "run", "--model", lab.model.spec])
+    there = labs.listed(Path(lab.config.outputs))
+    raise LabError(f"Nothing is measured for {lab.model.name} yet.", f"Measure first: {command}{there}")
+
+
+def _is_given(name: str, found: Sequence[Source]) -> bool:
+    return any(name in source.values for source in found)
+
+
+def _without_clash(settings: Mapping[str, Any], found: Sequence[Source]) -> dict[str, Any]:
+    """What was asked before, less what does not go together with what is asked now."""
+    dropped = "chunks" if _is_given("budget_s", found) else "budget_s" if _is_given("chunks", found) else ""
+    return {name: value for name, value in settings.items() if name != dropped or value is None}
+
+
+def _newest(config: LabConfig, display: Display) -> labs.Known | None:
+    """The only lab of the outputs folder, or the one measured last."""
+    found = labs.labs(Path(config.outputs))
+    others = ", ".join(lab.name for lab in found[1:])
+    if others:
+        display.note(f"This is {found[0].name}, measured last. Others, for --model: {others}.")
+    elif found and found[0].model.origin != "demo":
+        display.note(f"This is {found[0].name}, the lab in {config.outputs}.")
+    return next(iter(found), None)
+
+
+def _known_as(config: LabConfig) -> labs.Known | None:
+    """The lab that --model names: by its folder's name, or by what was typed when it was measured."""
+    from labctl.lab.sources.hubspec import is_address, read_spec
+
+    found = labs.labs(Path(config.outputs))
+    spec = config.model.strip()
+    try:
+        path = Path(spec).expanduser()
+        is_file, exists = path.is_file(), path.exists()
+    except (OSError, ValueError, RuntimeError):  # no name for a file, no such person's home
+        is_file = exists = False
+    if is_file:  # what is in it decides, not what it is called
+        return None
+    if not exists and is_address(spec):
+        spec = str(read_spec(spec))
+    by_spec = next((lab for lab in found if lab.model.spec == spec), None)
+    return by_spec or (None if exists else next((lab for lab in found if lab.name == spec), None))
+
+
+def _with_spec(config: LabConfig, known: labs.Known | None) -> LabConfig:
+    """The settings with a known lab's model in place of what was typed."""
+    if known is None:
+        return config
+    here = known.model.origin == "gguf" and Path(known.model.path).is_file()
+    return dataclasses.replace(config, model=known.model.path if here else known.model.spec)
+
+
+def _say_unreadable(folder: RunFolder, display: Display) -> None:
+    if not asked.is_readable(folder):
+        display.warn(
+            f"{folder.root / asked.NAME} cannot be read: what the lab was asked is taken from its records. The next"
+            " command that measures writes it anew."
+        )
+
+
+def _say_differences(before: asked.Asked, found: Sequence[Source], display: Display) -> None:
+    """Name settings of lab.toml and variables that what was measured does not have."""
+    for source in found:
+        for name, value in source.values.items():
+            had = [settings[name] for settings in before.steps.values() if name in settings]
+            if name in asked.MEASURING - {"text", "formats", "imatrix"} and had and value not in had:
+                display.note(f"{source.before(name)}{value}: not yet measured; the figures are with {had[0]}.")

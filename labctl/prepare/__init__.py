@@ -1,1 +1,0 @@
-"""Getting a model and a text ready: sources, conversion, quantization."""

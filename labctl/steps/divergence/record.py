@@ -1,0 +1,40 @@
+"""What the divergence step asks of its child, and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labctl.records.base import Provenance
+from labctl.records.sources import TextSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivergenceRun:
+    """How far a file's predictions are from the baseline's on the same tokens.
+
+    Attributes:
+        chunks: as in PerplexityRun.
+        values_path: .npz with kl (n_chunks, n_scored) float64 nats and same_top bool, relative to the outputs folder.
+        kld_mean, kld_median, kld_p90, kld_p99, kld_max: Kullback-Leibler divergence KL(baseline || file), nats a token.
+        same_top_p: share of tokens at which both find the same token most likely, 0..1.
+        *_low, *_high: 95 % intervals clustered by chunk.
+    """
+
+    format: str
+    text: TextSource
+    n_ctx: int
+    n_chunks: int
+    n_tokens: int
+    chunks: tuple[tuple[int, int], ...]
+    values_path: str
+    kld_mean: float
+    kld_mean_low: float
+    kld_mean_high: float
+    kld_median: float
+    kld_p90: float
+    kld_p99: float
+    kld_max: float
+    same_top_p: float
+    same_top_low: float
+    same_top_high: float
+    provenance: Provenance

@@ -1,0 +1,105 @@
+"""What the generate step asks of its child, and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from labctl.executors.base import Task
+from labctl.records.base import Provenance
+from labctl.records.disk import safe_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A continuation of one prompt.
+
+    Attributes:
+        prompt_number: as on the worksheet, from 1.
+        decoding: "sampled" (temperature, top-p, seed of the provenance's settings) or "greedy".
+        tokens: ids of the new tokens, without the prompt's; an end-of-text token ends the list and is not in it.
+        text: the new tokens as text (invalid UTF-8 replaced).
+    """
+
+    prompt_number: int
+    prompt: str
+    decoding: Literal["sampled", "greedy"]
+    tokens: tuple[int, ...]
+    text: str
+    pieces: tuple[str, ...]
+    n_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAnswer:
+    """One question of a probe, answered greedily.
+
+    Attributes:
+        in_demo_training: whether the demo model was trained on it; None where nobody says.
+    """
+
+    prompt: str
+    expected: str
+    output: str
+    correct: bool
+    in_demo_training: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """A list of questions with known answers, scored. `name` is the CSV file's stem: capitals, sums, ..."""
+
+    name: str
+    answers: tuple[ProbeAnswer, ...]
+
+    @property
+    def n_correct(self) -> int:
+        return sum(answer.correct for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRun:
+    """Sample outputs and probes of one file.
+
+    Attributes:
+        prompts_s, probes_s: seconds for all prompts, each both ways, and for all questions.
+    """
+
+    format: str
+    generations: tuple[Generation, ...]
+    probes: tuple[ProbeResult, ...]
+    prompts_s: float = 0.0
+    probes_s: float = 0.0
+    provenance: Provenance
+
+    def find(self, prompt_number: int, decoding: str) -> Generation | None:
+        for generation in self.generations:
+            if (generation.prompt_number, generation.decoding) == (prompt_number, decoding):
+                return generation
+        return None
+
+
+class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
+    """Continue the prompts and answer the probes.
+
+    Attributes:
+        probes: name -> path of the CSV file.
+        probe_items: at most so many questions of each, evenly spread; None for all.
+        n_side: most questions of a probe side by side.
+    """
+
+    n_ctx: int
+    n_side: int
+    prompts: tuple[str, ...]
+    n_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    probes: dict[str, str]
+    probe_items: int | None
+    provenance: Provenance
+
+
+def prompt_file(label: str, number: int, decoding: str) -> str:
+    """<format>/prompt_<n>.txt, and prompt_<n>_greedy.txt beside it, in the model's outputs folder."""
+    return f"{safe_name(label)}/prompt_{number}{'' if decoding == 'sampled' else '_greedy'}.txt"

@@ -1,0 +1,110 @@
+"""Sums over raw samples, and every kind of record to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab_factory import SHAPE, gguf_file, make_lab, memory_run, speed_run
+
+from labctl.records import store
+from labctl.records.files import GgufFile
+from labctl.steps import measured as records
+from labctl.steps.perplexity.record import PerplexityRun
+from labctl.steps.speed.record import SpeedRun, SpeedVisit
+
+
+def test_bits_per_weight_counts_all_tensors() -> None:
+    file = dataclasses.replace(gguf_file("F16"), n_params=1000, tensor_bytes=2000)
+    assert file.bpw == 16.0
+    assert gguf_file("Q4_K_M").main_type in {"q4_K", "q6_K"}
+
+
+def test_main_type_is_the_one_with_most_bytes() -> None:
+    file = gguf_file("Q3_K_M")
+    assert file.main_type == max(file.types, key=lambda share: share.size_bytes).tensor_type == "q6_K"
+
+
+def test_cache_bytes_of_the_demo_model() -> None:
+    # 6 layers, 512 tokens, 2 key-value heads of 64 numbers, keys and values, 2 bytes: llama.cpp says 1.50 MiB
+    assert SHAPE.kv_bytes(512) == 6 * 512 * 2 * (64 + 64) * 2 == 1_572_864
+    assert SHAPE.kv_bytes(512, bytes_per_value=1) == 786_432
+
+
+def visit(pp_s: list[float], tg_s: list[float], token_s: list[list[float]], number: int = 0) -> SpeedVisit:
+    return SpeedVisit(
+        round=number, order=number, load_s=0.1, pp_s=tuple(pp_s), tg_s=tuple(tg_s),
+        token_s=tuple(tuple(one) for one in token_s),
+    )  # fmt: skip
+
+
+def test_tokens_per_second_and_medians_over_all_visits() -> None:
+    run = dataclasses.replace(
+        speed_run("F16", 1, 1, 1),
+        visits=(visit([0.5, 0.25], [1.0], [[0.1]]), visit([1.0], [2.0, 4.0], [[0.2]], 1)),
+    )
+    assert run.pp_tps == (1024.0, 2048.0, 512.0)
+    assert run.tg_tps == (128.0, 64.0, 32.0)
+    assert (run.pp_median_tps, run.tg_median_tps) == (1024.0, 64.0)
+
+
+@given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=60), st.floats(0.1, 100))
+def test_latency_percentiles_are_by_nearest_rank(times: list[float], percent: float) -> None:
+    run = dataclasses.replace(speed_run("F16", 1, 1, 1), visits=(visit([1.0], [sum(times)], [times]),))
+    value = run.token_percentile_s(percent)
+    assert value in times
+    assert sum(one <= value for one in times) >= percent / 100 * len(times) - 1e-9
+    assert sum(one < value for one in times) < percent / 100 * len(times) + 1e-9
+    assert run.token_percentile_s(100) == max(times)
+    assert run.token_percentile_s(1e-9) == min(times)
+
+
+def test_median_speed_is_of_samples_not_of_visits() -> None:
+    run = speed_run("Q8_0", 1000, 100, 3)
+    assert run.pp_median_tps == statistics.median(run.pp_tps)
+    assert len(run.pp_tps) == 9
+
+
+def test_peak_memory_is_the_one_without_mmap_wherever_it_stands() -> None:
+    run = memory_run("Q8_0", 16_000_000)
+    swapped = dataclasses.replace(run, loads=run.loads[::-1])
+    assert swapped.peak_rss_bytes == run.peak_rss_bytes == run.loads[0].peak_rss_bytes
+
+
+def test_number_of_chunks_adds_up_ranges(tmp_path: Path) -> None:
+    run = make_lab(tmp_path).perplexity["F16"]
+    assert dataclasses.replace(run, chunks=((0, 4), (7, 9))).n_chunks == 6
+
+
+def test_every_kind_of_record_survives_the_disk(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path)
+    speed = dataclasses.replace(lab.speed["Q4_K_M"], visits=(visit([0.5, 0.25], [1.0], [[0.1, 0.9]]),))
+    kinds: set[type[Any]] = set()
+    for record in (
+        lab.model, lab.text, lab.files["Q4_K_M"], lab.perplexity["Q4_K_M"], speed, lab.memory["Q4_K_M"],
+        lab.generation["Q4_K_M"],
+    ):  # fmt: skip
+        assert record is not None
+        store.write_record(tmp_path / "record.json", record)
+        assert store.read_record(tmp_path / "record.json", type(record)) == record
+        kinds.add(type(record))
+    assert len(kinds) == 7
+
+
+def test_records_cannot_be_changed_nor_grow_fields() -> None:
+    for name, kind in vars(records).items():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            assert kind.__dataclass_params__.frozen, name  # type: ignore[attr-defined]
+            assert "__slots__" in vars(kind), name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gguf_file("F16").size_bytes = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", [SpeedRun, records.MemoryRun, GgufFile, PerplexityRun])
+def test_every_measured_figure_says_where_it_comes_from(kind: type[Any]) -> None:
+    assert any(one.name == "provenance" and one.default is dataclasses.MISSING for one in dataclasses.fields(kind))
