@@ -14,8 +14,9 @@ from benchmarks.quality import perplexity_command
 from benchmarks.records import OURS, THEIRS, DivergencePair, Sample, Section
 from labctl.records.arrays import load_nll
 from labctl.steps.divergence.kl import KlSummary
+from labctl.steps.divergence.record import SpoolPlan
 from labctl.steps.divergence.spool import summary
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, SpoolPlan
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
 
 KL_CHUNKS = 16
 _N_CTX = 512
@@ -79,10 +80,10 @@ def _ours(bench: Bench, folder: Path, label: str, count: int, *, is_baseline: bo
         nll_path=str(folder / f"{label}.npy"),
         shown_nll_path=f"{label}.npy",
         tokens_path=str(folder / "tokens.npy"),
-        divergence=SpoolPlan(
+        rider=SpoolPlan(
             spool_path=str(folder / spool), n_rows=count, is_baseline=is_baseline,
             kl_path=str(folder / f"{label}-kl.npy"),
-        ),
+        ).rider(),
         provenance=bench.lab.provenance("perplexity", "", {}, {}),
     )  # fmt: skip
     _, sample = bench.runner.run_task(task, PerplexityRun, format_name=label, round_number=1, step="divergence")

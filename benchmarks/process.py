@@ -125,7 +125,7 @@ class Runner:
             format_name=format_name,
             round_number=round_number,
             step=step,
-            stdin=msgspec.json.encode(task).decode() + "\n",
+            stdin=task.line().decode(),
             environment={"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
             share=task_share,
         )

@@ -1,1 +1,1 @@
-"""."""
+"""Where a task runs: a fresh child process, and what comes back from it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import re
 import signal
@@ -18,7 +17,6 @@ import msgspec
 
 from labctl.errors import LabError
 from labctl.executors.base import AnyEvent, Failure, Progress, Result, Task
-from labctl.executors.limits import address_space_bytes
 from labctl.executors.reasons import last_words, log_tail
 from labctl.machine.surroundings import child_environment
 from labctl.records.disk import writing
@@ -27,7 +25,7 @@ RecordT = TypeVar("RecordT")
 OnProgress = Callable[[Progress], None]
 OnWarnings = Callable[[tuple[str, ...]], None]
 
-# Not `-m labctl.worker`: that puts the current folder first, and a student's random.py there would be imported.
+# Not `-m`: that puts the current folder first, and a student's random.py there would be imported.
 # It looks for modules where its parent does (__main__), and for labctl where the parent's is.
 _CHILD = "import sys; sys.path[:] = sys.argv[3:]; from labctl.executors.worker import leave; leave()"
 _ASSERTION = re.compile(r"GGML_ASSERT\(.*|(?<=what\(\):  ).*")
@@ -66,7 +64,7 @@ class ChildError(LabError):
 
 def run_task(
     task: Task, record_type: type[RecordT], *, log_path: Path, hang_s: float,
-    on_progress: OnProgress | None = None, on_warnings: OnWarnings | None = None, limit_bytes: int | None = None,
+    on_progress: OnProgress | None = None, on_warnings: OnWarnings | None = None, limit_bytes: int = 0,
 ) -> RecordT:  # fmt: skip
     """Run one task in a fresh process and wait for its record.
 
@@ -75,24 +73,21 @@ def run_task(
         hang_s: seconds without any event after which the child is killed.
         on_progress: called for each step the child reports.
         on_warnings: called with llama.cpp's warnings, in its own words, once the task is done.
-        limit_bytes: most address space of the child, where the platform can hold it to that (not on Windows and macOS);
-            0 for no limit, None for one by the model's size.
+        limit_bytes: most address space of the child; 0 for no limit.
     Raises:
         ChildError: the task failed, crashed, ran out of memory or hung.
     """
-    what = f"{msgspec.structs.asdict(task).get('task', '') or type(task).__name__.removesuffix('Task').lower()}"
-    place = f"{what} {task.format}".strip()
+    place = f"{task.name} {task.format}".strip()
     with writing(log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
         log = log_path.open("wb")
-    limit = _limit_bytes(task, limit_bytes)
-    with log, _started(log, limit) as child:
+    with log, _started(log, limit_bytes) as child:
         failure: Failure | None = None
         result: msgspec.Raw | None = None
         warnings: tuple[str, ...] = ()
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(msgspec.json.encode(task) + b"\n")
+            child.stdin.write(task.line())
             child.stdin.flush()
         for line in _lines(child, hang_s):
             if line is None:
@@ -117,9 +112,9 @@ def run_task(
                 case Failure():
                     failure = event
         status = child.wait()
-    if (status != 0 or result is None) and limit and _refused_memory(failure, log_path):
+    if (status != 0 or result is None) and limit_bytes and _refused_memory(failure, log_path):
         raise ChildError(
-            f"{place}: out of memory: it asked for more than the {limit / 1e9:.1f} GB that labctl allows it.",
+            f"{place}: out of memory: it asked for more than the {limit_bytes / 1e9:.1f} GB that labctl allows it.",
             "Use a smaller --ctx or a shorter text; if the model does need more, set memory_limit_bytes in lab.toml (0:"
             " no limit).",
             log_path,
@@ -136,13 +131,6 @@ def run_task(
     return msgspec.json.decode(result, type=record_type)
 
 
-def _limit_bytes(task: Task, asked: int | None) -> int:
-    """The child's limit on address space, 0 for none."""
-    if os.name == "nt" or sys.platform == "darwin":  # macOS maps hundreds of GB into every process
-        return 0
-    return (address_space_bytes(task) or 0) if asked is None else asked
-
-
 def _refused_memory(failure: Failure | None, log_path: Path) -> bool:
     """Whether a child that failed was refused memory, by its own words or the last ones of its log."""
     said = (failure.message,) if failure is not None else ()
@@ -152,7 +140,7 @@ def _refused_memory(failure: Failure | None, log_path: Path) -> bool:
 @contextlib.contextmanager
 def _started(log: IO[bytes], limit_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C reaches labctl only; killed if labctl leaves early."""
-    places = [*(str(Path(one).absolute()) for one in sys.path if one), str(Path(__file__).resolve().parent.parent)]
+    places = [*(str(Path(one).absolute()) for one in sys.path if one), str(Path(__file__).resolve().parents[2])]
     child = subprocess.Popen(
         [sys.executable, "-c", _CHILD, "task", str(limit_bytes), *places],
         stdin=subprocess.PIPE,

@@ -1,1 +1,1 @@
-"""."""
+"""A submission: packed, read without trust, checked, put side by side."""

@@ -9,14 +9,16 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from labctl.engines.llama_cpp.footprint import limit_bytes
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.machine.cpu import performance_cores
 from labctl.pipeline.labs import labs
 from labctl.records.arrays import map_array
+from labctl.records.digests import model_sha256
 from labctl.records.disk import write_bytes
 from labctl.records.sources import TextSource
-from labctl.records.store import model_sha256, read_record
+from labctl.records.store import read_record
 from labctl.steps.measured import LabRecords
 from labctl.steps.perplexity.record import PerplexityRun
 
@@ -169,7 +171,13 @@ def _nll_again(
         shown_nll_path=path.name,
         provenance=run.provenance,
     )
-    run_task(task, PerplexityRun, log_path=folder / "again" / "log.txt", hang_s=config.hang_s)
+    run_task(
+        task,
+        PerplexityRun,
+        log_path=folder / "again" / "log.txt",
+        hang_s=config.hang_s,
+        limit_bytes=limit_bytes(task, config.memory_limit_bytes),
+    )
     measured: npt.NDArray[np.float64] = np.load(path, allow_pickle=False)[chunk]
     if measured.shape != nll[chunk].shape or not np.isfinite(measured).all():
         raise LabError("it could not be measured.")

@@ -106,7 +106,7 @@ class LabConfig:
         """Where texts and models lie: as set, else ./lab_data, else the one beside the installed package."""
         if self.lab_data is not None:
             return Path(self.lab_data)
-        beside = Path(__file__).resolve().parent.parent / "lab_data"
+        beside = Path(__file__).resolve().parents[2] / "lab_data"
         return beside if not Path("lab_data").is_dir() and beside.is_dir() else Path("lab_data")
 
     def having(self, settings: Mapping[str, Any]) -> LabConfig:

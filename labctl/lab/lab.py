@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl import __version__
+from labctl.engines.llama_cpp.footprint import limit_bytes
 from labctl.engines.llama_cpp.gguf.lengths import Reach, reach_of
 from labctl.engines.llama_cpp.warned import in_words
 from labctl.executors.base import Task
@@ -121,7 +122,7 @@ class Lab:
             hang_s=self.config.hang_s,
             on_progress=on_progress,
             on_warnings=keep,
-            limit_bytes=self.config.memory_limit_bytes,
+            limit_bytes=limit_bytes(task, self.config.memory_limit_bytes),
         )
 
     @property

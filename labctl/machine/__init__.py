@@ -1,1 +1,1 @@
-"""."""
+"""This computer: processor, memory, limits, conditions, and whether it is ready."""

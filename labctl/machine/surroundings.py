@@ -13,7 +13,7 @@ from types import ModuleType
 
 from labctl.errors import LabError
 
-_OWN = str(Path(__file__).resolve().parent)
+_OWN = str(Path(__file__).resolve().parents[1])
 _NOT_FOR_CHILDREN = ("PYTHONWARNINGS", "PYTHONINSPECT")
 _ENGINE_VARIABLES = ("GGML_", "LLAMA_")  # switch parts of llama.cpp on and off, or name another library
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labctl.cli.output import Display
 from labctl.engines.llama_cpp.identity import ask_engine
 from labctl.errors import LabError
 from labctl.lab.config import load_config
+from labctl.lab.listener import Listener
 from labctl.lab.sources.models import DEMO_FILE
 from labctl.machine.checks import Check, doctor
 from labctl.pipeline import opening, plan, preflight
 from labctl.records.places import brought
 
 
-def examine(settings: dict[str, Any], display: Display, *, check_hub: bool) -> tuple[Check, ...]:
+def examine(settings: dict[str, Any], display: Listener, *, check_hub: bool) -> tuple[Check, ...]:
     """All checks for the lab that these settings describe; what cannot be found out becomes a check of its own.
 
     Raises:

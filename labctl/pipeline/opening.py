@@ -8,12 +8,12 @@ import os
 import time
 from pathlib import Path
 
-from labctl.cli.output import Display
 from labctl.engines.llama_cpp.identity import engine_info
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
+from labctl.lab.listener import Listener
 from labctl.pipeline import labs
 from labctl.records.digests import DigestCache
 from labctl.records.disk import write_text
@@ -22,7 +22,7 @@ from labctl.records.sources import SourceModel, TextSource
 _HUB_PAUSE_S = 3600.0
 
 
-def find_model(config: LabConfig, display: Display, *, keep: bool = True) -> SourceModel:
+def find_model(config: LabConfig, display: Listener, *, keep: bool = True) -> SourceModel:
     """The model that settings name, under the name of its own folders.
 
     Args:
@@ -50,7 +50,7 @@ def find_model(config: LabConfig, display: Display, *, keep: bool = True) -> Sou
 
 def open_lab(
     config: LabConfig,
-    display: Display,
+    display: Listener,
     *,
     notices: bool = True,
     keep: bool = True,
@@ -111,7 +111,7 @@ def open_lab(
     return lab
 
 
-def find_text(config: LabConfig, display: Display, *, keep: bool = True) -> TextSource:
+def find_text(config: LabConfig, display: Listener, *, keep: bool = True) -> TextSource:
     """The text to measure on; a Hub that could not be reached is not asked again for an hour.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.engines.llama_cpp.footprint import limit_bytes
 from labctl.errors import LabError
 from labctl.executors.child import run_task
 from labctl.lab.lab import Lab
@@ -133,5 +134,5 @@ def _dry_run(lab: Lab, label: str) -> int:
             int,
             log_path=Path(folder) / "dry-run.log",
             hang_s=lab.config.hang_s,
-            limit_bytes=lab.config.memory_limit_bytes,
+            limit_bytes=limit_bytes(task, lab.config.memory_limit_bytes),
         )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from labctl.cli.output import Display
+from labctl.engines.llama_cpp.footprint import peak_ram_bytes
 from labctl.errors import LabError
-from labctl.executors.limits import peak_ram_bytes
 from labctl.lab.lab import Lab, key_of
+from labctl.lab.listener import Listener
 from labctl.records.base import Provenance
 from labctl.records.store import read_record, write_record
 from labctl.records.units import size_text, time_text
@@ -166,7 +166,7 @@ def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
     )
 
 
-def check(lab: Lab, found: Preflight, display: Display) -> None:
+def check(lab: Lab, found: Preflight, display: Listener) -> None:
     """Say what a run will do, refuse what cannot work, and ask before it writes much.
 
     Raises:

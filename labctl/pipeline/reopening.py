@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labctl.cli.output import Display
 from labctl.engines.llama_cpp.formats import FORMATS
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig, Source, merged, sources
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
+from labctl.lab.listener import Listener
 from labctl.pipeline import asked, labs, opening
 from labctl.pipeline.plan import STEPS
 from labctl.records.sources import TextSource
 from labctl.records.store import read_record
 
 
-def to_measure(flags: Mapping[str, Any], display: Display, names: Sequence[str], *, keep: bool = True) -> Lab:
+def to_measure(flags: Mapping[str, Any], display: Listener, names: Sequence[str], *, keep: bool = True) -> Lab:
     """The lab that a measuring command works on.
 
     The whole run asks anew. A single step takes what is not said now from what the lab was asked before, its model,
@@ -61,7 +61,7 @@ def to_measure(flags: Mapping[str, Any], display: Display, names: Sequence[str],
     return dataclasses.replace(lab, asked={} if before is None else before.steps, standing=standing)
 
 
-def to_read(flags: Mapping[str, Any], display: Display, *, notices: bool = True) -> Lab:
+def to_read(flags: Mapping[str, Any], display: Listener, *, notices: bool = True) -> Lab:
     """The lab that a command reads, with the settings it was measured with; nothing is made.
 
     Without --model it is the only lab in the outputs folder, or the one measured last. A flag asks for other settings;
@@ -143,7 +143,7 @@ def _without_clash(settings: Mapping[str, Any], found: Sequence[Source]) -> dict
     return {name: value for name, value in settings.items() if name != dropped or value is None}
 
 
-def _newest(config: LabConfig, display: Display) -> labs.Known | None:
+def _newest(config: LabConfig, display: Listener) -> labs.Known | None:
     """The only lab of the outputs folder, or the one measured last."""
     found = labs.labs(Path(config.outputs))
     others = ", ".join(lab.name for lab in found[1:])
@@ -181,7 +181,7 @@ def _with_spec(config: LabConfig, known: labs.Known | None) -> LabConfig:
     return dataclasses.replace(config, model=known.model.path if here else known.model.spec)
 
 
-def _say_unreadable(folder: RunFolder, display: Display) -> None:
+def _say_unreadable(folder: RunFolder, display: Listener) -> None:
     if not asked.is_readable(folder):
         display.warn(
             f"{folder.root / asked.NAME} cannot be read: what the lab was asked is taken from its records. The next"
@@ -189,7 +189,7 @@ def _say_unreadable(folder: RunFolder, display: Display) -> None:
         )
 
 
-def _say_differences(before: asked.Asked, found: Sequence[Source], display: Display) -> None:
+def _say_differences(before: asked.Asked, found: Sequence[Source], display: Listener) -> None:
     """Name settings of lab.toml and variables that what was measured does not have."""
     for source in found:
         for name, value in source.values.items():

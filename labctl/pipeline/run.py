@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.cli.output import Display
 from labctl.errors import LabError
 from labctl.executors.base import Progress
 from labctl.executors.child import ChildError, OnProgress
 from labctl.lab import heard
 from labctl.lab.lab import Lab
+from labctl.lab.listener import Listener
 from labctl.pipeline import asked, labs, plan
 from labctl.pipeline.plan import STEP, STEPS, is_fresh
 from labctl.pipeline.reporting import build_report, failures_of, load_records, report_folder
@@ -23,10 +23,8 @@ from labctl.records.lock import lock
 from labctl.records.store import refuse_newer, set_aside_damaged, write_record
 from labctl.steps.divergence.step import (
     has_spool,
-    room,
+    riding,
     run_divergence,
-    spool_file,
-    spool_plan,
     stale_divergence,
     sweep_spools,
 )
@@ -57,7 +55,7 @@ class Outcome:
 class _Run:
     """One run over the stale steps: counts, failures, progress."""
 
-    def __init__(self, lab: Lab, display: Display, costs: Mapping[str, float]) -> None:
+    def __init__(self, lab: Lab, display: Listener, costs: Mapping[str, float]) -> None:
         self.lab = lab
         self.display = display
         self.made: set[tuple[str, str]] = set()
@@ -138,7 +136,7 @@ class _Run:
 
 
 def run(
-    lab: Lab, display: Display, *, names: Sequence[str] = STEPS, force: Sequence[str] = (), wait: bool = False,
+    lab: Lab, display: Listener, *, names: Sequence[str] = STEPS, force: Sequence[str] = (), wait: bool = False,
     report: bool = True,
 ) -> Outcome:  # fmt: skip
     """Make every stale step of `names`, then the report.
@@ -222,13 +220,6 @@ def _bench_files(lab: Lab) -> bool:
     return len(rounds.labels_with_file(lab)) == len(lab.labels)
 
 
-def _spool(lab: Lab, wanted: bool) -> contextlib.AbstractContextManager[Path | None]:
-    """A spool for the perplexity step where some format is still to be compared with the baseline, and it has room."""
-    if wanted and stale_divergence(lab, force=False) and room(lab) is None:
-        return spool_file(lab)
-    return contextlib.nullcontext()
-
-
 def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None:
     """Make what is stale of one step, all formats; asked only now, when the files that it needs are made."""
     lab = running.lab
@@ -242,15 +233,14 @@ def _group(running: _Run, name: str, force: bool, with_divergence: bool) -> None
     elif name == "perplexity" and lab.config.is_auto:
         steps_ = [perplexity_step(label) for label in labels]
         if force or not all(is_fresh(lab, step) for step in steps_):
-            with _spool(lab, with_divergence) as spool:
-                adaptive.run_auto(lab, running.attempt, labels, plan.cost(lab, name) * len(labels), spool)
+            with riding(lab, with_divergence) as rider_of:
+                adaptive.run_auto(lab, running.attempt, labels, plan.cost(lab, name) * len(labels), rider_of)
     elif name == "perplexity":
         stale = [label for label in labels if force or not is_fresh(lab, perplexity_step(label))]
         if stale:
-            with _spool(lab, with_divergence and (lab.model.baseline in stale or has_spool(lab))) as spool:
+            with riding(lab, with_divergence and (lab.model.baseline in stale or has_spool(lab))) as rider_of:
                 for label in stale:
-                    comparison = None if spool is None else spool_plan(lab, label, spool)
-                    work = functools.partial(make_perplexity, lab, label, divergence=comparison)
+                    work = functools.partial(make_perplexity, lab, label, rider=rider_of(label))
                     running.attempt(name, label, plan.cost(lab, name), work)
     else:
         for label in labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +85,9 @@ class DigestCache:
 
 def _stamp(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def model_sha256(paths: Sequence[Path], sha256_of: Callable[[Path], str] = file_sha256) -> str:
+    """Digest of a model: of its one file, or of the digests of all its parts in order."""
+    hashes = [sha256_of(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else digest({"parts": hashes})

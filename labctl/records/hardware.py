@@ -1,10 +1,8 @@
-"""Records of speed, memory and the state of the machine meanwhile; see records.py for the house rules."""
+"""The state of the machine while something is timed, and what a test asks of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-# -- speed ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +40,3 @@ class Work:
     weight_bytes_per_token: int
     kv_bytes_per_token: int
     prompt_flop: int
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------

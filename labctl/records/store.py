@@ -1,9 +1,9 @@
-"""The only module that writes: run folders, atomic files, digests, records, locks."""
+"""Records as files: written whole, read back with their types checked, set aside where they are damaged."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,6 @@ import msgspec
 
 from labctl.errors import LabError
 from labctl.records.base import SCHEMA_VERSION
-from labctl.records.digests import digest, file_sha256
 from labctl.records.disk import write_bytes
 
 RecordT = TypeVar("RecordT")
@@ -23,9 +22,6 @@ class _Envelope(msgspec.Struct):
     schema_version: int
     kind: str
     record: msgspec.Raw
-
-
-# -- records ----------------------------------------------------------------------------------------------------------
 
 
 def write_record(path: Path, record: object) -> None:
@@ -89,15 +85,3 @@ def set_aside_damaged(folder: Path, kinds: Mapping[str, type[Any]]) -> list[Path
         except OSError:
             continue
     return moved
-
-
-# -- digests ----------------------------------------------------------------------------------------------------------
-
-
-def model_sha256(paths: Sequence[Path], sha256_of: Callable[[Path], str] = file_sha256) -> str:
-    """Digest of a model: of its one file, or of the digests of all its parts in order."""
-    hashes = [sha256_of(path) for path in paths]
-    return hashes[0] if len(hashes) == 1 else digest({"parts": hashes})
-
-
-# -- locks ------------------------------------------------------------------------------------------------------------

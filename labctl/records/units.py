@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def size_text(size_bytes: float) -> str:
     """Bytes in people's units, powers of ten: 30.7 MB, 14.0 GB; a dash for a size that is not known."""

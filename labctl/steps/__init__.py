@@ -1,1 +1,1 @@
-"""."""
+"""One folder a measurement step: its key, its task, its record, its arithmetic."""

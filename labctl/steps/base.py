@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from labctl.executors.child import OnProgress
 from labctl.lab.lab import Lab
 from labctl.records.store import read_record
-
-if TYPE_CHECKING:
-    pass
 
 RecordT = TypeVar("RecordT")
 
@@ -36,15 +33,3 @@ def stored(lab: Lab, step: str, label: str, kind: type[RecordT], key: str) -> Re
     record = read_record(lab.folder.record_path(step, label), kind)
     provenance = getattr(record, "provenance", None)
     return record if provenance is not None and provenance.key == key else None
-
-
-# -- quantize ---------------------------------------------------------------------------------------------------------
-
-
-# -- generate ---------------------------------------------------------------------------------------------------------
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-# -- all --------------------------------------------------------------------------------------------------------------

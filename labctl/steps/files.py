@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from labctl.engines.llama_cpp.formats import FORMATS
 from labctl.errors import LabError
+from labctl.records.digests import model_sha256
 from labctl.records.files import GgufFile
-from labctl.records.store import model_sha256
 
 if TYPE_CHECKING:
     from labctl.engines.llama_cpp.imatrix import Imatrix

@@ -1,7 +1,7 @@
 """What passes between steps: frozen records, with the unit in each name.
 
-Bytes, seconds, nats and tokens are stored; people's units appear in console.py and the templates. Raw samples stay in
-the record, summaries are derived from them.
+Bytes, seconds, nats and tokens are stored; people's units appear on the screen and in the templates. Raw samples stay
+in the record, summaries are derived from them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,6 @@ from labctl.steps.generate.record import GenerationRun
 from labctl.steps.memory.record import MemoryRun
 from labctl.steps.perplexity.record import PerplexityRun
 from labctl.steps.speed.record import BatchRun, BenchConditions, SpeedRun, ThreadSweep
-
-# -- sources ----------------------------------------------------------------------------------------------------------
-
-
-# -- quantize ---------------------------------------------------------------------------------------------------------
-
-
-# -- perplexity -------------------------------------------------------------------------------------------------------
-
-
-# -- generation -------------------------------------------------------------------------------------------------------
-
-
-# -- the whole lab ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

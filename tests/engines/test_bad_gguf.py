@@ -238,13 +238,13 @@ def corrupted(whole: bytes, n_head: int, chance: random.Random) -> bytes:
 _MANY = """
 import random, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/engines"]
 from pathlib import Path
 from small_gguf import Small
 from test_bad_gguf import corrupted
-from labctl import store
 from labctl.errors import LabError
-from labctl.prepare.sources import resolve_model
+from labctl.lab.sources.models import resolve_model
+from labctl.records.digests import DigestCache
 whole, n_head, chance = Small().bytes(), len(Small().head()), random.Random(20_251)
 folder = Path(sys.argv[2])
 path, counts, slowest = folder / "m.gguf", {"refused": 0, "taken": 0}, 0.0

@@ -253,7 +253,7 @@ def test_auto_fails_in_one_line(
     with pytest.raises(LabError, match="cannot be run"):
         ensure_imatrix(found, model, 2, log)
     fake_tool(tmp_path / "tool", "print('main: you need at least 1024 tokens.'); print('bye'); sys.exit(1)")
-    with pytest.raises(LabError, match=r"llama-imatrix failed \(status 1\): main: you need at least 1024 tokens\."):
+    with pytest.raises(LabError, match=r"llama-imatrix failed \(status 1\): you need at least 1024 tokens\."):
         ensure_imatrix(found, model, 2, log)
     fake_tool(tmp_path / "tool", "open(out, 'wb').write(b'nonsense')")
     with pytest.raises(LabError, match="not a GGUF importance matrix"):

@@ -17,11 +17,12 @@ from conftest import ROOT, SMALL_LAB
 from lab_factory import provenance
 
 from labctl.cli.app import cli as command
+from labctl.engines.llama_cpp import footprint as limits
 from labctl.engines.llama_cpp.gguf.header import read_header
 from labctl.executors import child as process
-from labctl.executors import limits
 from labctl.executors.base import Progress, Task
 from labctl.executors.child import ChildError, run_task
+from labctl.lab import lab as opened
 from labctl.records.sources import TextSource
 from labctl.steps.memory.record import MemoryTask
 from labctl.steps.perplexity.record import BatchShape, PerplexityRun, PerplexityTask
@@ -47,7 +48,9 @@ def test_the_child_has_the_limit_and_stays_far_below_it(perplexity: PerplexityTa
         core = child.rlimit(psutil.RLIMIT_CORE)[0]
         seen.append((child.rlimit(psutil.RLIMIT_AS)[0], child.memory_info().vms, core))
 
-    run = run_task(perplexity, PerplexityRun, log_path=tmp_path / "x.log", hang_s=120, on_progress=look)
+    run = run_task(
+        perplexity, PerplexityRun, log_path=tmp_path / "x.log", hang_s=120, on_progress=look, limit_bytes=limit
+    )
     assert {one[0] for one in seen} == {limit} and {one[2] for one in seen} == {0}
     assert max(one[1] for one in seen) < limit / 2
     header = read_header(Path(perplexity.model_path))
@@ -98,7 +101,7 @@ def test_crash_hang_and_memory_leave_gaps_and_the_rest_goes_on(
     monkeypatch.chdir(new_lab)
     for name in [name for name in os.environ if name.startswith("LABCTL_")]:
         monkeypatch.delenv(name)
-    started, limit_of = process._started, process._limit_bytes
+    started, limit_of = process._started, limits.limit_bytes
     doomed: dict[str, Callable[[Any], None]] = {
         "Q8_0": lambda child: child.send_signal(signal.SIGSEGV),
         "Q5_K_M": lambda child: child.send_signal(signal.SIGSTOP),
@@ -113,13 +116,13 @@ def test_crash_hang_and_memory_leave_gaps_and_the_rest_goes_on(
     @contextlib.contextmanager
     def start(log: Any, limit: int) -> Iterator[Any]:
         with started(log, limit) as child:
-            if isinstance(now[0], PerplexityTask) and now[0].format in doomed:
+            if now and isinstance(now[0], PerplexityTask) and now[0].format in doomed:
                 log.write(b"the last line\n")
                 log.flush()
                 doomed[now[0].format](child)
             yield child
 
-    monkeypatch.setattr(process, "_limit_bytes", limit_bytes)
+    monkeypatch.setattr(opened, "limit_bytes", limit_bytes)
     monkeypatch.setattr(process, "_started", start)
     (new_lab / "lab.toml").write_text(SMALL_LAB + "hang_s = 12.0\n", "utf-8")
     arguments = ["perplexity", "--formats", "Q8_0,Q5_K_M,Q4_K_M,Q2_K", "--chunks", "2", "--json"]

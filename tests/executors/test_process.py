@@ -144,8 +144,8 @@ def test_the_tail_of_a_log_has_no_control_characters(tmp_path: Path) -> None:
 _PARENT = """
 import sys
 from pathlib import Path
-from labctl import tasks
-from labctl.process import run_task
+from labctl.executors.child import run_task
+from labctl.steps.speed.record import BenchEffort, BenchTask
 task = BenchTask(model_path=sys.argv[1], format="F16", n_threads=1, n_prompt=512, n_gen=128, round=0, order=0,
                        effort=BenchEffort(min_reps=10_000, max_reps=10_000, max_s=1e9))
 run_task(task, dict, log_path=Path(sys.argv[2]), hang_s=600)

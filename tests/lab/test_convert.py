@@ -281,7 +281,7 @@ def test_a_form_of_quantization_that_cannot_be_unpacked_is_told_as_that(log: str
 LOGITS = """
 import sys, numpy as np
 from pathlib import Path
-from labctl.measure.llama import Context, Llama, Model
+from labctl.engines.llama_cpp.binding import Context, Llama, Model
 tokens = np.load(sys.argv[2])
 with Model(Llama(), Path(sys.argv[1])) as model, Context(model, n_ctx=64, n_threads=2) as context:
     context.prompt(tokens, all_logits=True)

@@ -460,8 +460,9 @@ def test_hub_in_a_fresh_process_writes_nothing_to_the_terminal(server: Hub, tmp_
     server.models["lab/tiny"].gated = True
     server.token = TOKEN
     code = (
-        "import json, sys; from pathlib import Path; from labctl import store; from labctl.prepare import sources;"
-        "model = sources.resolve_model('hf:lab/tiny', Path('.'), DigestCache(Path(sys.argv[1])));"
+        "import json, sys; from pathlib import Path; from labctl.lab.sources import models;"
+        "from labctl.records.digests import DigestCache;"
+        "model = models.resolve_model('hf:lab/tiny', Path('.'), DigestCache(Path(sys.argv[1])));"
         "print(json.dumps([model.sha256, 'huggingface_hub' in sys.modules]))"
     )
     environment = {**os.environ, "HF_TOKEN": TOKEN, "PYTHONPATH": str(LAB_DATA.parent)}

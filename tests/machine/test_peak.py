@@ -14,8 +14,8 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.executors.base import AnyEvent, Result
+from labctl.machine import memory
 from labctl.machine.memory import linux_peak, macos_peak, peak_rss_bytes, status_bytes, windows_peak
-from labctl.steps.memory import work as memory
 from labctl.steps.memory.record import MemoryLoad, MemoryTask
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -65,7 +65,7 @@ def test_the_record_agrees_with_vmhwm_read_from_outside(quantized: Any, label: s
         stderr=subprocess.DEVNULL,
     )
     assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(msgspec.json.encode(task) + b"\n")
+    child.stdin.write(task.line())
     child.stdin.flush()
     seen = 0
     status = Path(f"/proc/{child.pid}/status")

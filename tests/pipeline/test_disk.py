@@ -26,7 +26,7 @@ from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import checkpoint, convert
 from labctl.records.digests import DigestCache
 from labctl.records.sources import TextSource
-from labctl.steps.perplexity.record import SpoolPlan
+from labctl.steps.divergence.record import SpoolPlan
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX mounts and limits")
 
@@ -41,7 +41,16 @@ WRITES = {
     "report": ("reports/*/*", "reports/*/.report.json"),
     "submit --incomplete": ("reports/*/*.zip",),
 }
-SHIFTING = (".lock", ".lock-holder", "failures.json", "source.json", "text.json", "conditions.json", ".digests.json")
+SHIFTING = (
+    "lab.json",
+    ".lock",
+    ".lock-holder",
+    "failures.json",
+    "source.json",
+    "text.json",
+    "conditions.json",
+    ".digests.json",
+)
 
 
 def strip(folder: Path, step: str) -> dict[Path, bytes]:
@@ -192,13 +201,13 @@ def test_a_disk_that_fills_up_under_probabilities_loses_no_perplexity(
     plan = SpoolPlan(
         spool_path=str(disk / "spool"), n_rows=3, is_baseline=True, kl_path=str(disk / "kl.npy"), optional=True
     )
-    found = measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", divergence=plan)
+    found = measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", rider=plan.rider())
     assert (found.ppl, found.chunks) == (whole.ppl, ((0, 3),))
     assert [path.name for path in disk.iterdir()] == ["nll.npy"]
     (disk / "nll.npy").unlink()
     with pytest.raises(LabError, match="disk is full"):
         measure_perplexity(
-            "Q4_K_M", demo_text, 3, disk / "nll.npy", divergence=msgspec.structs.replace(plan, optional=False)
+            "Q4_K_M", demo_text, 3, disk / "nll.npy", rider=msgspec.structs.replace(plan, optional=False).rider()
         )
 
 

@@ -39,9 +39,9 @@ threads = 1
 # The steps, as `labctl` makes them, telling on stdout how far each got: [step, format, done, total].
 DRIVER = """
 import json, sys
-from labctl import opening, pipeline
-from labctl.config import load_config
-from labctl.console import Display
+from labctl.cli.output import Display
+from labctl.lab.config import load_config
+from labctl.pipeline import opening, run
 
 class Told(Display):
     label = ""
@@ -54,7 +54,7 @@ class Told(Display):
 
 display = Told(quiet=True)
 lab = opening.open_lab(load_config({}), display)
-sys.exit(bool(pipeline.run(lab, display, names=sys.argv[1:], report=False).failures))
+sys.exit(bool(run.run(lab, display, names=sys.argv[1:], report=False).failures))
 """
 
 
@@ -373,7 +373,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_figures(cli: Any, small
         # every third kill at once, the others after the next record: so the run gets on, and is hit everywhere
         while number % 3 and process.poll() is None and time.monotonic() < deadline:
             now = {path.name for path in (new_lab / "outputs").rglob("records/*.json")}
-            if now - before - {"source.json", "text.json"}:
+            if now - before - {"source.json", "text.json", "notices.json"}:
                 break
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 1.0))

@@ -21,7 +21,7 @@ from labctl.records.lock import lock
 _HOLD = """
 import sys, time
 from pathlib import Path
-from labctl.store import lock
+from labctl.records.lock import lock
 sys.argv[1:] = ["run", "--chunks", "4", sys.argv[1]]
 with lock(Path(sys.argv[-1])):
     print("held", flush=True)

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from lab_factory import SHAPE, gguf_file, make_lab, memory_run, speed_run
 
 from labctl.records import store
-from labctl.records.files import GgufFile
-from labctl.steps import measured as records
-from labctl.steps.perplexity.record import PerplexityRun
-from labctl.steps.speed.record import SpeedRun, SpeedVisit
+from labctl.steps.groups import GROUPS, KINDS, Group
+from labctl.steps.measured import LabRecords, StepFailure
+from labctl.steps.speed.record import SpeedVisit
 
 
 def test_bits_per_weight_counts_all_tensors() -> None:
@@ -97,14 +96,13 @@ def test_every_kind_of_record_survives_the_disk(tmp_path: Path) -> None:
 
 
 def test_records_cannot_be_changed_nor_grow_fields() -> None:
-    for name, kind in vars(records).items():
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            assert kind.__dataclass_params__.frozen, name  # type: ignore[attr-defined]
-            assert "__slots__" in vars(kind), name
+    for kind in (*KINDS.values(), LabRecords, StepFailure):
+        assert kind.__dataclass_params__.frozen, kind
+        assert "__slots__" in vars(kind), kind
     with pytest.raises(dataclasses.FrozenInstanceError):
         gguf_file("F16").size_bytes = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("kind", [SpeedRun, records.MemoryRun, GgufFile, PerplexityRun])
-def test_every_measured_figure_says_where_it_comes_from(kind: type[Any]) -> None:
-    assert any(one.name == "provenance" and one.default is dataclasses.MISSING for one in dataclasses.fields(kind))
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.field)
+def test_every_measured_figure_says_where_it_comes_from(group: Group) -> None:
+    assert any(one.name == "provenance" for one in dataclasses.fields(group.kind))

@@ -15,7 +15,7 @@ from lab_factory import MACHINE, gguf_file
 
 from labctl.errors import LabError
 from labctl.lab.folder import RunFolder
-from labctl.records import store
+from labctl.records import digests, store
 from labctl.records.base import SCHEMA_VERSION, Machine
 from labctl.records.digests import DigestCache, _sha256, digest, file_sha256
 from labctl.records.disk import PARTIAL, partial_path, remove_partials, safe_name, write_bytes, write_text, writing
@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_one(
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store.os, moment, fail)
+    monkeypatch.setattr(os, moment, fail)
     with pytest.raises(LabError) as caught:
         write_bytes(path, b"new")
     monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_digest_cache_reads_a_file_once_and_remembers_it_over_runs(
     path = tmp_path / "file"
     path.write_bytes(b"one")
     expected = DigestCache(tmp_path / "digests.json").sha256(path)
-    monkeypatch.setattr(store, "file_sha256", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(digests, "file_sha256", lambda _: pytest.fail("read again"))
     assert DigestCache(tmp_path / "digests.json").sha256(path) == expected
 
 

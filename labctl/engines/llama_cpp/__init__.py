@@ -1,1 +1,1 @@
-"""."""
+"""llama.cpp: the binding, its quantizer, its formats, how much memory it takes, what it warns of."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from labctl.engines.llama_cpp.footprint import limit_bytes
 from labctl.engines.llama_cpp.tasks import EngineTask
 from labctl.errors import LabError
 from labctl.executors.child import run_task
@@ -69,11 +70,13 @@ def ask_engine(model_path: str, n_threads: int) -> dict[str, str]:
         LabError: it crashed: this build does not suit this CPU.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        task = EngineTask(model_path=model_path, format="", n_threads=n_threads)
         return run_task(
-            EngineTask(model_path=model_path, format="", n_threads=n_threads),
+            task,
             dict[str, str],
             log_path=Path(folder) / "engine.log",
             hang_s=_ENGINE_TIMEOUT_S,
+            limit_bytes=limit_bytes(task, None),
         )
 
 

@@ -18,8 +18,7 @@ from labctl.lab.sources.checkpoint import check_settings, read_checkpoint
 from labctl.lab.sources.hubspec import is_address, read_spec
 from labctl.lab.sources.presets import PRESETS, packaged_model
 from labctl.lab.sources.remote import Place, choose, from_hub, model_name
-from labctl.records import store
-from labctl.records.digests import DigestCache
+from labctl.records.digests import DigestCache, model_sha256
 from labctl.records.places import need
 from labctl.records.sources import SourceModel
 
@@ -203,7 +202,7 @@ def _checked(
         path=str(place.path.absolute()),
         origin=origin,
         size_bytes=found.size_bytes,
-        sha256=store.model_sha256(parts, digests.sha256),
+        sha256=model_sha256(parts, digests.sha256),
         baseline=baseline,
         quantized=quantized or was_quantized,
         notices=notices,

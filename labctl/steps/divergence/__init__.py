@@ -1,1 +1,1 @@
-"""."""
+"""KL divergence from the baseline; it rides on the perplexity step."""

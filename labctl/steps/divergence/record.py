@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from labctl.records.base import Provenance
 from labctl.records.sources import TextSource
+from labctl.steps.perplexity.record import Rider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +41,24 @@ class DivergenceRun:
     same_top_low: float
     same_top_high: float
     provenance: Provenance
+
+
+class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the baseline's probabilities are kept, and how far a file is from them.
+
+    Attributes:
+        spool_path: log-probabilities, float32 (n_rows, n_scored, n_vocab), a row for each of the first n_rows chunks in
+            the order of the visit, with a list of the rows written beside it; the baseline writes it, others read.
+        kl_path: KL divergence and agreement of each token, chunk by chunk, as `records.arrays.NllStore` keeps them.
+        optional: a disk that fills up ends the comparison, not the measurement beside it.
+    """
+
+    spool_path: str
+    n_rows: int
+    is_baseline: bool
+    kl_path: str
+    optional: bool = False
+
+    def rider(self) -> Rider:
+        """This plan as a part of the perplexity task."""
+        return Rider(watch="labctl.steps.divergence.work:watch", plan=msgspec.Raw(msgspec.json.encode(self)))

@@ -12,10 +12,18 @@ from labctl.executors.child import OnProgress
 from labctl.lab.lab import Lab, key_of
 from labctl.records.store import write_record
 from labctl.steps.base import stored
-from labctl.steps.divergence.record import DivergenceRun
+from labctl.steps.divergence.record import DivergenceRun, SpoolPlan
 from labctl.steps.files import need_file
-from labctl.steps.perplexity.record import COMMON_CHUNKS, SpoolPlan
-from labctl.steps.perplexity.step import ORDER_SEED, Attempt, kl_path, measure, nll_key
+from labctl.steps.perplexity.record import COMMON_CHUNKS, Rider
+from labctl.steps.perplexity.step import (
+    ORDER_SEED,
+    Attempt,
+    RiderOf,
+    kl_path,
+    measure,
+    nll_key,
+    no_rider,
+)
 
 _SPOOL = ".spool-"
 _SPARE_BYTES = 16 << 20  # beside the spool: journals and records
@@ -134,15 +142,26 @@ def _remove_spool(path: Path) -> None:
         path.with_name(path.name + ".rows").unlink(missing_ok=True)
 
 
-def spool_plan(lab: Lab, label: str, spool: Path, *, optional: bool = True) -> SpoolPlan:
-    """What a format's task does with the spool; where perplexity is measured beside it, it is `optional`."""
-    return SpoolPlan(
+def rider(lab: Lab, label: str, spool: Path, *, optional: bool = True) -> Rider:
+    """This step's part in a format's perplexity task; where perplexity is measured beside it, it is `optional`."""
+    plan = SpoolPlan(
         spool_path=str(spool),
         n_rows=_n_rows(lab),
         is_baseline=label == lab.model.baseline,
         kl_path=str(kl_path(lab, label)),
         optional=optional,
     )
+    return plan.rider()
+
+
+@contextlib.contextmanager
+def riding(lab: Lab, wanted: bool) -> Iterator[RiderOf]:
+    """Compare on the way, while perplexity is measured, where a format is still to be compared and there is room."""
+    if not wanted or not stale_divergence(lab, force=False) or room(lab) is not None:
+        yield no_rider
+        return
+    with spool_file(lab) as spool:
+        yield lambda label: rider(lab, label, spool)
 
 
 def run_divergence(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float) -> None:
@@ -164,13 +183,13 @@ def run_divergence(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: floa
     elif waiting:
         with spool_file(lab) as spool:
             for label in (baseline, *waiting):
-                plan = spool_plan(lab, label, spool, optional=False)
+                mine = rider(lab, label, spool, optional=False)
                 done = attempt(
                     "divergence",
                     label,
                     cost,
-                    lambda on, label=label, plan=plan: measure(  # type: ignore[misc]
-                        lab, label, on, n_first=plan.n_rows, divergence=plan
+                    lambda on, label=label, mine=mine: measure(  # type: ignore[misc]
+                        lab, label, on, n_first=_n_rows(lab), rider=mine
                     ),
                 )
                 if label == baseline and not done:

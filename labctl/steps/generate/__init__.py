@@ -1,1 +1,1 @@
-"""."""
+"""Sample outputs, and questions with known answers."""

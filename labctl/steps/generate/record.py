@@ -79,7 +79,7 @@ class GenerationRun:
         return None
 
 
-class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
+class GenerateTask(Task, frozen=True, kw_only=True):
     """Continue the prompts and answer the probes.
 
     Attributes:
@@ -87,6 +87,9 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
         probe_items: at most so many questions of each, evenly spread; None for all.
         n_side: most questions of a probe side by side.
     """
+
+    name = "generate"
+    work = "labctl.steps.generate.work:generate"
 
     n_ctx: int
     n_side: int
@@ -98,6 +101,9 @@ class GenerateTask(Task, frozen=True, kw_only=True, tag="generate"):
     probes: dict[str, str]
     probe_items: int | None
     provenance: Provenance
+
+    def n_ctx_open(self) -> int:
+        return self.n_ctx
 
 
 def prompt_file(label: str, number: int, decoding: str) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labctl.executors.child import OnProgress
+from labctl.lab.lab import Lab, key_of
 from labctl.records.disk import write_text
 from labctl.records.store import write_record
-from labctl.steps.generate.record import GenerateTask, GenerationRun, prompt_file
-
-if TYPE_CHECKING:
-    pass
-from labctl.lab.lab import Lab, key_of
 from labctl.steps.base import Step, stored
 from labctl.steps.files import need_file
+from labctl.steps.generate.record import GenerateTask, GenerationRun, prompt_file
 
 _SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
 

@@ -1,1 +1,1 @@
-"""."""
+"""Peak memory of a fresh process."""

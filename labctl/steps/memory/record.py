@@ -46,8 +46,14 @@ class MemoryRun:
         return next(load.peak_rss_bytes for load in self.loads if not load.mmap)
 
 
-class MemoryTask(Task, frozen=True, kw_only=True, tag="memory"):
+class MemoryTask(Task, frozen=True, kw_only=True):
     """One load: mmap on or off."""
+
+    name = "memory"
+    work = "labctl.steps.memory.work:measure"
 
     n_ctx: int
     mmap: bool
+
+    def n_ctx_open(self) -> int:
+        return max(self.n_ctx, 1024)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from labctl.engines.llama_cpp.gguf.lengths import N_PROMPT
 from labctl.executors.base import Progress
 from labctl.executors.child import OnProgress
-from labctl.records.store import write_record
-from labctl.steps.memory.record import MemoryLoad, MemoryRun, MemoryTask
-
-if TYPE_CHECKING:
-    pass
 from labctl.lab.lab import Lab, key_of
+from labctl.records.store import write_record
 from labctl.steps.base import Step, stored
 from labctl.steps.files import need_file
+from labctl.steps.memory.record import MemoryLoad, MemoryRun, MemoryTask
 
 MEMORY_GEN = 16  # as in measure/memory.py: not imported, since numpy would then load for every command
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from labctl.engines.llama_cpp.binding import Context, Llama, Model
+from labctl.engines.llama_cpp.gguf.lengths import N_PROMPT
+from labctl.executors.base import Report, log_line
 from labctl.machine.memory import current_rss_bytes, peak_rss_bytes, resident_parts
-from labctl.steps.memory.record import MemoryLoad
-from labctl.steps.speed.work import N_PROMPT
+from labctl.steps.memory.record import MemoryLoad, MemoryTask
 
 N_GEN = 16
 """Tokens generated: the peak stands once the prompt is read, and 128 tokens after it changed it by not one kB."""
@@ -68,3 +69,14 @@ def buffer_sizes(lines: Sequence[str]) -> dict[str, dict[str, int]]:
         if match := _BUFFER.search(line):
             sizes[match["kind"]][match["name"]] = round(float(match["mib"]) * 1024 * 1024)
     return sizes
+
+
+def measure(task: MemoryTask, report: Report) -> MemoryLoad:
+    """The memory task in a child."""
+    return measure_load(
+        Llama(log_line=log_line, warnings=report.warnings),
+        Path(task.model_path),
+        n_ctx=task.n_ctx,
+        n_threads=task.n_threads,
+        mmap=task.mmap,
+    )

@@ -10,14 +10,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from labctl.executors.child import OnProgress
 from labctl.lab.lab import Lab
 from labctl.records.store import write_record
-from labctl.steps.divergence.step import spool_plan
 from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun, StopRule
-from labctl.steps.perplexity.step import ALPHA, ORDER_SEED, Attempt, measure, nll_path
+from labctl.steps.perplexity.step import ALPHA, ORDER_SEED, Attempt, RiderOf, measure, nll_path, no_rider
 
 _GROWTH = 1.5
 _FIRST_BLOCKS = (8, 16, COMMON_CHUNKS)  # under a time budget: whatever it allows, all formats get alike
@@ -42,10 +40,10 @@ class _Auto:
     """One adaptive run: what each format has, and what is left of the budget."""
 
     def __init__(
-        self, lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, spool: Path | None
+        self, lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, rider_of: RiderOf
     ) -> None:  # fmt: skip
         self.lab = lab
-        self._spool = spool
+        self._rider_of = rider_of
         self.labels = labels
         self.runs: dict[str, PerplexityRun] = {}
         self._attempt = attempt
@@ -74,9 +72,9 @@ class _Auto:
             )
 
         def work(on_progress: OnProgress) -> None:
-            plan = None if self._spool is None or until_settled else spool_plan(lab, label, self._spool)
+            rider = None if until_settled else self._rider_of(label)
             new = measure(
-                lab, label, on_progress, n_first=n_first, stop=stop, deadline_s=self.left_s(), divergence=plan
+                lab, label, on_progress, n_first=n_first, stop=stop, deadline_s=self.left_s(), rider=rider
             )  # fmt: skip
             if known is not None:
                 new = dataclasses.replace(
@@ -92,16 +90,16 @@ class _Auto:
 
 
 def run_auto(
-    lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, spool: Path | None = None
+    lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, rider_of: RiderOf = no_rider
 ) -> None:  # fmt: skip
     """Measure perplexity until every verdict is settled, the text is used up, or the budget is spent.
 
     Args:
         labels: formats whose file is there, the baseline first.
         cost: of the whole step, for the progress display.
-        spool: a file for the baseline's probabilities, to compare the other formats with them on the way.
+        rider_of: another step's part in a format's task, if it has one.
     """
-    auto = _Auto(lab, attempt, labels, cost, spool)
+    auto = _Auto(lab, attempt, labels, cost, rider_of)
     baseline = lab.model.baseline
     for size in (COMMON_CHUNKS,) if lab.config.budget_s is None else _FIRST_BLOCKS:
         for label in labels:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from labctl.executors.base import Task
+from labctl.executors.base import ModelSize, Task
 from labctl.records.base import Provenance
 from labctl.records.sources import TextSource
 
 N_SIDE = 2
 """Chunks of a text that are computed at the same time, where there are threads for them."""
+_TEXT_FACTOR = 128  # bytes for a byte of text; measured with llama.cpp's BPE: 85 for a text of one line
 
 
 COMMON_CHUNKS = 32
@@ -83,24 +84,19 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True):
     at_least: int
 
 
-class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the baseline's probabilities are kept, and how far a file is from them.
+class Rider(msgspec.Struct, frozen=True, kw_only=True):
+    """Another step's part of this task: it sees the logits as they pass.
 
     Attributes:
-        spool_path: log-probabilities, float32 (n_rows, n_scored, n_vocab), a row for each of the first n_rows chunks in
-            the order of the visit, with a list of the rows written beside it; the baseline writes it, others read.
-        kl_path: KL divergence and agreement of each token, chunk by chunk, as `journal.NllStore` keeps them.
-        optional: a disk that fills up ends the comparison, not the measurement beside it.
+        watch: "module:function" that makes the watcher from the plan, the order of the visit and the scorer.
+        plan: what the watcher has to know, still encoded.
     """
 
-    spool_path: str
-    n_rows: int
-    is_baseline: bool
-    kl_path: str
-    optional: bool = False
+    watch: str
+    plan: msgspec.Raw
 
 
-class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
+class PerplexityTask(Task, frozen=True, kw_only=True):
     """Measure chunks of a text that are not in the NLL file yet.
 
     Attributes:
@@ -110,8 +106,11 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
         deadline_s: stop at the chunk during which so many seconds are over.
         shape: as suits the model unless given.
         tokens_path: where the text's token ids are kept for the other formats; empty to tokenize again.
-        divergence: also compare with the baseline while the logits are at hand.
+        rider: who else looks at the logits while they are at hand.
     """
+
+    name = "perplexity"
+    work = "labctl.steps.perplexity.work:measure"
 
     text: TextSource
     n_ctx: int
@@ -123,5 +122,15 @@ class PerplexityTask(Task, frozen=True, kw_only=True, tag="perplexity"):
     nll_path: str
     shown_nll_path: str
     tokens_path: str = ""
-    divergence: SpoolPlan | None = None
+    rider: Rider | None = None
     provenance: Provenance
+
+    def n_ctx_open(self) -> int:
+        return self.n_ctx * self._n_side()
+
+    def work_bytes(self, size: ModelSize) -> int:
+        logits = 4 * 4 * self.n_ctx * self._n_side() * size.n_vocab
+        return super().work_bytes(size) + logits + _TEXT_FACTOR * self.text.size_bytes
+
+    def _n_side(self) -> int:
+        return self.shape.n_side if self.shape is not None else N_SIDE

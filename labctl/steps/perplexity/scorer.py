@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,8 +144,18 @@ def batch_shape(model: Model) -> BatchShape:
     return BatchShape(n_side=N_SIDE, n_ubatch=256, n_outputs=128 if logits_bytes <= model.n_params else 64)
 
 
+@runtime_checkable
 class LogitsWatcher(Protocol):
     """Looks at a chunk's logits while they are there."""
+
+    def missing(self) -> set[int]:
+        """Chunks that it has to see, measured before or not."""
+
+    def give_up(self) -> bool:
+        """Look no more, where that may be, and make room on the disk. Returns whether it did."""
+
+    def finish(self) -> None:
+        """Nothing more comes."""
 
     def see(self, chunk: int, start: int, logits: FloatArray) -> None:
         """Take some of a chunk's scored positions, in order; called in a thread of its own for each chunk at work.

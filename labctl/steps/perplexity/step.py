@@ -14,10 +14,19 @@ from labctl.records.files import GgufFile
 from labctl.records.store import write_record
 from labctl.steps.base import Step, stored
 from labctl.steps.files import need_file
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, SpoolPlan, StopRule
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, Rider, StopRule
 
 Attempt = Callable[[str, str, float, Callable[[OnProgress], object]], bool]
 """Does one step: name, format, cost, work. Says whether it succeeded; a failure is reported there."""
+
+RiderOf = Callable[[str], Rider | None]
+"""Another step's part in the task of a format."""
+
+
+def no_rider(_label: str) -> Rider | None:
+    """Nobody else looks at the logits."""
+    return None
+
 
 PROTOCOL = 1
 """Raised whenever the same file and text would give another figure."""
@@ -82,7 +91,7 @@ def forget(lab: Lab, label: str) -> None:
 
 def measure(
     lab: Lab, label: str, on_progress: OnProgress | None, *, n_first: int | None, stop: StopRule | None = None,
-    deadline_s: float | None = None, divergence: SpoolPlan | None = None,
+    deadline_s: float | None = None, rider: Rider | None = None,
 ) -> PerplexityRun:  # fmt: skip
     """Measure what is missing of a format's first n chunks; the record is not stored yet."""
     path = nll_path(lab, label)
@@ -97,7 +106,7 @@ def measure(
         stop=stop,
         deadline_s=deadline_s,
         tokens_path=str(_tokens_path(lab)),
-        divergence=divergence,
+        rider=rider,
         nll_path=str(path),
         shown_nll_path=path.relative_to(lab.folder.root).as_posix(),
         provenance=lab.provenance(
@@ -116,10 +125,10 @@ def _tokens_path(lab: Lab) -> Path:
 
 
 def make_perplexity(
-    lab: Lab, label: str, on_progress: OnProgress | None, divergence: SpoolPlan | None = None
+    lab: Lab, label: str, on_progress: OnProgress | None, rider: Rider | None = None
 ) -> PerplexityRun:  # fmt: skip
-    """Measure a format over a fixed set of chunks; with a spool, compare it with the baseline on the way."""
-    record = measure(lab, label, on_progress, n_first=lab.config.n_chunks, divergence=divergence)
+    """Measure a format over a fixed set of chunks; a rider looks at the logits on the way."""
+    record = measure(lab, label, on_progress, n_first=lab.config.n_chunks, rider=rider)
     write_record(lab.folder.record_path("perplexity", label), record)
     return record
 

@@ -5,33 +5,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from labctl.engines.llama_cpp.binding import FloatArray, Llama, Model
+from labctl.engines.llama_cpp.binding import Llama, Model
 from labctl.errors import LabError
+from labctl.executors.base import Report, call, log_line
 from labctl.machine.memory import peak_rss_bytes
 from labctl.records.arrays import NllArray, NllStore, load_nll, to_ranges
-from labctl.steps.divergence.kl import Floats, kl_rows, same_top
-from labctl.steps.divergence.spool import Spool
 from labctl.steps.perplexity.increase import chunk_differences
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, SpoolPlan
-from labctl.steps.perplexity.scorer import ChunkScorer, batch_shape, chunk_order, perplexity, text_tokens
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, Rider
+from labctl.steps.perplexity.scorer import ChunkScorer, LogitsWatcher, batch_shape, chunk_order, perplexity, text_tokens
 from labctl.steps.perplexity.sequence import settle
 
-OnProgress = Callable[[int, int, str], None]
 
-
-def measure_perplexity(llama: Llama, task: PerplexityTask, on_progress: OnProgress) -> PerplexityRun:
+def measure(task: PerplexityTask, report: Report) -> PerplexityRun:
     """Measure the chunks that are missing, keep each as it comes, and say what all of them together give.
 
     Args:
-        on_progress: chunks there, chunks wanted, note.
+        report: told of chunks there, chunks wanted, and the speed.
     Raises:
         LabError: the text, the model or the disk refuses.
     """
+    llama = Llama(log_line=log_line, warnings=report.warnings)
     spent, measured = 0.0, 0
     begun = time.monotonic()
     path = Path(task.model_path)
@@ -45,7 +40,7 @@ def measure_perplexity(llama: Llama, task: PerplexityTask, on_progress: OnProgre
         order = chunk_order(scorer.n_chunks, task.order_seed)
         wanted = order[: task.n_first]
         nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
-        watcher = _Watcher(task.divergence, order, scorer) if task.divergence is not None else None
+        watcher = _watcher(task.rider, order, scorer)
         missing = set(nll.missing(wanted)) | (watcher.missing() & set(wanted) if watcher is not None else set())
         todo = [chunk for chunk in wanted if chunk in missing]
         done_before = len(wanted) - len(todo)
@@ -72,11 +67,11 @@ def measure_perplexity(llama: Llama, task: PerplexityTask, on_progress: OnProgre
                 nll.add(chunk, values)
 
         try:
-            on_progress(done_before, len(wanted), "")
+            report(done_before, len(wanted), "")
             for done, spent in scorer.run(todo, keep, settled, watcher):
                 measured = done
                 tps = done * task.n_ctx / spent if spent else 0.0
-                on_progress(done_before + done, len(wanted), f"{tps:,.0f} t/s")
+                report(done_before + done, len(wanted), f"{tps:,.0f} t/s")
         finally:
             opened.close()  # what is written now would else count on top of the model's memory
             nll.finish()
@@ -106,68 +101,9 @@ def measure_perplexity(llama: Llama, task: PerplexityTask, on_progress: OnProgre
         )
 
 
-class _Watcher:
-    """Looks at the logits as they pass: spools the baseline's, compares the others with them."""
-
-    def __init__(self, plan: SpoolPlan, order: list[int], scorer: ChunkScorer) -> None:
-        self._row = {chunk: row for row, chunk in enumerate(order[: plan.n_rows])}
-        self._spool = Spool(Path(plan.spool_path), scorer.n_scored, scorer.n_vocab)
-        if plan.is_baseline:
-            self._spool.drop_damaged()
-        self._kl = None if plan.is_baseline else NllStore(Path(plan.kl_path), scorer.n_chunks, 2 * scorer.n_scored)
-        self._compared: dict[int, list[tuple[Floats, Floats]]] = {}
-        self._wanted = self.missing()
-        self._optional, self._given_up = plan.optional, False
-
-    def missing(self) -> set[int]:
-        """Chunks that have to be computed for the comparison, measured before or not."""
-        if self._kl is None:
-            return {chunk for chunk, row in self._row.items() if row not in self._spool.rows}
-        return {chunk for chunk in self._kl.missing(self._row) if self._row[chunk] in self._spool.rows}
-
-    def give_up(self) -> bool:
-        """End the comparison, if it may be, and make room for what is measured."""
-        if not self._optional:
-            return False
-        self._given_up, self._wanted = True, set()
-        self._spool.remove()
-        return True
-
-    def see(self, chunk: int, start: int, logits: FloatArray) -> None:
-        """Take some of a chunk's positions, in order; a thread of its own for each chunk at work."""
-        if chunk in self._wanted:
-            try:
-                self._see(chunk, start, logits)
-            except LabError:
-                if not self.give_up():
-                    raise
-
-    def _see(self, chunk: int, start: int, logits: FloatArray) -> None:
-        row = self._row[chunk]
-        if self._kl is None:
-            self._spool.write(row, start, logits)
-            return
-        base = self._spool.read(row, start, len(logits))
-        self._compared.setdefault(chunk, []).append((kl_rows(base, logits), same_top(base, logits).astype(np.float64)))
-
-    def keep(self, chunk: int) -> None:
-        if chunk in self._wanted:
-            try:
-                self._keep(chunk)
-            except LabError:
-                if not self.give_up():
-                    raise
-
-    def _keep(self, chunk: int) -> None:
-        if self._kl is None:
-            self._spool.close_row(self._row[chunk])
-            return
-        self._spool.check_row(self._row[chunk])
-        divergences, tops = zip(*self._compared.pop(chunk), strict=True)
-        self._kl.add(chunk, np.concatenate([*divergences, *tops]))
-
-    def finish(self) -> None:
-        if self._given_up:
-            self._spool.remove()  # another thread may have been writing
-        if self._kl is not None:
-            self._kl.finish()
+def _watcher(rider: Rider | None, order: list[int], scorer: ChunkScorer) -> LogitsWatcher | None:
+    if rider is None:
+        return None
+    watcher = call(rider.watch, rider.plan, order, scorer)
+    assert isinstance(watcher, LogitsWatcher)
+    return watcher

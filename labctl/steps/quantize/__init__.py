@@ -1,1 +1,1 @@
-"""."""
+"""Quantized files, and what they really contain."""

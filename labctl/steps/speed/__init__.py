@@ -1,1 +1,1 @@
-"""."""
+"""Speed in rounds over all formats; several sequences at once; numbers of threads."""

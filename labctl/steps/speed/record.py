@@ -156,12 +156,15 @@ class ThreadSweep:
     provenance: Provenance | None = None
 
 
-class BenchTask(Task, frozen=True, kw_only=True, tag="bench"):
+class BenchTask(Task, frozen=True, kw_only=True):
     """One visit: load, warm up, time.
 
     Attributes:
         deadline_s: after so many seconds no further repetition begins, and one that goes on is cut; None for no limit.
     """
+
+    name = "bench"
+    work = "labctl.steps.speed.work:visit"
 
     n_prompt: int
     n_gen: int
@@ -170,16 +173,25 @@ class BenchTask(Task, frozen=True, kw_only=True, tag="bench"):
     order: int
     deadline_s: float | None = None
 
+    def n_ctx_open(self) -> int:
+        return self.n_prompt + self.n_gen
 
-class BatchTask(Task, frozen=True, kw_only=True, tag="batch"):
+
+class BatchTask(Task, frozen=True, kw_only=True):
     """Time several sequences side by side, for each number of them.
 
     Attributes:
         deadline_s: after so many seconds each number is timed once at most, and shortly.
     """
 
+    name = "batch"
+    work = "labctl.steps.speed.work:batches"
+
     n_prompt: int
     n_gen: int
     n_seqs: tuple[int, ...]
     n_reps: int
     deadline_s: float | None = None
+
+    def n_ctx_open(self) -> int:
+        return max(self.n_seqs, default=1) * (self.n_prompt + self.n_gen)

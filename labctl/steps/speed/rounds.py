@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labctl.cli.output import Display
 from labctl.executors.base import Progress
 from labctl.executors.child import OnProgress
 from labctl.lab.lab import Lab, key_of
+from labctl.lab.listener import Listener
 from labctl.machine.checks import BUSY_CORE, conditions_checks
 from labctl.machine.fingerprint import conditions
 from labctl.records.hardware import Conditions, Work
@@ -132,7 +132,7 @@ def estimate_s(lab: Lab, tokens_per_s: float) -> float:
 # -- doing it ---------------------------------------------------------------------------------------------------------
 
 
-def run_rounds(lab: Lab, display: Display, attempt: Attempt, *, force: bool) -> None:
+def run_rounds(lab: Lab, display: Listener, attempt: Attempt, *, force: bool) -> None:
     """Time all formats in rounds until the ratios to the baseline are known well enough, or the time is over.
 
     Every other round runs in reverse order, so that heat and drift hit all formats alike. A round that was interrupted

@@ -7,10 +7,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from labctl.cli.output import Display
 from labctl.errors import LabError
 from labctl.executors.base import Progress
 from labctl.lab.lab import Lab, key_of
+from labctl.lab.listener import Listener
 from labctl.records.store import read_record, write_record
 from labctl.steps.files import need_file
 from labctl.steps.speed.record import BatchRun, BatchTask, BenchEffort, BenchTask, SpeedVisit, ThreadSweep
@@ -63,7 +63,7 @@ def _threads_key(lab: Lab, label: str, counts: Sequence[int]) -> str:
     )  # fmt: skip
 
 
-def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, BatchRun]:
+def run_batches(lab: Lab, display: Listener, n_seqs: Sequence[int]) -> dict[str, BatchRun]:
     """Time so many sequences side by side, for every format that is there; keeps a record of each.
 
     Raises:
@@ -110,7 +110,7 @@ def run_batches(lab: Lab, display: Display, n_seqs: Sequence[int]) -> dict[str, 
     return found
 
 
-def sweep_threads(lab: Lab, display: Display) -> ThreadSweep:
+def sweep_threads(lab: Lab, display: Listener) -> ThreadSweep:
     """Time one format with different numbers of threads, in rounds that go up and down in turn; keeps a record.
 
     Raises:

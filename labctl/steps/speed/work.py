@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from labctl.engines.llama_cpp.binding import Context, IntArray, Llama, Model
-from labctl.steps.speed.record import BatchPoint, BatchRun, BenchEffort, SpeedVisit
+from labctl.executors.base import Report, log_line
+from labctl.steps.speed.record import BatchPoint, BatchRun, BatchTask, BenchEffort, BenchTask, SpeedVisit
 
 N_PROMPT = 512
 N_GEN = 128
@@ -174,3 +175,34 @@ def _time_batch(
         if (now := time.perf_counter()) >= max(over_at, read + _GRACE_S):
             return read - begun, (now - read) * len(tokens) / (step + 1)
     return read - begun, time.perf_counter() - read
+
+
+def visit(task: BenchTask, report: Report) -> SpeedVisit:
+    """The bench task in a child."""
+    return bench_visit(
+        Llama(log_line=log_line, warnings=report.warnings),
+        Path(task.model_path),
+        n_threads=task.n_threads,
+        n_prompt=task.n_prompt,
+        n_gen=task.n_gen,
+        effort=task.effort,
+        round_number=task.round,
+        order=task.order,
+        deadline_s=task.deadline_s,
+    )
+
+
+def batches(task: BatchTask, report: Report) -> BatchRun:
+    """The batch task in a child."""
+    return bench_batches(
+        Llama(log_line=log_line, warnings=report.warnings),
+        Path(task.model_path),
+        task.format,
+        n_threads=task.n_threads,
+        n_prompt=task.n_prompt,
+        n_gen=task.n_gen,
+        n_seqs=task.n_seqs,
+        n_reps=task.n_reps,
+        deadline_s=task.deadline_s,
+        on_progress=report,
+    )

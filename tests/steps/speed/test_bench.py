@@ -84,7 +84,7 @@ def test_a_visit_without_time_keeps_one_short_repetition_of_each_test(
     begun = time.monotonic()
     found = child(bench_task(quantized.paths["F16"], 0.0), SpeedVisit)
     assert found.cut
-    assert len(found.pp_s) == len(found.tg_s) == len(found.token_s) == 1
+    assert len(found.pp_s) == 1 and len(found.tg_s) == len(found.token_s) >= 1  # as many as the grace has room for
     assert 1 <= len(found.token_s[0]) <= 128
     assert found.tg_s[0] == pytest.approx(sum(found.token_s[0]) * 128 / len(found.token_s[0]))
     assert time.monotonic() - begun < 60  # bounded by the grace, whatever this machine does beside

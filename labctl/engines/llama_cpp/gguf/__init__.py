@@ -1,1 +1,1 @@
-"""."""
+"""GGUF files read without llama.cpp: header, soundness, parts, lengths, vocabulary."""

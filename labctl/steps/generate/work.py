@@ -1,0 +1,54 @@
+"""The generate task in a child: sample outputs and answers to probes."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+
+from labctl.engines.llama_cpp.binding import Llama, Model
+from labctl.executors.base import Report, log_line
+from labctl.steps.generate.probes import evenly, read_probe
+from labctl.steps.generate.record import GenerateTask, GenerationRun, ProbeResult
+from labctl.steps.generate.writer import ANSWER_TOKENS, Writer
+
+
+def generate(task: GenerateTask, report: Report) -> GenerationRun:
+    """Continue the prompts, sampled and greedily, and answer the probes."""
+    llama = Llama(log_line=log_line, warnings=report.warnings)
+
+    probes = {name: evenly(read_probe(Path(path)), task.probe_items) for name, path in task.probes.items()}
+    n_prompts = 2 * len(task.prompts) * task.n_tokens  # tokens, as all counts here
+    total = n_prompts + ANSWER_TOKENS * sum(len(questions) for questions in probes.values())
+    begun = time.perf_counter()
+    with (
+        Model(llama, Path(task.model_path)) as model,
+        Writer(llama, model, n_ctx=task.n_ctx, n_threads=task.n_threads, n_side=task.n_side) as writer,
+    ):
+        generations = writer.write(
+            task.prompts,
+            n_tokens=task.n_tokens,
+            temperature=task.temperature,
+            top_p=task.top_p,
+            seed=task.seed,
+            on_progress=functools.partial(_tell, report, 0, total, "prompts"),
+        )
+        written = time.perf_counter()
+        results: list[ProbeResult] = []
+        for name, questions in probes.items():
+            before = n_prompts + ANSWER_TOKENS * sum(len(one.answers) for one in results)
+            told = functools.partial(_tell, report, before, total, name)
+            results.append(ProbeResult(name=name, answers=writer.answer(questions, told)))
+        answered = time.perf_counter()
+    return GenerationRun(
+        format=task.format,
+        generations=tuple(generations),
+        probes=tuple(results),
+        prompts_s=written - begun,
+        probes_s=answered - written,
+        provenance=task.provenance,
+    )
+
+
+def _tell(report: Report, before: int, total: int, note: str, done: int) -> None:
+    report(before + done, total, note)
