@@ -185,6 +185,7 @@ def _wrong_tables(records: LabRecords, manifest: Manifest, files: Mapping[str, b
     from labctl.report import coursefiles, worksheet
     from labctl.report.analysis import frame, rows_of
     from labctl.report.build import ANSWERS, read_answers
+    from labctl.report.gaps import mark_names
 
     settings = manifest.settings
     limit, weights = float(settings["limit"]), settings["weights"]
@@ -204,8 +205,8 @@ def _wrong_tables(records: LabRecords, manifest: Manifest, files: Mapping[str, b
         q13_limits=settings.get("q13_limits", {}),
     )
     for name, text in (
-        ("worksheet.md", worksheet.render("worksheet.md.j2", values)),
-        ("recommendation.md", worksheet.render("recommendation.md.j2", values)),
+        ("worksheet.md", mark_names(worksheet.render("worksheet.md.j2", values), records)),
+        ("recommendation.md", mark_names(worksheet.render("recommendation.md.j2", values), records)),
         ("model_sizes.txt", coursefiles.model_sizes(records, rows)),
         ("perplexity_results.txt", coursefiles.perplexity_results(records, rows)),
         ("performance_results.csv", coursefiles.performance_results(rows)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.report.rules import production
+from labctl.report.rules import not_smaller, production
 from labctl.report.text import interval, known, percent, rate, significant, size, words
 from labctl.steps.measured import LabRecords
 
@@ -68,4 +68,7 @@ def answer_line(records: LabRecords, rows: Rows, limit: float) -> str:
         for name in undecided
     )
     open_ = f" Undecided: {listed}; more chunks may settle it." if undecided else ""
+    if same := [name for name in not_smaller(rows) if rows[name]["verdict"] == "pass"]:
+        listed = f"{words(same)} {'is' if len(same) == 1 else 'are'}"
+        return f"Keep {base}: {listed} no smaller, and no smaller file is shown to stay under {bar}.{open_}"
     return f"No format is shown to stay under the limit of {bar}: keep {base}.{open_}"

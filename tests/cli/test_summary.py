@@ -57,6 +57,15 @@ def test_the_answer_has_size_increase_and_interval(tmp_path: Path) -> None:
     assert said == "Use Q6_K: 2.4x smaller than F16, perplexity +0.59 % (+0.49 to +0.69 %); passes the limit of 2 %."
 
 
+def test_formats_that_save_nothing_are_not_said_to_fail(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q8_0"))
+    lab.files["Q8_0"] = replace(lab.files["Q8_0"], size_bytes=lab.files["F16"].size_bytes - 64)
+    rows = rows_of(frame(lab))
+    assert rows["Q8_0"]["verdict"] == "pass"
+    said = answer_line(lab, rows, 0.02)
+    assert said == "Keep F16: Q8_0 is no smaller, and no smaller file is shown to stay under 2 %."
+
+
 def test_undecided_formats_are_named_where_none_passes(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q5_K_M"))
     lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.43, 0.5, 3))

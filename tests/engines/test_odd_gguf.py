@@ -157,6 +157,9 @@ BAD = {
                                r"cat m\.gguf-split-\* > m\.gguf"),
     "a half by name 001": ({"m.gguf.001": Small().bytes()[:90_000]}, "m.gguf.001", "one piece of a file",
                            r"cat m\.gguf\.\* > m\.gguf"),
+    "twelve pieces, numbers without zeros": (
+        {f"my m.gguf.part{number}of12": Small().bytes()[:9_000] for number in range(1, 13)}, "my m.gguf.part2of12",
+        "one piece of a file", r"cat \$\(ls -v 'my m\.gguf\.part'\*\) > 'my m\.gguf'"),
     "a download under way": ({"m.gguf.crdownload": Small().bytes()[:90_000]}, "m.gguf.crdownload", "not ended", "end"),
 }  # fmt: skip
 
@@ -228,6 +231,25 @@ def test_nothing_is_made_of_it(cli: Any, place: Path) -> None:
     (place / "m.gguf").write_bytes(Small().with_keys({"llama.attention.causal": (BOOL, b"\0")}).bytes())
     done = cli("run", "--model", "m.gguf", *SMALL, cwd=place)
     assert done.returncode == 1 and done.stderr.count("error:") == 1 and "GGML_ASSERT" not in done.stderr
+    assert not list(place.rglob("*Q8_0*"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"general.architecture": string("superllm9")}, "does not know the architecture superllm9"),
+        ({"llama.attention.layer_norm_rms_epsilon": u32(1)}, "llama.attention.layer_norm_rms_epsilon"),
+    ],
+)
+def test_what_no_format_can_be_made_of_is_not_put_down_to_one(
+    cli: Any, place: Path, changed: dict[str, tuple[int, bytes] | None], said: str
+) -> None:
+    small = Small()
+    own = {name.replace("llama.", "superllm9."): value for name, value in small.keys.items() if "llama." in name}
+    (place / "m.gguf").write_bytes(small.with_keys(own | changed).bytes())
+    done = cli("run", "--model", "m.gguf", *SMALL, cwd=place)
+    assert done.returncode == 1 and said in words(done.stderr)
+    assert "newer llama-cpp-python" in words(done.stderr) and "--formats" not in done.stderr
     assert not list(place.rglob("*Q8_0*"))
 
 

@@ -82,6 +82,22 @@ def test_an_honest_submission_passes_every_check(packed: tuple[Lab, Submission],
     assert packed[1].drafts == (6, 12, 14, 17, 18)
 
 
+def test_names_marked_for_other_contents_are_not_called_wrong(
+    lab_copy: Path, open_lab: Callable[..., Lab], config: LabConfig
+) -> None:
+    path = next(lab_copy.glob("outputs/*/records/quantize-Q8_0.json"))
+    record = json.loads(path.read_text("utf-8"))
+    gone = {"tensor": "blk.0.ffn_down.weight", "row_length": 72, "wanted": "q8_0", "got": "f16"}
+    record["record"]["fallbacks"] = [gone]
+    path.write_text(json.dumps(record), "utf-8")
+    lab = open_lab(lab_copy)
+    records = load_records(lab)
+    build_report(lab, records, force=True)
+    done = submit(lab, records)
+    assert "| Q8_0 ⚠ |" in (lab_copy / "reports" / lab.model.name / "worksheet.md").read_text("utf-8")
+    assert results(verify(done.path, config, seed=1))["tables follow from the records"] == "ok"
+
+
 def test_equal_work_gives_equal_bytes_and_no_private_path(packed: tuple[Lab, Submission]) -> None:
     lab, done = packed
     first = done.path.read_bytes()

@@ -521,6 +521,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "a file of PyTorch's own": (folder_of(x__pt=b"x"), "m/x.pt", "training state in PyTorch's", "save_pretrained"),
     "an ONNX file": (folder_of(x__onnx=b"x"), "m/x.onnx", "m/x.onnx is a model in the ONNX format", "transformers"),
     "an archive": (folder_of(model__zip=b"PK\3\4"), "m/model.zip", "is an archive", "Unpack"),
+    "a packed GGUF file": (folder_of(x__gguf__gz=b"\x1f\x8b"), "m/x.gguf.gz", "is an archive", "Unpack"),
     "an adapter's file": (
         folder_of(adapter_config__json=LORA, adapter_model__safetensors=b"x"),
         "m/adapter_model.safetensors",

@@ -104,6 +104,9 @@ class Llama:
         return last_words(self.lines, "llama.cpp gave no reason")
 
 
+REFUSED_HINT = "Check that the file is complete; a model newer than this llama.cpp needs a newer llama-cpp-python."
+
+
 class Model:
     """A GGUF file opened by llama.cpp.
 
@@ -122,7 +125,7 @@ class Model:
         if not self._handle:
             raise LabError(
                 f"llama.cpp cannot load {path.name}: {llama.last_words()}.",
-                "Check that the file is complete; a model newer than this llama.cpp needs a newer llama-cpp-python.",
+                REFUSED_HINT,
             )
         self._vocab = binding.llama_model_get_vocab(self._handle)
         self.n_vocab: int = binding.llama_vocab_n_tokens(self._vocab)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labctl.engines.llama_cpp.binding import FloatArray, Llama
+from labctl.engines.llama_cpp.binding import REFUSED_HINT, FloatArray, Llama
 from labctl.errors import LabError
 
 
@@ -39,9 +39,12 @@ def quantize_file(
         parameters.kv_overrides = _kv_overrides(binding, metadata, kept)
     status = binding.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
     if status != 0:
+        reason = llama.last_words()
         raise LabError(
-            f"llama.cpp could not quantize {source.name}: {llama.last_words()}.",
-            "Leave this format out with --formats; the others are made all the same. The step's log says more.",
+            f"llama.cpp could not quantize {source.name}: {reason}.",
+            REFUSED_HINT  # a dry run looks into the header, which all formats share
+            if dry_run and "importance matrix" not in reason
+            else "Leave this format out with --formats; the others are made all the same. The step's log says more.",
         )
 
 

@@ -67,7 +67,7 @@ _OTHERS = tuple(
     )
 )
 _UNFINISHED = re.compile(r"(?P<name>.*)\.(incomplete|crdownload|part|partial|download|aria2|tmp)", re.IGNORECASE)
-_ARCHIVE = re.compile(r".*\.(zip|tar|tgz|tar\.(gz|bz2|xz|zst)|7z|rar)", re.IGNORECASE)
+_ARCHIVE = re.compile(r".*\.(zip|tar|tgz|(tar|gguf|safetensors|bin)\.(gz|bz2|xz|zst|lz4)|7z|rar)", re.IGNORECASE)
 
 
 def is_weight_file(name: str) -> bool:

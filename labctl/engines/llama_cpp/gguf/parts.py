@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 _PIECE = re.compile(
     r"(?P<stem>.+?)(?P<word>[.-](?:part|split|piece)[-_]?)(?:\d{1,3}(?:[-_]?of[-_]?\d{1,3})?|[a-z]{1,2})(?:\.gguf)?"
-    r"|(?P<plain>.+\.gguf)\.(?:\d{3}|[a-z]{2})",
+    r"|(?P<plain>.+\.gguf)\.(?:\d{3}|(?!gz|xz|7z|bz|lz)[a-z]{2})",
     re.IGNORECASE,
 )
 _UNFINISHED = re.compile(r".+\.(?:part|partial|crdownload|incomplete|download|tmp|aria2)", re.IGNORECASE)
@@ -30,12 +31,21 @@ def explained(error: LabError, path: Path) -> LabError:
     if match is None:
         return error
     whole = match["plain"] or match["stem"]
-    pieces = f"{whole}{match['word'] or '.'}*"
-    whole = whole if whole.lower().endswith(".gguf") else f"{whole}.gguf"
+    begin = f"{whole}{match['word'] or '.'}"
+    pieces = f"{shlex.quote(begin)}*"
+    if _numbers_lack_zeros(path.parent, begin):
+        pieces = f"$(ls -v {pieces})"
+    whole = shlex.quote(whole if whole.lower().endswith(".gguf") else f"{whole}.gguf")
     return LabError(
         f"{path.name} is one piece of a file that was cut, not a whole model.",
         f"Join all pieces in their order, then name the whole: cat {pieces} > {whole}",
     )
+
+
+def _numbers_lack_zeros(folder: Path, begin: str) -> bool:
+    """Whether a shell puts pieces in another order than that of their numbers: part10 before part2."""
+    names = sorted(one.name for one in folder.iterdir() if one.name.startswith(begin))
+    return names != sorted(names, key=lambda name: [int(one) for one in re.findall(r"\d+", name[len(begin) :])])
 
 
 def files_of(path: Path, header: GgufHeader) -> tuple[Path, ...]:
