@@ -14,7 +14,7 @@ from labctl.lab.folder import RunFolder
 from labctl.records.store import read_record
 from labctl.steps.generate.record import GenerationRun
 from labctl.steps.generate.step import PROMPTS
-from labctl.steps.measured import SpeedRun
+from labctl.steps.speed.record import SpeedRun
 
 LABCTL = str(Path(sys.executable).with_name("labctl"))
 HELP_REPETITIONS = 10

@@ -121,8 +121,9 @@ def lab_of(plan: Plan, folder: Path) -> LabRecords:
         lab.perplexity[name] = replace(run, order_seed=2024 if plan.adaptive else None)
         if not is_base:
             run_kl = divergence_run(place, name, max(1e-5, abs(one.ppl - 1) / 2))
-            open_ended = {"kld_mean_low": 0.0, "kld_mean_high": math.inf} if count == 1 else {}
-            lab.divergence[name] = replace(run_kl, **open_ended)
+            if count == 1:
+                run_kl = replace(run_kl, kld_mean_low=0.0, kld_mean_high=math.inf)
+            lab.divergence[name] = run_kl
         speed = speed_run(name, pp * one.tps, tg * one.tps, seed + 2, plan.rounds)
         first = speed.visits[0]
         stalled = replace(

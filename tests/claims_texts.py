@@ -104,7 +104,7 @@ def training_is_told_of_the_demo_model_only(lab: LabRecords, docs: Docs) -> int:
         pairs = [
             (mine, theirs)
             for one, other in zip(
-                *(lab.generation[name].probes for name in (the_pick(docs), lab.formats[0])), strict=True
+                *(lab.generation[name].probes for name in (str(the_pick(docs)), lab.formats[0])), strict=True
             )
             for mine, theirs in zip(one.answers, other.answers, strict=True)
         ]

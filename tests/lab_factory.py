@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from labctl.records.arrays import NllArray
 from labctl.records.base import Machine, Provenance
 from labctl.records.files import GgufFile, ModelShape, TensorTypeShare
 from labctl.records.sources import SourceModel, TextSource
@@ -111,13 +112,14 @@ def gguf_file(name: str, label: str | None = None) -> GgufFile:
     )
 
 
-def base_nll() -> np.ndarray:
+def base_nll() -> NllArray:
     """(N_CHUNKS, N_TOKENS) nats whose perplexity is PPL_BASE."""
     nll = np.random.default_rng(1).gamma(2.0, 1.4, size=(N_CHUNKS, N_TOKENS))
-    return nll * (np.log(PPL_BASE) / nll.mean())
+    scaled: NllArray = nll * (np.log(PPL_BASE) / nll.mean())
+    return scaled
 
 
-def nll_of(ppl: float, half_pct: float, seed: int) -> np.ndarray:
+def nll_of(ppl: float, half_pct: float, seed: int) -> NllArray:
     """NLL whose paired increase over base_nll is ppl / PPL_BASE - 1, with about that half width of its interval."""
     random = np.random.default_rng(seed)
     chunk = random.normal(size=N_CHUNKS)
@@ -125,10 +127,11 @@ def nll_of(ppl: float, half_pct: float, seed: int) -> np.ndarray:
     token = random.normal(scale=0.1 * min(1.0, half_pct), size=(N_CHUNKS, N_TOKENS))
     token -= token.mean(axis=1, keepdims=True)
     difference = np.log(ppl / PPL_BASE) + chunk * (half_pct / 100) * np.sqrt(N_CHUNKS) / T_HALF
-    return base_nll() + difference[:, None] + token
+    nll: NllArray = base_nll() + difference[:, None] + token
+    return nll
 
 
-def perplexity_run(folder: Path, name: str, nll: np.ndarray, chunks: tuple[tuple[int, int], ...] = ()) -> PerplexityRun:
+def perplexity_run(folder: Path, name: str, nll: NllArray, chunks: tuple[tuple[int, int], ...] = ()) -> PerplexityRun:
     """Write the token file and return the record of it."""
     path = folder / "nll" / f"{name}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import resource
@@ -268,7 +269,7 @@ def repacked(packed: Path, path: Path, edit: Callable[[dict[str, bytes]], None])
     del files["manifest.json"]
     edit(files)
     entries = {
-        name: submission.FileEntry(sha256=submission.hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        name: submission.FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         for name, data in files.items()
     }
     submission.write_zip(path, msgspec.structs.replace(manifest, files=entries), files)

@@ -77,8 +77,8 @@ def place_labels(axes: Axes, points: Sequence[Point], lines: Sequence[Line] = ()
         return []
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    canvas.draw()
+    renderer = canvas.get_renderer()
     scale = figure.dpi / 72
     written = [Box(*Text.get_window_extent(text, renderer).extents) for text in axes.texts]
     texts: list[Text] = [

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,10 +175,10 @@ DIVERGENCE = records.DivergencePair(
 )  # fmt: skip
 
 
-def _section(**parts: object) -> records.Section:
+def _section(**parts: Any) -> records.Section:
     return records.Section(
         taken_at="2026-01-01T00:00:00+00:00", settings={"chunks": None, "limit": 0.02, "baseline_chunks": 600}, **parts
-    )  # type: ignore[arg-type]
+    )
 
 
 PAIR = records.PerplexityPair(

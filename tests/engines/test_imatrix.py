@@ -134,7 +134,7 @@ def test_a_matrix_computed_on_the_test_text_is_said(
         write_imatrix(path, sums, counts, dataset)
         found = find_imatrix(str(path), model, demo_text, LAB_DATA, tmp_path, digests)
         assert found is not None and len(found.notices) == n_notices
-    assert found.shown == "i.gguf (computed on other.txt)"
+    assert found is not None and found.shown == "i.gguf (computed on other.txt)"
 
 
 def test_none_and_missing(tmp_path: Path, model: SourceModel, digests: DigestCache) -> None:

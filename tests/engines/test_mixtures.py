@@ -47,7 +47,7 @@ def test_real_files_hold_what_the_rules_say(quantized: Any, demo_model: Path) ->
     sizes = model_shape(header)
     shape = KnownShape(
         name="demo", source="", n_layer=sizes.n_layer, n_embd=sizes.n_embd, n_head=sizes.n_head,
-        n_ff=header.metadata["llama.feed_forward_length"], n_head_kv=sizes.n_head_kv, d_head=sizes.d_head_k,
+        n_ff=int(header.metadata["llama.feed_forward_length"]), n_head_kv=sizes.n_head_kv, d_head=sizes.d_head_k,
         n_vocab=sizes.n_vocab, n_ctx_train=sizes.n_ctx_train, tied=True,
     )  # fmt: skip
     for label in LAB_FORMATS:

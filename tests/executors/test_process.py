@@ -16,7 +16,6 @@ from lab_factory import provenance
 
 from labctl.engines.llama_cpp.tasks import EngineTask
 from labctl.errors import LabError
-from labctl.executors import child as process
 from labctl.executors.base import Progress
 from labctl.executors.child import ChildError, run_task
 from labctl.executors.reasons import log_tail
@@ -35,7 +34,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         path = tmp_path / "child.sh"
         path.write_text(f"#!/bin/sh\nread task\n{script}\n", "utf-8")
         path.chmod(0o755)
-        monkeypatch.setattr(process.sys, "executable", str(path))
+        monkeypatch.setattr(sys, "executable", str(path))
         try:
             return run_task(ENGINE, dict[str, str], log_path=tmp_path / "logs" / "x.log", hang_s=hang_s, **options)
         finally:

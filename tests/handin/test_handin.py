@@ -343,7 +343,8 @@ def test_quality_is_pooled_for_equal_files_only_and_speed_never(tmp_path: Path) 
 
 def test_other_texts_are_not_pooled(tmp_path: Path) -> None:
     first, second = small_lab_of(tmp_path / "a"), small_lab_of(tmp_path / "b")
-    text = replace(second.text, sha256="d" * 64)  # type: ignore[type-var]
+    assert second.text is not None
+    text = replace(second.text, sha256="d" * 64)
     second = replace(
         second, text=text, perplexity={name: replace(run, text=text) for name, run in second.perplexity.items()}
     )

@@ -55,7 +55,7 @@ def folder_with(folder: Path, **files: bytes | None) -> Path:
 
 def test_a_checkpoint_is_described(tmp_path: Path) -> None:
     found = checkpoint.read_checkpoint(folder_with(tmp_path / "m"))
-    assert (found.architecture, found.dtypes, found.quantization) == ("LlamaForCausalLM", {"BF16"}, "")
+    assert (found.architecture, found.dtypes, found.quantization) == ("LlamaForCausalLM", frozenset({"BF16"}), "")
     assert sorted(path.name for path in found.files) == ["config.json", "model.safetensors", "tokenizer.model"]
     assert found.weight_bytes == found.f16_bytes == len(safetensors())
     single = checkpoint.read_checkpoint(folder_with(tmp_path / "s", model_safetensors=safetensors("F32", 128)))

@@ -165,9 +165,8 @@ INCOMPLETE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "again",
     ),
     "a part of PyTorch's own": (
-        lambda folder: (
-            checkpoint(folder, model__safetensors=None),
-            pytorch_file(folder / "pytorch_model-00002-of-00002.bin", ["lm_head.weight"]),
+        lambda folder: pytorch_file(
+            checkpoint(folder, model__safetensors=None) / "pytorch_model-00002-of-00002.bin", ["lm_head.weight"]
         ),
         "the first of them pytorch_model-00001-of-00002.bin",
         "again",
@@ -355,7 +354,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "Merge",
     ),
     "GGUF repository": (
-        folder_of(**{"config__json": "{}", "a_Q4_0__gguf": GGUF, "z_F16__gguf": GGUF, "y_bf16__gguf": GGUF}),
+        folder_of(config__json="{}", a_Q4_0__gguf=GGUF, z_F16__gguf=GGUF, y_bf16__gguf=GGUF),
         "m",
         "m is a folder with GGUF files",
         "m/z_F16.gguf (3 GGUF files: z_F16.gguf, y_bf16.gguf, a_Q4_0.gguf)",
@@ -407,7 +406,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "Finish",
     ),
     "an unfinished download by the Hub's client": (
-        folder_of(**{"config__json": "{}", "__cacheShuggingfaceSdownloadSx__incomplete": b"x"}),
+        folder_of(config__json="{}", __cacheShuggingfaceSdownloadSx__incomplete=b"x"),
         "m",
         "is not finished",
         "Finish",
@@ -439,6 +438,8 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "quantized weights by another name": (
         lambda folder: checkpoint(
             folder,
+            None,
+            None,
             model__safetensors=None,
             **{"gptq_model-4bit__safetensors": safetensors(GPTQ), "quantize_config__json": "{}"},
         ),

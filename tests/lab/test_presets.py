@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import json
 import struct
@@ -248,7 +249,7 @@ def test_what_is_no_package(tmp_path: Path) -> None:
 
 
 def test_an_environment_without_pip_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     for _ in range(2):
         command = packages.pip_command(tmp_path)
         assert str(tmp_path) in command[0]

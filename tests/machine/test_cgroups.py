@@ -44,7 +44,6 @@ class Tree:
             (folder / name.replace("__", ".")).write_text(f"{value}\n", "utf-8")
         return self
 
-    @property
     def found(self) -> tuple[float | None, int | None, int | None]:
         """Cores, memory, memory left."""
         places = (self.proc, self.sys)
@@ -59,29 +58,29 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def test_nothing_to_read_is_no_limit(tree: Tree, tmp_path: Path) -> None:
-    assert tree.found == (None, None, None)
+    assert tree.found() == (None, None, None)
     assert cgroups.core_quota(tmp_path / "no", tmp_path / "no") is None
     tree.own("garbage\n0::\n::::\n", "42 32\n - \n42 - cgroup2\n")
-    assert tree.found == (None, None, None)
+    assert tree.found() == (None, None, None)
 
 
 def test_version_2_own_group_and_parents(tree: Tree) -> None:
     tree.own("0::/user.slice/user-7.slice/lab.scope\n", V2.format(root="/", mount="/sys/fs/cgroup"))
     tree.put("user.slice/user-7.slice/lab.scope", memory__max="max", cpu__max="max 100000")
-    assert tree.found == (None, None, None)
+    assert tree.found() == (None, None, None)
     tree.put("user.slice", memory__max=8 * GB, memory__current=GB, cpu__max="150000 100000")
-    assert tree.found == (1.5, 8 * GB, 7 * GB)
+    assert tree.found() == (1.5, 8 * GB, 7 * GB)
     stat = f"anon 5\nfile {GB}\ninactive_file {GB // 2}\nactive_file {GB // 4}\nshmem {GB // 4}"
     tree.put("user.slice/user-7.slice", memory__max=4 * GB, memory__current=2 * GB, memory__stat=stat)
-    assert tree.found == (1.5, 4 * GB, 4 * GB - (2 * GB - 3 * GB // 4))
+    assert tree.found() == (1.5, 4 * GB, 4 * GB - (2 * GB - 3 * GB // 4))
     tree.put("user.slice/user-7.slice/lab.scope", memory__high=3 * GB, cpu__max="50000 100000")
-    assert tree.found[:2] == (0.5, 3 * GB)
+    assert tree.found()[:2] == (0.5, 3 * GB)
 
 
 def test_version_2_in_a_container_with_a_namespace_of_its_own(tree: Tree) -> None:
     tree.own("0::/\n", V2.format(root="/", mount="/sys/fs/cgroup"))
     tree.put("", memory__max=2 * GB, memory__current=3 * GB, cpu__max="400000 100000")
-    assert tree.found == (4.0, 2 * GB, 0)
+    assert tree.found() == (4.0, 2 * GB, 0)
 
 
 def test_version_1_with_the_paths_of_the_host(tree: Tree) -> None:
@@ -92,20 +91,20 @@ def test_version_1_with_the_paths_of_the_host(tree: Tree) -> None:
     stat = f"cache 5\ninactive_file 7\ntotal_inactive_file {GB}\ntotal_active_file 0"
     tree.put("memory", memory__limit_in_bytes=4 * GB, memory__usage_in_bytes=2 * GB, memory__stat=stat)
     tree.put("cpu,cpuacct", cpu__cfs_quota_us=250_000, cpu__cfs_period_us=100_000)
-    assert tree.found == (2.5, 4 * GB, 3 * GB)
+    assert tree.found() == (2.5, 4 * GB, 3 * GB)
 
 
 def test_version_1_parents_and_what_it_calls_unlimited(tree: Tree) -> None:
     tree.own("4:memory:/a/b\n3:cpu:/a/b\n", V1.format(root="/", name="memory") + V1.format(root="/", name="cpu"))
     tree.put("memory/a/b", memory__limit_in_bytes=UNLIMITED, memory__usage_in_bytes=GB)
     tree.put("cpu/a/b", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100_000)
-    assert tree.found == (None, None, None)
+    assert tree.found() == (None, None, None)
     tree.put("memory/a", memory__limit_in_bytes=2 * GB, memory__usage_in_bytes=GB)
     tree.put("cpu/a", cpu__cfs_quota_us=100_000, cpu__cfs_period_us=50_000)
-    assert tree.found == (2.0, 2 * GB, GB)
+    assert tree.found() == (2.0, 2 * GB, GB)
     # A parent that cannot be seen: the group's own statistics name its limit.
     tree.put("memory/a/b", memory__stat=f"cache 1\nhierarchical_memory_limit {GB}")
-    assert tree.found[1] == GB
+    assert tree.found()[1] == GB
 
 
 def test_both_versions_at_once(tree: Tree) -> None:
@@ -113,7 +112,7 @@ def test_both_versions_at_once(tree: Tree) -> None:
     tree.own("4:memory:/box\n0::/box\n", mounts)
     tree.put("memory/box", memory__limit_in_bytes=GB, memory__usage_in_bytes=0)
     tree.put("unified/box", cpu__max="100000 100000")
-    assert tree.found == (1.0, GB, GB)
+    assert tree.found() == (1.0, GB, GB)
 
 
 def test_a_folder_with_blanks_and_a_path_that_leaves_its_root(tree: Tree, tmp_path: Path) -> None:
@@ -121,12 +120,12 @@ def test_a_folder_with_blanks_and_a_path_that_leaves_its_root(tree: Tree, tmp_pa
     (place / "box").mkdir(parents=True)
     (place / "box/cpu.max").write_text("200000 100000\n", "utf-8")
     mount = V2.format(root="/", mount=str(place).replace(" ", "\\040"))
-    assert tree.own("0::/box\n", mount).found[0] == 2.0
-    assert tree.own("0::/../../box\n", mount).found[0] is None
+    assert tree.own("0::/box\n", mount).found()[0] == 2.0
+    assert tree.own("0::/../../box\n", mount).found()[0] is None
 
 
 def test_limits_without_a_mount_that_says_so(tree: Tree) -> None:
-    assert tree.put("", memory__max=GB, cpu__max="100000 100000").found == (1.0, GB, GB)
+    assert tree.put("", memory__max=GB, cpu__max="100000 100000").found() == (1.0, GB, GB)
 
 
 # -- what is made of them ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import socket
 import sys
 import time
@@ -72,7 +73,7 @@ def test_check_llama_knows_what_is_installed(monkeypatch: pytest.MonkeyPatch) ->
         raise importlib.metadata.PackageNotFoundError
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
     found = checks.check_llama()
     assert found.status == "problem" and "a C++ compiler is here (g++)" in found.detail and checks.WHEELS in found.hint
 

@@ -50,7 +50,7 @@ def test_windows_takes_the_peak_working_set(monkeypatch: pytest.MonkeyPatch) -> 
 def test_each_system_has_its_own(monkeypatch: pytest.MonkeyPatch, platform: str, name: str) -> None:
     for number, one in enumerate(("windows", "macos", "linux")):
         monkeypatch.setattr(memory, f"{one}_peak", lambda number=number: number)
-    monkeypatch.setattr(memory.sys, "platform", platform)
+    monkeypatch.setattr(sys, "platform", platform)
     assert peak_rss_bytes() == ("windows", "macos", "linux").index(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import psutil
 import pytest
 
 from labctl.cli.output import Display
-from labctl.executors import child as process
 from labctl.executors.base import AnyEvent, Failure, Progress
 from labctl.lab.lab import Lab
 from labctl.pipeline import plan
@@ -65,7 +65,7 @@ def stale(lab: Lab, names: tuple[str, ...] = ("quantize", "perplexity", "generat
 
 
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: pytest.fail("a child process was started"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a child process was started"))
 
 
 def test_a_finished_lab_is_whole(small_lab: Path, monkeypatch: pytest.MonkeyPatch, open_lab: Open) -> None:
@@ -76,8 +76,8 @@ def test_a_finished_lab_is_whole(small_lab: Path, monkeypatch: pytest.MonkeyPatc
     for group in (records.files, records.perplexity, records.speed, records.memory, records.generation):
         assert list(group) == ["F16", "Q8_0", "Q4_K_M"]
     assert records.failures == ()
-    for run in records.speed.values():
-        assert [visit.round for visit in run.visits] == [0]
+    for speed in records.speed.values():
+        assert [visit.round for visit in speed.visits] == [0]
     assert sorted(visit.order for run in records.speed.values() for visit in run.visits) == [0, 1, 2]
     for label, run in records.generation.items():
         for one in run.generations:

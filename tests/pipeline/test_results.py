@@ -143,10 +143,11 @@ def test_an_unreadable_lab_json_is_one_line_and_loses_nothing(
     at(lab_copy)
     path = lab_copy / "outputs" / NAME / asked.NAME
     path.write_bytes(content)
-    for opened in (
+    ways: tuple[Callable[[Notes], Lab], ...] = (
         lambda display: reopening.to_read({}, display),
         lambda display: reopening.to_measure({}, display, ("quantize", "memory")),
-    ):
+    )
+    for opened in ways:
         lab = opened(display := Notes())
         assert [text for text in display.said if "lab.json" in text and "cannot be read" in text] == display.said
         assert len(display.said) == 1

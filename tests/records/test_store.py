@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -204,7 +205,7 @@ def test_a_record_of_endless_brackets_is_no_record(tmp_path: Path) -> None:
 
 def test_digest_does_not_depend_on_order_and_does_on_every_value() -> None:
     assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1})
-    different = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {}]
+    different: list[dict[str, Any]] = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {}]
     assert len({digest(one) for one in different}) == len(different)
 
 

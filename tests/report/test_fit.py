@@ -85,7 +85,7 @@ def test_more_memory_never_hurts(peak: int, ram: int) -> None:
 
 _LAB = LabRecords(
     folder="outputs/x",
-    model=None,
+    model=None,  # type: ignore[arg-type]  # the arithmetic needs no model
     text=None,
-    formats=("F16",),  # type: ignore[arg-type]  # the arithmetic needs no model
+    formats=("F16",),
 )

@@ -131,7 +131,7 @@ def test_a_loop_is_named_with_the_baselines_share_beside_it(lab: LabRecords) -> 
     with_texts(lab, "Q4_K_M", {1: knight}, "sampled")
     (found,) = loops(lab)
     assert (found.format, found.prompt_number, found.decoding) == ("Q4_K_M", 1, "sampled")
-    assert (found.share, found.base_share) == (pytest.approx(1 - 6 / 60), 0.0)
+    assert (found.share, found.base_share) == pytest.approx((1 - 6 / 60, 0.0))
     assert found.excerpt.startswith(" w4 w5 w6 w4")
     said = "Q4_K_M goes round in circles at Prompt 1 (sampled): 90 % of its sequences of 4 tokens stood in the text"
     assert said in loop_words([found]) and said in quality_loss(lab, rows_of(frame(lab)))
@@ -147,6 +147,6 @@ def test_a_text_that_repeats_no_more_than_the_baselines_is_not_named(lab: LabRec
 
 
 def test_repetition_of_short_texts_is_not_known() -> None:
-    assert all(math.isnan(repeated_share(range(n))) for n in range(5))  # type: ignore[arg-type]
+    assert all(math.isnan(repeated_share(range(n))) for n in range(5))
     assert repeated_share((1, 1, 1, 1, 1)) == 0.5
     assert repeated_share(range(50)) == 0.0

@@ -48,7 +48,7 @@ candidate_lists = st.lists(
 
 def test_literal_score_as_the_course_writes_it() -> None:
     base, half, _ = literal_scores((BASE, HALF, SMALL), WEIGHTS)
-    assert base.terms == (0, 1, 1)
+    assert base.terms == (0.0, 1.0, 1.0)
     assert base.total == pytest.approx(0.7)
     assert half.terms == (0.5, 0.8, 2.5)
     assert half.total == pytest.approx(0.3 * 0.5 + 0.4 * 0.8 + 0.3 * 2.5)
@@ -57,7 +57,7 @@ def test_literal_score_as_the_course_writes_it() -> None:
 
 def test_normalised_score_runs_from_zero_to_one() -> None:
     base, half, small = normalised_scores((BASE, HALF, SMALL), WEIGHTS)
-    assert base.terms == (0, 1, 0)
+    assert base.terms == (0.0, 1.0, 0.0)
     assert half.terms == pytest.approx((2 / 3, (0.8 - 0.5) / 0.5, 1))
     assert small.terms == pytest.approx((1, 0, 1 / 3))
     (alone,) = normalised_scores((BASE,), WEIGHTS)

@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -202,8 +203,9 @@ def test_weights_and_limit_reach_the_page(lab: LabRecords) -> None:
 
 def test_other_formats_and_baselines(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    for field in (lab.files, lab.perplexity, lab.speed, lab.memory, lab.generation):
-        field["BF16"] = replace(field.pop("F16"), format="BF16")  # type: ignore[attr-defined]
+    groups: tuple[dict[str, Any], ...] = (lab.files, lab.perplexity, lab.speed, lab.memory, lab.generation)
+    for group in groups:
+        group["BF16"] = replace(group.pop("F16"), format="BF16")
     lab = replace(lab, formats=("BF16", "Q8_0"), model=replace(lab.model, baseline="BF16"))
     text = render(lab)
     assert "increase over BF16" in text and "F16 |" not in text.replace("BF16", "")

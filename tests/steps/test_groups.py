@@ -22,6 +22,7 @@ from labctl.handin.verify import verify
 from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
+from labctl.pipeline import plan
 from labctl.pipeline import reporting as results
 from labctl.pipeline import run as pipeline
 from labctl.report.gaps import gaps
@@ -165,7 +166,7 @@ def test_counts_are_of_records_written_and_up_to_date(
     records = lab_copy / "outputs/labllama-15m/records"
     before = {path.name: path.read_bytes() for path in records.iterdir()}
     lab = open_lab(lab_copy, **flags)
-    names = tuple(name for name in pipeline.STEPS if name != "bench" or flags.get("formats") is None)
+    names = tuple(name for name in plan.STEPS if name != "bench" or flags.get("formats") is None)
     outcome = pipeline.run(lab, Display(quiet=True), names=names, report=False)
     mine = {f"{one.group.step}-{one.label}.json" for one in runs(outcome.records) if one.group.step in names}
     written = {name for name in mine if (records / name).read_bytes() != before.get(name)}

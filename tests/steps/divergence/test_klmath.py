@@ -180,7 +180,7 @@ def test_chunks_not_measured_are_left_out() -> None:
 
 def test_one_chunk_leaves_the_intervals_open() -> None:
     found = klmath.summarise(np.array([[0.1, 0.3]]), np.array([[True, False]]))
-    assert (found.mean, found.mean_low, found.mean_high) == (pytest.approx(0.2), 0.0, math.inf)
+    assert (found.mean, found.mean_low, found.mean_high) == pytest.approx((0.2, 0.0, math.inf))
     assert (found.same_top_p, found.same_top_low, found.same_top_high) == (0.5, 0.0, 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def whole(
     nll = {}
     for label in LABELS:
         run = measure_perplexity(label, demo_text, None, folder / f"{label}.npy", n_ctx=_CTX)
-        nll[label] = load_nll(folder / f"{label}.npy")
+        found = load_nll(folder / f"{label}.npy")
+        assert found is not None
+        nll[label] = found
     return {
         "n_text": run.n_chunks_text,
         **{label: paired_increase(nll[label], nll["F16"]) for label in LABELS[1:]},
@@ -97,7 +100,7 @@ def test_a_budget_goes_where_verdicts_are_open(
 ) -> None:
     """On a clock that counts a second a chunk: 3 x 32 for all, the rest for the open verdict and its baseline."""
     clock = 0.0
-    real = adaptive.measure
+    real = quality.measure
 
     def counted(lab: Lab, label: str, *arguments: Any, deadline_s: float | None, **options: Any) -> PerplexityRun:
         nonlocal clock
@@ -107,7 +110,7 @@ def test_a_budget_goes_where_verdicts_are_open(
         return run
 
     monkeypatch.setattr(adaptive, "measure", counted)
-    monkeypatch.setattr(adaptive.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
     lab = open_lab(new_lab, chunks="auto", limit=whole["Q4_K_M"].increase, budget_s=120.0, ctx=_CTX)
     pipeline.run(lab, Display(quiet=True), names=("quantize",), report=False)
     runs = measure(lab)
@@ -120,14 +123,14 @@ def test_a_budget_goes_where_verdicts_are_open(
 def test_a_small_budget_is_shared_by_all_formats(
     new_lab: Path, open_lab: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = adaptive.measure
+    real = quality.measure
 
     def one_block(lab: Lab, label: str, *arguments: Any, deadline_s: float | None, **options: Any) -> Any:
         return real(lab, label, *arguments, deadline_s=1e6, **options)
 
     clock = iter(range(1000))
     monkeypatch.setattr(adaptive, "measure", one_block)
-    monkeypatch.setattr(adaptive.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     lab = open_lab(new_lab, chunks="auto", budget_s=9.0, ctx=_CTX)
     pipeline.run(lab, Display(quiet=True), names=("quantize",), report=False)
     counts = {label: run.n_chunks for label, run in measure(lab).items()}

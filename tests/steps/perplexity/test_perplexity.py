@@ -48,7 +48,7 @@ def running_ppl(path: Path, n_chunks: int) -> np.ndarray:
 
 @given(st.integers(1, 9), st.integers(2, 400), st.floats(-50, 50))
 def test_uniform_logits_give_a_perplexity_of_the_vocabulary(n_tokens: int, n_vocab: int, level: float) -> None:
-    nll = chunk_nll(np.full((n_tokens, n_vocab), level, np.float32), np.arange(n_tokens) % n_vocab)
+    nll = chunk_nll(np.full((n_tokens, n_vocab), level, np.float32), np.arange(n_tokens, dtype=np.int32) % n_vocab)
     assert perplexity(nll)[0] == pytest.approx(n_vocab, rel=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_chunk_nll_is_log_softmax_and_leaves_the_logits_alone(logits: np.ndarray
 
 def test_blocks_of_a_large_vocabulary_do_not_change_a_bit() -> None:
     logits = np.random.default_rng(1).normal(0, 5, (37, 70_001)).astype(np.float32)  # three rows a block
-    targets = np.arange(37) * 100
+    targets = np.arange(37, dtype=np.int32) * 100
     one_by_one = [chunk_nll(logits[row : row + 1], targets[row : row + 1])[0] for row in range(37)]
     assert chunk_nll(logits, targets).tolist() == one_by_one
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ class Machine:
         self.state = QUIET
         monkeypatch.setattr(rounds, "_visit", self.visit)
         monkeypatch.setattr(rounds, "conditions", lambda **_: self.state)
-        monkeypatch.setattr(rounds.time, "sleep", self.slept.append)
-        monkeypatch.setattr(rounds.time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr(time, "sleep", self.slept.append)
+        monkeypatch.setattr(time, "monotonic", lambda: self.clock)
 
     def visit(self, lab: Lab, label: str, round_number: int, order: int, deadline_s: float) -> SpeedVisit:
         self.deadlines.append(deadline_s)
@@ -73,11 +74,20 @@ def lab(files: Path, open_lab: Callable[..., Lab]) -> Lab:
     return made
 
 
+class Warnings(Display):
+    """Keeps what it is to warn of."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(quiet=quiet)
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 def bench(lab: Lab, force: bool = False) -> list[str]:
     """Run the rounds; returns what was shown as a warning."""
-    shown: list[str] = []
-    display = Display(quiet=True)
-    display.warn = shown.append  # type: ignore[method-assign]
+    display = Warnings(quiet=True)
 
     def attempt(name: str, label: str, cost: float, work: Callable[[Any], object]) -> bool:
         try:
@@ -87,7 +97,7 @@ def bench(lab: Lab, force: bool = False) -> list[str]:
         return True
 
     rounds.run_rounds(lab, display, attempt, force=force)
-    return shown
+    return display.warnings
 
 
 def with_config(lab: Lab, **changes: Any) -> Lab:
@@ -112,7 +122,12 @@ def test_the_time_before_the_first_visit_counts_as_the_speed_steps(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(Display, "stage", lambda _display, name: order.append(name))
-    monkeypatch.setattr(rounds, "conditions", lambda **_: order.append("watched") or QUIET)
+
+    def watched(**_: object) -> Conditions:
+        order.append("watched")
+        return QUIET
+
+    monkeypatch.setattr(rounds, "conditions", watched)
     bench(lab)
     assert order[:2] == ["bench", "watched"]
 
@@ -260,9 +275,10 @@ def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     sweep = sweep_threads(lab, Display(quiet=True))
     assert sweep.format == "Q4_K_M"
     assert tried == [1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2, 1]
-    assert [(one.n_threads, one.tg_tps, one.pp_tps) for one in sweep_rows(sweep)] == [
-        (count, pytest.approx(128 * count), pytest.approx(512 * count)) for count in (1, 2, 3)
-    ]
+    rows = sweep_rows(sweep)
+    assert [one.n_threads for one in rows] == [1, 2, 3]
+    assert [one.tg_tps for one in rows] == pytest.approx([128, 256, 384])
+    assert [one.pp_tps for one in rows] == pytest.approx([512, 1024, 1536])
     assert load_threads(lab) == {"Q4_K_M": sweep} == results.load_records(lab).threads
     # Whichever number of threads the lab uses, the sweep holds; on another machine it does not.
     assert load_threads(dataclasses.replace(lab, n_threads=3)) == {"Q4_K_M": sweep}
