@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from lab_factory import (
@@ -147,12 +148,34 @@ def test_median_interval_holds_the_median(samples: list[float]) -> None:
     assert float(np.median(samples)) * (1 - 1e-12) <= high <= max(samples)
 
 
+@given(st.integers(2, 60))
+def test_median_interval_covers_95_of_100_and_no_narrower_one_does(n: int) -> None:
+    low, high = (int(end) for end in median_interval(range(1, n + 1)))
+    assert low + high == n + 1
+
+    def missed(rank: int) -> float:
+        """How often the median lies outside the interval from this rank to the one as far from the other end."""
+        return float(2 * scipy.stats.binom.cdf(rank - 1, n, 0.5))
+
+    assert low == 1 or missed(low) <= 0.05
+    assert missed(low + 1) > 0.05
+
+
 def test_median_interval_ranks() -> None:
     assert median_interval(range(1, 7)) == (1, 6)
     assert median_interval(range(1, 10)) == (2, 8)  # 96.1 %
     assert median_interval(range(1, 31)) == (10, 21)  # 95.7 %
     assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
     assert all(math.isnan(value) for value in median_interval([1.0]))
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_and_mcnemar_are_scipys(counts: tuple[int, int]) -> None:
+    k, n = counts
+    tested = scipy.stats.binomtest(k, n)
+    interval = tested.proportion_ci(0.95, "wilson")
+    assert wilson(k, n) == pytest.approx((interval.low, interval.high), abs=1e-12)
+    assert mcnemar_exact(k, n - k) == pytest.approx(tested.pvalue)
 
 
 def test_wilson_and_mcnemar_known_values() -> None:

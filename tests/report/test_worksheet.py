@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from lab_factory import (
@@ -190,8 +192,15 @@ def test_prediction_names_a_disagreement_only_where_there_is_one(lab: LabRecords
         lab.generation[name] = generation_run(name, 194, 88, 9)
     text = prediction(lab, rows_of(frame(lab)), nll)
     assert "disagree" not in text and "equally well" in text
-    assert spearman([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
-    assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20))
+def test_spearman_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    one, other = zip(*pairs, strict=True)
+    if len(set(one)) == 1 or len(set(other)) == 1:
+        assert math.isnan(spearman(one, other))
+    else:
+        assert spearman(one, other) == pytest.approx(float(scipy.stats.spearmanr(one, other).statistic), abs=1e-12)
 
 
 def test_weights_and_limit_reach_the_page(lab: LabRecords) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from labctl.executors.base import Task
 from labctl.records.base import Provenance
 
+N_GEN = 16
+"""Tokens generated: the peak stands once the prompt is read, and 128 tokens after it changed it by not one kB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLoad:

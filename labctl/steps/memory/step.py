@@ -9,15 +9,13 @@ from labctl.lab.lab import Lab, key_of
 from labctl.records.store import write_record
 from labctl.steps.base import Step, stored
 from labctl.steps.files import need_file
-from labctl.steps.memory.record import MemoryLoad, MemoryRun, MemoryTask
-
-MEMORY_GEN = 16  # as in measure/memory.py: not imported, since numpy would then load for every command
+from labctl.steps.memory.record import N_GEN, MemoryLoad, MemoryRun, MemoryTask
 
 
 def _memory_key(lab: Lab, label: str) -> str:
     return key_of(
         "memory", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_ctx=lab.config.ctx,
-        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=MEMORY_GEN,
+        n_threads=lab.n_threads, n_prompt=N_PROMPT, n_gen=N_GEN,
     )  # fmt: skip
 
 
@@ -34,7 +32,7 @@ def _make_memory(lab: Lab, label: str, on_progress: OnProgress | None) -> Memory
         loads.append(lab.run(task, MemoryLoad, "memory", label, None))
         if on_progress is not None:
             on_progress(Progress(done=number + 1, total=2))
-    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": MEMORY_GEN}
+    settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads, "n_prompt": N_PROMPT, "n_gen": N_GEN}
     record = MemoryRun(
         format=label,
         n_ctx=lab.config.ctx,

@@ -12,10 +12,7 @@ from labctl.engines.llama_cpp.binding import Context, Llama, Model
 from labctl.engines.llama_cpp.gguf.lengths import N_PROMPT
 from labctl.executors.base import Report, log_line
 from labctl.machine.memory import current_rss_bytes, peak_rss_bytes, resident_parts
-from labctl.steps.memory.record import MemoryLoad, MemoryTask
-
-N_GEN = 16
-"""Tokens generated: the peak stands once the prompt is read, and 128 tokens after it changed it by not one kB."""
+from labctl.steps.memory.record import N_GEN, MemoryLoad, MemoryTask
 
 
 def measure_load(llama: Llama, path: Path, *, n_ctx: int, n_threads: int, mmap: bool) -> MemoryLoad:

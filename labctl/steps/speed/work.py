@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from labctl.engines.llama_cpp.binding import Context, IntArray, Llama, Model
+from labctl.engines.llama_cpp.gguf.lengths import N_GEN, N_PROMPT
 from labctl.executors.base import Report, log_line
 from labctl.steps.speed.record import BatchPoint, BatchRun, BatchTask, BenchEffort, BenchTask, SpeedVisit
 
-N_PROMPT = 512
-N_GEN = 128
 _WARM_S = 0.25
 _GRACE_S = 0.5  # for a test that has not run at all when the time is over
 _N_UBATCH = 512  # llama-bench's default, as is that n_outputs stays unset: with 1, prompts were read 2 % slower

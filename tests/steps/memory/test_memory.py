@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 
-from labctl.engines.llama_cpp.gguf import lengths
 from labctl.machine.memory import current_rss_bytes, peak_rss_bytes, status_bytes
-from labctl.steps.memory import work as memory
 from labctl.steps.memory.record import MemoryLoad, MemoryTask
-from labctl.steps.memory.step import MEMORY_GEN
-from labctl.steps.speed import work as bench
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -105,7 +101,3 @@ def test_status_fields_are_kibibytes_and_missing_ones_none(tmp_path: Path) -> No
     assert status_bytes("VmBad", status) is None
     assert status_bytes("VmHWM", tmp_path / "none") is None
     assert current_rss_bytes() > 1_000_000
-
-
-def test_records_state_the_numbers_of_tokens_that_are_really_used() -> None:
-    assert (lengths.N_PROMPT, lengths.N_GEN, MEMORY_GEN) == (bench.N_PROMPT, bench.N_GEN, memory.N_GEN)

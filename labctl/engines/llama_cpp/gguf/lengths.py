@@ -10,7 +10,6 @@ from labctl.errors import LabError
 if TYPE_CHECKING:
     from labctl.engines.llama_cpp.gguf.header import GgufHeader
 
-# As in measure/: not imported, since numpy would then load for every command.
 N_PROMPT, N_GEN = 512, 128
 BATCH_PROMPT, BATCH_GEN = 128, 128
 
