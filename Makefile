@@ -21,7 +21,7 @@ endif
 INSTALL += $(if $(LOCK),-c $(LOCK))
 REBUILD += $(if $(LOCK),-c $(LOCK))
 
-.PHONY: help lab test test-faults check bench doctor clean clean-venv
+.PHONY: help lab test test-all test-faults check bench doctor clean clean-venv
 
 help: ## show this list
 	@echo "Usage: make TARGET [ARGS=\"--model FILE ...\"]"
@@ -30,7 +30,11 @@ help: ## show this list
 lab: $(VENV)/.lab ## the whole lab: quantize, measure, write reports/<model>/worksheet.md
 	@$(BIN)/labctl run $(ARGS)
 
-test: $(VENV)/.dev ## run the tests
+test: $(VENV)/.dev ## run the tests, without the slow ones
+	@echo "The slow tests (kills, full disks, whole labs) are left out: make test-all runs everything."
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev ## run every test (about 15 minutes)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-faults: $(VENV)/.dev ## the long form of the kill tests: 120 kills over every step (about 15 minutes)

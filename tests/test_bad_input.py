@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import resource
 import shutil
 import time
 import warnings
@@ -57,6 +56,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_measured_as_they_are(small:
 
 
 def test_a_line_of_two_million_letters_is_read(small: Callable[[bytes], Any]) -> None:
+    resource = pytest.importorskip("resource", reason="POSIX")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begun = time.monotonic()
     done = small(b"ab" * 1_000_000)

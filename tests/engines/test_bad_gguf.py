@@ -263,6 +263,7 @@ print(counts["refused"], counts["taken"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="needs RLIMIT_AS")
 def test_two_thousand_random_corruptions_within_limits_of_time_and_memory(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -296,6 +297,7 @@ def measure(path: Path, source: TextSource) -> float:
     return run.ppl
 
 
+@pytest.mark.slow
 def test_corrupt_files_that_pass_the_header_end_in_a_line_or_a_number(tmp_path: Path, sheep: TextSource) -> None:
     whole, n_head, chance = Small().bytes(), len(Small().head()), random.Random(77)
     path = tmp_path / "m.gguf"

@@ -168,6 +168,7 @@ def tensor_data(path: Path) -> bytes:
     return path.read_bytes()[header.data_offset :]
 
 
+@pytest.mark.slow
 def test_the_matrix_changes_what_is_stored(tmp_path: Path, child: Callable[..., Any], demo_model: Path) -> None:
     path = tmp_path / "i.gguf"
     write_imatrix(path, *synthetic(demo_model))
@@ -184,6 +185,7 @@ def test_the_matrix_changes_what_is_stored(tmp_path: Path, child: Callable[..., 
     assert metadata["quantize.imatrix.file"] == "i.gguf" and metadata["quantize.imatrix.chunks_count"] == 5
 
 
+@pytest.mark.slow
 def test_formats_that_need_a_matrix(tmp_path: Path, child: Callable[..., Any], demo_model: Path) -> None:
     path = tmp_path / "i.gguf"
     write_imatrix(path, *synthetic(demo_model))

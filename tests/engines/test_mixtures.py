@@ -21,6 +21,7 @@ NAMES = ("SmolLM2-135M", "Qwen2.5-0.5B", "TinyLlama-1.1B", "Llama-2-7B", "Llama-
 LABELS = (*FORMATS, *(f"{name}+" for name, format_ in FORMATS.items() if format_.uses_imatrix))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a file with a hole takes its whole size on this disk")
 def test_every_format_of_every_kind_of_shape_is_what_llama_cpp_plans(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(root / "tests" / "hollow_models.py"), str(tmp_path), ",".join(NAMES)]

@@ -78,6 +78,7 @@ def write_parts(place: Path, parts: list[bytes], stem: str = "m-f16") -> Path:
     return place / f"{stem}-00001-of-{len(parts):05d}.gguf"
 
 
+@pytest.mark.slow
 def test_a_split_model_gives_the_figures_of_the_whole_one(cli: Any, place: Path) -> None:
     (place / "whole.gguf").write_bytes(Small().bytes())
     write_parts(place, split(Small(), 3))
@@ -91,6 +92,7 @@ def test_a_split_model_gives_the_figures_of_the_whole_one(cli: Any, place: Path)
     assert json.loads(again.stdout)["made"] == 0
 
 
+@pytest.mark.slow
 def test_another_second_part_is_another_model(cli: Any, place: Path) -> None:
     first = write_parts(place, split(Small(), 2))
     other = Small()
@@ -108,6 +110,7 @@ def test_another_second_part_is_another_model(cli: Any, place: Path) -> None:
     assert len({json.loads(path.read_text("utf-8"))["record"]["ppl"] for path in paths}) == 2, "each has its folder"
 
 
+@pytest.mark.slow
 def test_a_split_model_is_run_packed_and_checked(cli: Any, place: Path) -> None:
     write_parts(place, split(Small(), 2))
     model = ("--model", "m-f16-00001-of-00002.gguf")
@@ -272,6 +275,7 @@ def test_llama_cpp_itself_is_asked(tmp_path: Path) -> None:
 # -- end of text ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "steps"),
     [(Small, ("perplexity", "generate")), (lambda: with_bpe(Small()), ("perplexity",))],
@@ -320,6 +324,7 @@ def spoilt(kind: str) -> Small:
     return with_bpe(Small(), end="<|im_end|>", end_kind=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -389,6 +394,7 @@ def test_what_only_one_format_brings_is_said_with_its_name(tmp_path: Path) -> No
 # -- lengths ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "starcoder"])
 def test_learned_positions_end_where_they_end(cli: Any, place: Path, architecture: str) -> None:
     small = with_learned_positions(with_bpe(Small()), architecture, 128)

@@ -86,6 +86,7 @@ def test_out_of_memory_is_named(perplexity: PerplexityTask, tmp_path: Path, limi
     assert "memory_limit_bytes" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_command_says_so_and_a_setting_lifts_it(cli: Any, new_lab: Path) -> None:
     low = {"LABCTL_MEMORY_LIMIT_BYTES": "150000000"}
     done = cli("quantize", "--formats", "Q8_0", cwd=new_lab, env=low)
@@ -94,6 +95,7 @@ def test_the_command_says_so_and_a_setting_lifts_it(cli: Any, new_lab: Path) -> 
     assert cli("quantize", "--formats", "Q8_0", cwd=new_lab, env={"LABCTL_MEMORY_LIMIT_BYTES": "0"}).returncode == 0
 
 
+@pytest.mark.slow
 def test_crash_hang_and_memory_leave_gaps_and_the_rest_goes_on(
     new_lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

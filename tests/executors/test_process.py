@@ -94,6 +94,7 @@ def test_a_silent_child_is_given_up_and_killed(play: Callable[..., Any]) -> None
     assert "hang_s" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_frozen_real_child_is_given_up(tmp_path: Path, demo_model: Path) -> None:
     def freeze(_: Progress) -> None:
         for child in psutil.Process().children():

@@ -248,6 +248,7 @@ def test_what_is_no_package(tmp_path: Path) -> None:
         packages.take_file(tmp_path / "x.whl", "a")
 
 
+@pytest.mark.slow
 def test_an_environment_without_pip_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     for _ in range(2):

@@ -28,7 +28,7 @@ from labctl.records.digests import DigestCache
 from labctl.records.sources import TextSource
 from labctl.steps.divergence.record import SpoolPlan
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX mounts and limits")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX mounts and limits")]
 
 # What each writing step leaves, to be removed so that it has to write again.
 WRITES = {

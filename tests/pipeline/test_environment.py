@@ -53,6 +53,7 @@ def lose_a_format(folder: Path) -> None:
             path.unlink()
 
 
+@pytest.mark.slow
 def test_a_jumping_clock_changes_nothing(cli: Any, small_lab: Path, lab_copy: Path, tmp_path: Path) -> None:
     lose_a_format(lab_copy)
     (tmp_path / "clock").mkdir()
@@ -105,6 +106,7 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
+@pytest.mark.slow
 def test_decimal_commas_spaces_and_letters_of_the_world_change_no_figure(
     cli: Any, lab_copy: Path, german: dict[str, str]
 ) -> None:
@@ -141,6 +143,7 @@ def _quality_columns(folder: Path) -> list[list[str]]:
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "commands"),
     [({"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, READING[:2]), (ASCII, READING)],
@@ -195,6 +198,7 @@ def run_without_home(cli: Any, folder: Path, *arguments: str, **options: Any) ->
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_home_may_be_unset(cli: Any, lab_copy: Path) -> None:
     shutil.rmtree(lab_copy / "reports")
     for command in ("run", "prepare --model hf:owner/name", "prepare --text wikitext-2"):
@@ -238,6 +242,7 @@ def test_a_closed_pipe_is_no_error(cli: Any, lab_copy: Path, command: str) -> No
 # -- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @posix
 def test_ctrl_c_at_any_time_is_one_line_and_the_next_run_goes_on(cli: Any, small_lab: Path, lab_copy: Path) -> None:
     lose_a_format(lab_copy)

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
 
 N_KILLS = int(os.environ.get("LABCTL_TEST_KILLS", "12"))
 MODEL = "labllama-15m"

@@ -107,6 +107,7 @@ def test_every_command_that_takes_the_lock_can_wait(cli: Any, tmp_path: Path, co
     assert "--wait" in cli(command, "--help", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_second_run_waits_and_then_works_and_ctrl_c_ends_the_waiting(cli: Any, lab_copy: Path) -> None:
     listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -144,6 +145,7 @@ def test_a_second_run_waits_and_then_works_and_ctrl_c_ends_the_waiting(cli: Any,
                 process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_lock_left_by_a_killed_run_does_not_block(cli: Any, new_lab: Path) -> None:
     process = cli.start("perplexity", "--chunks", "all", "--formats", "Q8_0", cwd=new_lab)

@@ -199,6 +199,7 @@ def test_score_says_what_is_missing_and_ranks_as_the_worksheet_does(cli: Cli, la
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_with_other_settings_leaves_the_others_figures_on_the_worksheet(cli: Cli, lab_copy: Path) -> None:
     """The README's own examples: memory at another context, fewer formats, threads; then report, submit, verify."""
     before = json.loads(cli("score", "--json", cwd=lab_copy).stdout)
@@ -220,6 +221,7 @@ def test_a_step_with_other_settings_leaves_the_others_figures_on_the_worksheet(c
     assert "This step has not been run with these settings yet." not in sheet
 
 
+@pytest.mark.slow
 def test_a_lab_of_flags_is_reported_and_handed_in_without_them(cli: Cli, new_lab: Path) -> None:
     (new_lab / "lab.toml").write_text(
         "new_tokens = 4\nprobe_items = 1\nbench_rounds = 1\nbench_max_rounds = 1\nthreads = 1\n", "utf-8"
@@ -288,6 +290,7 @@ def test_a_step_asked_for_the_first_time_does_not_take_another_steps_settings(
         assert (lab.config.ctx, lab.config.formats, lab.at("memory").config.ctx) == (ctx, ("Q8_0",), 2048)
 
 
+@pytest.mark.slow
 def test_the_baseline_alone_is_a_lab(cli: Cli, new_lab: Path) -> None:
     done = cli("run", "--formats", "F16", "--chunks", "2", cwd=new_lab)
     assert done.returncode == 0, done.stderr
@@ -304,6 +307,7 @@ def test_the_baseline_alone_is_a_lab(cli: Cli, new_lab: Path) -> None:
     assert not list((new_lab / "outputs" / NAME).glob("*.gguf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["quantize", "perplexity", "divergence", "generate", "memory", "bench"])
 def test_each_step_makes_what_it_needs(cli: Cli, new_lab: Path, step: str) -> None:
     for formats in ("F16", "Q8_0"):
@@ -369,6 +373,7 @@ def test_labs_are_listed_with_the_last_measured_first(tmp_path: Path) -> None:
     assert labs.labs(tmp_path / "none") == ()
 
 
+@pytest.mark.slow
 def test_report_finds_the_lab_by_itself_and_by_its_name(cli: Cli, lab_copy: Path, demo_model: Path) -> None:
     shutil.move(lab_copy / "outputs" / NAME, lab_copy / "kept")
     shutil.copy(demo_model, lab_copy / "mine-f16.gguf")
@@ -406,6 +411,7 @@ def test_a_model_without_a_lab_is_told_which_labs_there_are(cli: Cli, lab_copy: 
     assert not (lab_copy / "reports" / "other").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"), [("a/model.gguf", "b/model.gguf"), ("模型.gguf", "型模.gguf"), ("t-f16.gguf", "t-bf16.gguf")]
 )
@@ -458,6 +464,7 @@ def test_what_is_asked_is_written_down_absolute(tmp_path: Path, monkeypatch: pyt
     assert found.of_lab == {"lab_data": str(tmp_path / "data"), "weights": {"size": 1.0}}
 
 
+@pytest.mark.slow
 def test_a_bf16_source_is_its_own_baseline_and_f16_is_a_format_of_it(cli: Cli, new_lab: Path) -> None:
     assert cli("quantize", "--formats", "BF16", cwd=new_lab).returncode == 0
     (new_lab / "outputs" / NAME / f"{NAME}-BF16.gguf").rename(new_lab / "brain.gguf")

@@ -59,6 +59,7 @@ def submission(cli: Any, small_lab: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["jupyter", "matplotlibrc", "undecodable", "pythonpath", "python", "numbers", "terminal", "folders"]
 )

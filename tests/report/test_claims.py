@@ -49,6 +49,7 @@ NO_ROUNDS = Plan(formats=(BASE, Format(name="Q6_K", size=2.4, missing=("generati
 
 
 # Not shrunk: a failing plan is read as it is, and shrinking it would write hundreds of reports.
+@pytest.mark.slow
 @settings(
     max_examples=60,
     deadline=None,

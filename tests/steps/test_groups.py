@@ -64,6 +64,7 @@ def test_every_group_of_a_lab_is_in_the_table() -> None:
     assert len({group.step for group in GROUPS}) == len(GROUPS)
 
 
+@pytest.mark.slow
 def test_batches_and_sweeps_of_threads_are_honest_work(cli: Cli, everything: Path, packed: Path) -> None:
     sheet = (everything / "reports/labllama-15m/worksheet.md").read_text("utf-8")
     assert "records/batch-{F16,Q8_0,Q4_K_M}.json" in sheet and "records/threads-Q4_K_M.json" in sheet
@@ -71,6 +72,7 @@ def test_batches_and_sweeps_of_threads_are_honest_work(cli: Cli, everything: Pat
     assert {one["status"] for one in json.loads(checked.stdout)} == {"ok"}, checked.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.field)
 def test_each_group_is_packed_loaded_and_checked(
     everything: Path, packed: Path, open_lab: Open, tmp_path: Path, group: Group
@@ -149,6 +151,7 @@ def test_a_baselines_failure_of_long_ago_is_no_gap_once_all_is_measured(lab_copy
     assert results.load_records(lab).failures == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "made", "fresh"),
     [
@@ -173,6 +176,7 @@ def test_counts_are_of_records_written_and_up_to_date(
     assert (outcome.made, outcome.fresh) == (len(written), len(mine) - len(written)) == (made, fresh)
 
 
+@pytest.mark.slow
 def test_what_could_not_be_tried_counts_as_neither(new_lab: Path, open_lab: Open) -> None:
     lab = open_lab(new_lab, chunks=2)
     lab.gguf_path("Q4_K_M").mkdir()  # a folder where the file should come

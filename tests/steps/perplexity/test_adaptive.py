@@ -23,6 +23,8 @@ from labctl.steps.perplexity.record import PerplexityRun
 from labctl.steps.perplexity.scorer import chunk_order
 from labctl.steps.perplexity.sequence import settle
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., Lab]
 LABELS = ("F16", "Q8_0", "Q4_K_M")
 _CTX = 128  # short chunks: the demo text has enough of them

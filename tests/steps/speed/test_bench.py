@@ -107,6 +107,7 @@ def _spin(seconds: float) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_the_time_allowed_holds_beside_a_busy_program(cli: Any, new_lab: Any) -> None:
     (new_lab / "lab.toml").write_text('formats = ["Q8_0"]\ntext = "demo"\nbench_rounds = 2\n', "utf-8")
     assert cli("quantize", cwd=new_lab).returncode == 0
