@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -202,7 +202,8 @@ def increase(lab: LabRecords, name: str) -> tuple[float, float, float] | None:
     half = (
         stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else math.inf
     )
-    return tuple(100 * math.expm1(min(700.0, x)) for x in (mean, mean - half, mean + half))  # type: ignore[return-value]
+    low, high = (100 * math.expm1(min(700.0, x)) for x in (mean - half, mean + half))
+    return 100 * math.expm1(min(700.0, mean)), low, high
 
 
 def may_pass(lab: LabRecords, name: str) -> bool:
@@ -214,7 +215,7 @@ def may_fail(lab: LabRecords, name: str) -> bool:
     return _ever(lab, name, lambda low, high: low > LIMIT)
 
 
-def _ever(lab: LabRecords, name: str, says) -> bool:  # type: ignore[no-untyped-def]
+def _ever(lab: LabRecords, name: str, says: Callable[[float, float], bool]) -> bool:
     found = differences(lab, name)
     if found is None:
         return False

@@ -259,7 +259,7 @@ def test_what_no_format_can_be_made_of_is_not_put_down_to_one(
 def test_pooling_of_no_kind_is_a_decoder(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(Small().with_keys({"llama.pooling_type": u32(0), "llama.attention.causal": (BOOL, b"\1")}).bytes())
-    resolve_model(str(path), tmp_path, DigestCache(tmp_path / "digests.json"))
+    assert resolve_model(str(path), tmp_path, DigestCache(tmp_path / "digests.json")).baseline == "F16"
 
 
 def test_llama_cpp_itself_is_asked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
@@ -107,7 +108,7 @@ def test_what_to_expect() -> None:
     assert table["demo"].n_params == 15_211_008
 
 
-def test_the_list_is_printed(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_list_is_printed(cli: Cli, tmp_path: Path) -> None:
     done = cli("models", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}

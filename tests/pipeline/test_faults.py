@@ -305,13 +305,11 @@ def stage(cli: Any, quantized_lab: Path, request: pytest.FixtureRequest, tmp_pat
 def test_a_killed_step_goes_on_to_the_same_figures(stage: Callable[[str], Stage], name: str) -> None:
     target, at_work = TARGETS[name], stage(name)
     undisturbed = at_work.folder()
-    begun = time.monotonic()
     process = at_work.start(undisturbed)
-    life_s = time.monotonic()
+    begun = time.monotonic()
     process.communicate(timeout=240)
-    life_s = time.monotonic() - life_s
+    life_s = time.monotonic() - begun
     assert process.returncode == 0
-    assert life_s < time.monotonic() - begun
     wanted = target.figures(undisturbed)
     all_chunks = {label: kept_chunks(undisturbed, label) for label in ("F16", *target.formats)}
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ LOCKING = ("run", "quantize", "perplexity", "divergence", "generate", "bench", "
 
 
 @pytest.fixture
-def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the lock of tmp_path/model."""
     process = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE)
     with process:

@@ -280,6 +280,7 @@ def test_course_files(lab: LabRecords, tmp_path: Path) -> None:
     assert results[4]["verdict"] == "fail" and results[2]["tg_tps"] == ""
 
 
+@pytest.mark.slow
 def test_building_twice_changes_no_file(lab: LabRecords, tmp_path: Path) -> None:
     files = build(lab, tmp_path / "r", ReportOptions())
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
@@ -309,6 +310,7 @@ def test_bad_answers_are_named(tmp_path: Path, content: str) -> None:
     assert read_answers(tmp_path / "none.toml") == {}
 
 
+@pytest.mark.slow
 def test_answers_file_is_made_once_with_a_gap_for_every_question(lab: LabRecords, tmp_path: Path) -> None:
     build(lab, tmp_path / "r", ReportOptions())
     path = tmp_path / "r" / "answers.toml"
