@@ -15,6 +15,7 @@ from labctl.lab.config import FIELDS, LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.values import checked_value
 from labctl.records.files import GgufFile
+from labctl.records.places import typed
 from labctl.records.sources import SourceModel
 from labctl.records.store import read_record, write_record
 from labctl.steps.groups import GROUPS
@@ -119,7 +120,7 @@ def note(
 def _absolute(name: str | None) -> str | None:
     """A file's name that holds from every folder; other words as they are."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):
-        if name is not None and (path := Path(name).expanduser()).is_file():
+        if name is not None and (path := typed(name)).is_file():
             return str(path.absolute())
     return name
 

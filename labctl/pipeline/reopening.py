@@ -16,6 +16,7 @@ from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
 from labctl.pipeline import asked, labs, opening
 from labctl.pipeline.plan import STEPS
+from labctl.records.places import typed
 from labctl.records.sources import TextSource
 from labctl.records.store import read_record
 
@@ -161,9 +162,9 @@ def _known_as(config: LabConfig) -> labs.Known | None:
     found = labs.labs(Path(config.outputs))
     spec = config.model.strip()
     try:
-        path = Path(spec).expanduser()
+        path = typed(spec)
         is_file, exists = path.is_file(), path.exists()
-    except (OSError, ValueError, RuntimeError):  # no name for a file, no such person's home
+    except (OSError, ValueError):  # no name for a file
         is_file = exists = False
     if is_file:  # what is in it decides, not what it is called
         return None

@@ -1,4 +1,4 @@
-"""Files that labctl brings along: those in the lab_data folder in use, or else those beside the package."""
+"""Places of files: as a person typed them, and where those are that labctl brings along (lab_data)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from labctl.errors import LabError
 
 BESIDE = Path(__file__).resolve().parents[2] / "lab_data"
 """The lab_data folder of the checkout that labctl runs from."""
+
+
+def typed(path: str) -> Path:
+    """A path as a person wrote it: ~ stands for a home folder, where there is such a folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody of that name; or a container's user without a home
+        return Path(path)
 
 
 def brought(lab_data: Path, name: str) -> Path:

@@ -219,6 +219,7 @@ def test_what_is_no_model(tmp_path: Path, digests: DigestCache) -> None:
         ("labllama-f61.gguf", "No such model", "labllama-f16.gguf"),
         ("demoo", "No such model: demoo.", "Did you mean demo?"),
         ("owner/name", "No such model", "hf:owner/name"),
+        ("~nobody-of-this-name/m.gguf", "No such model: ~nobody-of-this-name/m.gguf.", "hf:"),
         ("bad\0name", "No such model", "hf:"),
         ("x" * 5000, "No such model", "hf:"),
         ("https://huggingface.co/" + "x" * 5000, "is not the page of a model", "hf:"),

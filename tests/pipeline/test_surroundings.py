@@ -19,7 +19,9 @@ from labctl.executors.child import run_task
 from labctl.handin import remeasure, verify
 from labctl.handin.compare import contradictions
 from labctl.lab.config import LabConfig
+from labctl.lab.sources import hub
 from labctl.machine.surroundings import child_environment, fault
+from labctl.records.places import typed
 
 PACKAGES = ("gguf", "numpy", "matplotlib", "pandas", "scipy", "llama_cpp", "msgspec", "rich", "tempfile", "random")
 MODEL = "labllama-15m"
@@ -181,3 +183,16 @@ def test_a_fault_of_this_machine_is_not_told_as_one_of_what_is_checked(
     status = {one.name: (one.status, one.detail) for one in verify.verify(archive, config, seed=1)}
     assert {one for one, _ in status.values()} == {"ok", "skipped"} | ({"wrong"} if "complete" in status else set())
     assert "could not be measured on this computer" in status["a chunk measured again gives the same"][1]
+
+
+def test_a_user_without_a_home_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is started with a number for a user (docker run -u 12345)."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert hub.cache_folder().parts[-2:] == ("huggingface", "hub")
+    assert typed("~/m.gguf") == Path("~/m.gguf") and typed("m.gguf") == Path("m.gguf")

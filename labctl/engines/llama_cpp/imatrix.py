@@ -19,7 +19,7 @@ from labctl.errors import LabError
 from labctl.executors.reasons import last_words, log_tail
 from labctl.records.digests import DigestCache, digest
 from labctl.records.disk import partial_path, publish, safe_name, writing
-from labctl.records.places import brought
+from labctl.records.places import brought, typed
 from labctl.records.plaintext import check_text
 from labctl.records.sources import SourceModel, TextSource
 
@@ -171,7 +171,7 @@ def find_imatrix(
     wanted = spec.strip()
     if wanted == "auto" or wanted.startswith("auto:"):
         return _automatic(wanted.removeprefix("auto").removeprefix(":"), model, text, lab_data, folder, digests)
-    path = Path(wanted).expanduser()
+    path = typed(wanted)
     if not path.is_file():
         raise LabError(f"No such importance matrix: {wanted}.", "Give a GGUF imatrix file, or --imatrix auto.")
     data = read_imatrix(path)
@@ -218,7 +218,7 @@ def require_fit(data: ImatrixData, name: str, model_path: Path) -> None:
 def _automatic(
     named: str, model: SourceModel, text: TextSource | None, lab_data: Path, folder: Path, digests: DigestCache
 ) -> Imatrix:
-    calibration = Path(named).expanduser() if named else brought(lab_data, _CALIBRATION)
+    calibration = typed(named) if named else brought(lab_data, _CALIBRATION)
     if not calibration.is_file():
         raise LabError(f"No such text to compute an importance matrix on: {calibration}.", "For example: auto:book.txt")
     oddities = check_text(calibration.read_bytes(), str(calibration))

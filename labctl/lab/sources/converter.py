@@ -20,6 +20,7 @@ from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import packages
 from labctl.records.digests import digest, file_sha256
 from labctl.records.disk import write_text, writing
+from labctl.records.places import typed
 
 PACKAGE = "llama-cpp-python"
 SCRIPT = "convert_hf_to_gguf.py"
@@ -70,7 +71,7 @@ def find_converter(lab_data: Path, llama_cpp: str | None) -> Converter:
     """
     home = lab_data / ".convert"
     if llama_cpp:
-        folder, version = Path(llama_cpp).expanduser(), ""
+        folder, version = typed(llama_cpp), ""
         if not (folder / SCRIPT).is_file():
             raise LabError(f"There is no {SCRIPT} in {folder}.", "Give the top folder of a llama.cpp checkout.")
         origin, key = f"llama.cpp in {folder.name}", _program_digest(folder)
@@ -84,7 +85,7 @@ def find_converter(lab_data: Path, llama_cpp: str | None) -> Converter:
     named = os.environ.get(_PYTHON_VARIABLE, "").strip()
     return Converter(
         folder=folder,
-        python=Path(named).expanduser() if named else packages.python_of(home / "env").absolute(),
+        python=typed(named) if named else packages.python_of(home / "env").absolute(),
         home=home,
         origin=origin,
         key=key,

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from labctl.errors import LabError
 from labctl.machine.checks import unreachable
+from labctl.records.places import typed
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes that are here, and the bytes it has in all."""
@@ -75,11 +76,11 @@ def cache_folder() -> Path:
     """
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
-            return Path(os.path.expandvars(os.environ[name])).expanduser()
+            return typed(os.path.expandvars(os.environ[name]))
     home = os.environ.get("HF_HOME")
     if not home:
         home = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    return typed(os.path.expandvars(home)) / "hub"
 
 
 def list_repo(repo_id: str, revision: str | None = None, repo_type: str = "model") -> HubRepo:

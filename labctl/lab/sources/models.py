@@ -19,7 +19,7 @@ from labctl.lab.sources.hubspec import is_address, read_spec
 from labctl.lab.sources.presets import PRESETS, packaged_model
 from labctl.lab.sources.remote import Place, choose, from_hub, model_name
 from labctl.records.digests import DigestCache, model_sha256
-from labctl.records.places import need
+from labctl.records.places import need, typed
 from labctl.records.sources import SourceModel
 
 __all__ = ["choose", "model_name", "resolve_model"]
@@ -78,7 +78,7 @@ def resolve_model(
         )
         origin = "hub"
     else:
-        path = Path(where).expanduser()
+        path = typed(where)
         if _is_folder(path):
             folders.require_checkpoint(path, wanted)
             place = Place(path=path, name=model_name(folders.model_name_of(path)))

@@ -14,7 +14,7 @@ from labctl.lab.dialogue import ignore
 from labctl.lab.sources import hub
 from labctl.records.digests import file_sha256
 from labctl.records.disk import write_bytes
-from labctl.records.places import brought, need
+from labctl.records.places import brought, need, typed
 from labctl.records.plaintext import check_text, plain_form
 from labctl.records.sources import TextSource
 
@@ -80,7 +80,7 @@ def _wikitext(lab_data: Path, offline: bool, say: Callable[[str], None]) -> Text
     named = os.environ.get("LABCTL_WIKITEXT", "").strip()
     kept = brought(lab_data, WIKITEXT_FILE)
     if named:
-        path = Path(named).expanduser()
+        path = typed(named)
         data = _read(path, f"LABCTL_WIKITEXT={named}")
         hint = "Point LABCTL_WIKITEXT at wiki.test.raw of wikitext-2-raw-v1.zip, or unset it."
     elif kept.exists():
@@ -192,7 +192,7 @@ def _demo(lab_data: Path, beginning: str) -> TextSource:
 
 
 def _custom(spec: str, lab_data: Path, say: Callable[[str], None]) -> TextSource:
-    path = Path(spec).expanduser()
+    path = typed(spec)
     data = _read(path, spec)
     if _is_official(data):
         return _official(path)
