@@ -53,7 +53,7 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     from labctl.report.board import boards
     from labctl.report.order import Orders
     from labctl.report.scoring import PLACES_RULE
-    from labctl.report.tradeoffs import missing_words, place
+    from labctl.report.tradeoffs import missing_words, place, too_little
 
     lab = open_to_read(
         {**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json)
@@ -65,9 +65,10 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     rows = rows_of(frame(records))
     found = boards(rows, Orders(records, rows), chosen)
     if not found.comparable:
-        raise LabError(
-            f"There are no scores: {missing_words(rows)}.", f"Measure what is missing: {lab.command('run', exact=True)}"
-        )
+        hint = f"Scores need a file smaller than {records.formats[0]}'s: name formats with `labctl run --formats`."
+        if "not measured" in missing_words(rows):
+            hint = f"Measure what is missing: {lab.command('run', exact=True)}"
+        raise LabError(too_little(rows), hint)
     first, second = ({score.format: score.total for score in board.scores} for board in found.both)
     missing = missing_words(rows)
     places, scaled_places = (board.order().ranks for board in found.both)

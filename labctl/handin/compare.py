@@ -75,10 +75,12 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
         LabError: fewer than two, too many, or one that is no run.
     """
     from labctl.report.analysis import frame, rows_of
+    from labctl.report.text import counted
 
     if not 2 <= len(paths) <= MOST_RUNS:
         raise LabError(
-            f"There are {len(paths)} runs to compare.", f"Name 2 to {MOST_RUNS} outputs/<model> folders or submissions."
+            f"{counted(len(paths), 'run')} cannot be compared.",
+            f"Name 2 to {MOST_RUNS} outputs/<model> folders or submissions.",
         )
     with contextlib.ExitStack() as stack:
         runs = []

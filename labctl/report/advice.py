@@ -158,7 +158,8 @@ def caveats(
         found.append(
             f"{words(undecided)}: whether the increase is under {100 * limit:g} % is not settled by these chunks."
         )
-    for one in machines(records) or ((machine,) if machine else ()):
+    timed = records.speed or records.memory
+    for one in (machines(records) or ((machine,) if machine else ())) if timed else ():
         found.append(
             f"Speed and memory hold for this machine and these settings: {one.cpu_model},"
             f" {counted(one.n_cores_physical, 'core')}, {one.ram_bytes / 1024**3:.1f} GiB RAM, {one.os}"

@@ -231,7 +231,9 @@ def surprise_draft(rows: Rows, found: Sequence[str]) -> str:
     if not compared:
         return "Too little was measured to be surprised by."
     if not found:
-        return "No figure goes against the expected order (smaller is faster, and of higher perplexity)."
+        return (
+            "Nothing measured is shown to go against the expected order (smaller is faster, and of higher perplexity)."
+        )
     return f"Least expected of the figures: {found[0]}"
 
 

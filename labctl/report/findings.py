@@ -105,14 +105,14 @@ def quality_finding(records: LabRecords, rows: Rows, limit: float) -> str:
             f" {size(row['size_bytes'])}, perplexity {percent(row['ppl_increase_pct'])}"
         )
     if any(row["verdict"] in ("fail", "undecided") for row in rows.values()):
-        return f"No quantized file is shown to stay under a {100 * limit:g} % increase of perplexity"
+        return f"No smaller file is shown to stay under a {100 * limit:g} % increase of perplexity"
     return "File size and perplexity of what was measured so far"
 
 
 def performance_finding(records: LabRecords, rows: Rows) -> str:
     """Title of size_vs_performance."""
     order, base = Orders(records, rows).tg, records.formats[0]
-    if not order.names:
+    if len(order.names) < 2:
         return "File size and generation speed"
     if tells_little(order):
         return "No format is shown to generate text fastest"
@@ -143,6 +143,8 @@ def speed_finding(records: LabRecords, rows: Rows) -> str:
     orders, parts = Orders(records, rows), []
     for test, task in (("tg", "generating text"), ("pp", "reading a prompt")):
         order = orders.speed(test)
+        if len(order.names) == 1:
+            return f"Only {order.names[0]} was timed"
         if tells_little(order):
             parts.append(f"No format is shown to be fastest at {task}")
         elif order.names:

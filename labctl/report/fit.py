@@ -22,6 +22,7 @@ FIT_RULE = (
 )
 
 TOO_LONG: Literal["longer than trained for"] = "longer than trained for"
+TOO_LONG_WORDS = "None can be used so: the model was not trained for so long a context, whatever the memory."
 FitVerdict = Literal["fits", "tight", "does not fit", "longer than trained for", "not measured", "cannot be made"]
 
 
@@ -165,6 +166,8 @@ def largest_words(rows: Sequence[FitRow]) -> list[str]:
     if not counted:
         return reasons
     least = min(counted, key=lambda name: counted[name])
+    if any(row.verdict == TOO_LONG for row in rows):
+        return [*reasons, f"{least}: {_arithmetic(rows, least)}", TOO_LONG_WORDS]
     return [*reasons, f"{least}: {_arithmetic(rows, least)}", f"None fits. The smallest is {least}."]
 
 

@@ -6,19 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labctl.report.text import with_units
+
 if TYPE_CHECKING:
     from markdown_it.renderer import RendererHTML
     from markdown_it.token import Token
 
-_UNIT = re.compile(r"(\d) (%|[kMG]i?B\b)")  # a number and its unit stay on one line
-_OWN_TAGS = frozenset({"<sub>", "</sub>"})
+_OWN_TAGS = frozenset({"<sub>", "</sub>", "<strong>", "</strong>"})
 
 
 def to_html(markdown: str, images: Mapping[str, str], *, shift: int = 0, prefix: str = "") -> str:
     """Markdown of the worksheet's kind as HTML.
 
-    Raw HTML shows as the text it is, except <sub>. An image is drawn only if it is one of `images`: any other would be
-    a request to somewhere.
+    Raw HTML shows as the text it is, except <sub> and <strong>. An image is drawn only if it is one of `images`: any
+    other would be a request to somewhere.
 
     Args:
         images: file name as in the Markdown -> data URI.
@@ -85,7 +86,7 @@ def _prepare(tokens: Sequence[Token], shift: int, prefix: str) -> None:
                 if child.type == "link_open":
                     child.attrSet("rel", "noopener noreferrer")
                 elif child.type == "text":
-                    child.content = _UNIT.sub("\\1\u00a0\\2", child.content)
+                    child.content = with_units(child.content)
 
 
 def slug_of(heading: str) -> str:

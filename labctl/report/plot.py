@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS
 from labctl.machine.surroundings import plain_matplotlib
-from labctl.report.text import plain, printable
+from labctl.report.text import plain, printable, with_units
 
 with plain_matplotlib():
     import matplotlib as mpl
@@ -118,7 +118,7 @@ def wrapped(text: str, size_pt: float, *, bold: bool = False) -> list[str]:
         return float(font.get_width_height()[0]) / 64
 
     lines = [""]
-    for word in chart_text(text).split(" "):
+    for word in with_units(chart_text(text)).split(" "):
         while width_pt(word) > room_pt:  # a name without a blank
             part = next(n for n in range(len(word) - 1, 0, -1) if width_pt(word[:n]) <= room_pt)
             lines, word = [*lines, word[:part], ""], word[part:]
@@ -127,7 +127,7 @@ def wrapped(text: str, size_pt: float, *, bold: bool = False) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    return [line for line in lines if line]
+    return [line.replace("\u00a0", " ") for line in lines if line]
 
 
 def new_figure(
@@ -225,7 +225,8 @@ def without_notices(svg: str) -> str:
         return f'{found["before"]}width="{width}pt" height="{height - strip}pt" viewBox="0 0 {width} {height - strip}"'
 
     size = r'width="(?P<width>[\d.]+)pt" height="(?P<height>[\d.]+)pt" viewBox="[\d. ]+"'
-    return re.sub(rf"(?P<before><svg [^>]*?){size}", shorter, svg, count=1) if strip else svg
+    hidden = re.sub(rf'<g id="({_NOTICE}\d+)">', r'<g id="\1" visibility="hidden">', svg)
+    return re.sub(rf"(?P<before><svg [^>]*?){size}", shorter, hidden, count=1) if strip else svg
 
 
 def draw_mark(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labctl.report.fit import FIT_RULE, fit_table
+from labctl.report.fit import FIT_RULE, TOO_LONG, TOO_LONG_WORDS, fit_table
 from labctl.report.order import SMALLER, Orders
 from labctl.report.text import interval, known, percent, rate, significant, size, speedup_words, words
 from labctl.steps.measured import LabRecords
@@ -15,6 +15,7 @@ from labctl.steps.measured import LabRecords
 Rows = Mapping[str, Mapping[str, Any]]
 SUMS = "sums"
 CHANCE_ALPHA = 0.05
+NO_INCREASE = "Not measured: no quantized format has an increase of perplexity yet."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def under_limit(rows: Rows, limit: float) -> Answer:
     for name, row in rows.items():
         if row["verdict"] == "undecided":
             parts.append(f"{name}: {increase_words(row)}; {_how_many_more(row)}")
-    return Answer(rule=rule, text=" ".join(parts))
+    return Answer(rule=rule, text=" ".join(parts) or NO_INCREASE)
 
 
 def _how_many_more(row: Mapping[str, Any]) -> str:
@@ -57,8 +58,8 @@ def _how_many_more(row: Mapping[str, Any]) -> str:
         return "it is so close to the limit that no number of chunks can be forecast to settle it."
     measured = f"{row['n_pairs']:.0f} {'was' if row['n_pairs'] == 1 else 'were'} measured"
     if row["n_chunks_needed"] <= row["n_pairs"]:
-        return f"more chunks would likely settle it ({measured})."
-    return f"about {row['n_chunks_needed']:.0f} chunks in all would likely settle it ({measured})."
+        return f"more chunks like them would settle it ({measured})."
+    return f"about {row['n_chunks_needed']:.0f} chunks like these in all would settle it ({measured})."
 
 
 def is_smaller(row: Mapping[str, Any]) -> bool:
@@ -91,7 +92,7 @@ def to_drop(rows: Rows, orders: Orders, limit: float) -> Answer:
     )
     judged = [name for name, row in rows.items() if row["verdict"] in ("pass", "fail", "undecided")]
     if not judged:
-        return Answer(rule=rule, text="Not measured: no quantized format has an increase of perplexity yet.")
+        return Answer(rule=rule, text=NO_INCREASE)
     if not failing:
         return Answer(rule=rule, text="None: no format is shown to exceed the limit.")
     worst, *others = failing
@@ -122,7 +123,8 @@ def in_ram(records: LabRecords, rows: Rows, orders: Orders, ram_gb: float) -> An
         return Answer(rule=rule, text="Not measured: there is no peak memory of any format.")
     if not fitting:
         least = min((row for row in table if row.need_bytes is not None), key=lambda row: row.need_bytes or 0)
-        return Answer(rule=rule, text=f"None fits comfortably. Nearest is {least.format}: {least.arithmetic}")
+        head = TOO_LONG_WORDS if least.verdict == TOO_LONG else "None fits comfortably."
+        return Answer(rule=rule, text=f"{head} Nearest is {least.format}: {least.arithmetic}")
     base = records.formats[0]
     usable = [row for row in fitting if row.format == base or is_smaller(rows[row.format])] or fitting
     loss = {
@@ -161,7 +163,7 @@ def production(records: LabRecords, rows: Rows, limit: float) -> Answer:
     )
     judged = [name for name, row in rows.items() if row["verdict"] in ("pass", "fail", "undecided")]
     if not judged:
-        return Answer(rule=rule, text="Not measured: no quantized format has an increase of perplexity yet.")
+        return Answer(rule=rule, text=NO_INCREASE)
     undecided = [name for name, row in rows.items() if row["verdict"] == "undecided"]
     pick, same = smallest_passing(rows), not_smaller(rows)
     if pick is None:

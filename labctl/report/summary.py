@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labctl.report.rules import not_smaller, production
+from labctl.report.rules import is_smaller, not_smaller, production
 from labctl.report.text import interval, known, percent, rate, significant, size, words
 from labctl.steps.measured import LabRecords
 
@@ -61,7 +61,7 @@ def answer_line(records: LabRecords, rows: Rows, limit: float) -> str:
         spread = interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
         parts.append(f"perplexity {percent(row['ppl_increase_pct'])} ({spread})")
         return f"Use {pick}: {', '.join(parts)}; passes the limit of {bar}."
-    undecided = [name for name, one in rows.items() if one["verdict"] == "undecided"]
+    undecided = [name for name, one in rows.items() if one["verdict"] == "undecided" and is_smaller(one)]
     listed = words(
         f"{name} {percent(rows[name]['ppl_increase_pct'])}"
         f" ({interval(rows[name]['ppl_increase_low_pct'], rows[name]['ppl_increase_high_pct'])})"
@@ -71,4 +71,4 @@ def answer_line(records: LabRecords, rows: Rows, limit: float) -> str:
     if same := [name for name in not_smaller(rows) if rows[name]["verdict"] == "pass"]:
         listed = f"{words(same)} {'is' if len(same) == 1 else 'are'}"
         return f"Keep {base}: {listed} no smaller, and no smaller file is shown to stay under {bar}.{open_}"
-    return f"No format is shown to stay under the limit of {bar}: keep {base}.{open_}"
+    return f"No smaller file is shown to stay under the limit of {bar}: keep {base}.{open_}"

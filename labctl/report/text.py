@@ -16,6 +16,7 @@ NOT_MEASURED = "not measured"
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _MARKDOWN = re.compile(r"@(?=\w)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>#|~$]|&(?=#?\w+;)")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
+_UNIT = re.compile(r"(\d) (%|[kMG]i?B\b)")
 _CODE = re.compile(r"`([^`|\n]+)`")
 
 
@@ -143,6 +144,11 @@ def prose(text: str) -> str:
 def plain(text: str) -> str:
     """The same sentence where there is no Markdown."""
     return _CODE.sub(r"\1", text)
+
+
+def with_units(text: str) -> str:
+    """A text whose numbers stay on one line with their units."""
+    return _UNIT.sub("\\1\u00a0\\2", text)
 
 
 def quote(text: str) -> str:

@@ -19,10 +19,8 @@ def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
     """Q5: sampled and greedy text of one prompt, and the first greedy token that is not the baseline's."""
     base = records.formats[0]
     lines = []
-    for name in (base, *SIDE_BY_SIDE):
-        if name not in records.formats:
-            lines.append([name, *["not in this lab"] * 3])
-            continue
+    whole = set(SIDE_BY_SIDE) <= set(records.formats)
+    for name in (base, *(SIDE_BY_SIDE if whole else records.formats[1:])):
         run = records.generation.get(name)
         texts = [run.find(prompt_number, decoding) if run else None for decoding in ("sampled", "greedy")]
         lines.append(
@@ -44,8 +42,10 @@ def _marked(records: LabRecords, name: str, greedy: Generation) -> str:
     if first is None or not first.strip():
         return quote(greedy.text)
     ends = first.partition(first.strip())
+    # Two stars beside a sign and a letter are no bold in Markdown.
+    opened, closed = ("**", "**") if ends[1][0].isalnum() and ends[1][-1].isalnum() else ("<strong>", "</strong>")
     same, first, rest = (escape(part, newline=" ⏎ ") for part in (same + ends[0], ends[1], ends[2] + rest))
-    return f'"{same}**{first}**{rest}"' if first.strip() else quote(greedy.text)
+    return f'"{same}{opened}{first}{closed}{rest}"' if first.strip() else quote(greedy.text)
 
 
 def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:

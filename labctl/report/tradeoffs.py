@@ -166,7 +166,7 @@ def _leader(board: Board, order: Order, weights: Weights) -> str:
 
 def too_little(rows: Rows) -> str:
     """Why there is no score, as a sentence."""
-    return f"There are no scores: {missing_words(rows)}."
+    return f"There is nothing to rank: {missing_words(rows)}."
 
 
 def missing_words(rows: Rows) -> str:

@@ -40,6 +40,12 @@ _COLUMNS = {
         " McNemar's test shows",
     ),
 }
+_NAMES = {
+    "ppl_increase_pct": "increase of perplexity",
+    "kld_mean": "KL divergence",
+    "same_top_pct": "same top token",
+    "sums_lost_pct": "small sums",
+}
 
 
 def reasoning(rows: Rows, base: str, limits: Mapping[str, float]) -> Answer:
@@ -95,17 +101,18 @@ def _least(rows: Rows, base: str, use: Use, limits: Mapping[str, float]) -> Answ
     rule = "; ".join(_COLUMNS[name][1].format(f"{bar:g}") for name, bar in asked.items())
     rule = f"{rule or 'nothing'} ({use.reason})"
     if unasked:
-        rule += f"; not asked, because not measured: {words(name.replace('_', ' ') for name in unasked)}"
+        rule += f"; not asked, because not measured: {words(_NAMES[name] for name in unasked)}"
     sized = {name: row for name, row in rows.items() if name != base and known(row["size_bytes"])}
     judged = [name for name, row in sized.items() if any(known(row.get(_COLUMNS[one][0])) for one in asked)]
+    if len(rows) == 1:
+        return Answer(rule=rule, text=f"this lab has no format but {base}")
     if not judged:
         return Answer(rule=rule, text="not measured")
     if "sums_lost_pct" in asked and not _has_sums(rows[base]):
         return Answer(rule=rule, text=f"not measured: the sums of {base}, with which all others are compared")
     if "sums_lost_pct" in asked and _right_pct(rows[base]) < BASELINE_AT_LEAST_PCT:
-        return Answer(
-            rule=rule, text=f"none: {base} itself gets only {_sums(rows[base])} right, so the model cannot add"
-        )
+        fewer = f"fewer than the {BASELINE_AT_LEAST_PCT:g} % that a comparison needs"
+        return Answer(rule=rule, text=f"none: {base} itself gets only {_sums(rows[base])} right, {fewer}")
     within = [name for name in judged if is_smaller(rows[name]) and _within(rows, name, base, use, limits)]
     if not within:
         return Answer(rule=rule, text=f"{base} (no smaller file is within it)", pick=base)

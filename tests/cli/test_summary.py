@@ -47,7 +47,7 @@ def test_the_answer_is_that_of_question_10(tmp_path: Path, limit: float) -> None
     rows = rows_of(frame(lab, limit))
     pick = production(lab, rows, limit).pick
     said = answer_line(lab, rows, limit)
-    assert said.startswith(f"Use {pick}: " if pick != "F16" else "No format is shown to stay under")
+    assert said.startswith(f"Use {pick}: " if pick != "F16" else "No smaller file is shown to stay under")
     assert f"{100 * limit:g} %" in said
 
 
@@ -70,5 +70,7 @@ def test_undecided_formats_are_named_where_none_passes(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q5_K_M"))
     lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.43, 0.5, 3))
     said = answer_line(lab, rows_of(frame(lab)), 0.02)
-    assert said.startswith("No format is shown to stay under the limit of 2 %: keep F16. Undecided: Q5_K_M +2.02 % (")
+    assert said.startswith(
+        "No smaller file is shown to stay under the limit of 2 %: keep F16. Undecided: Q5_K_M +2.02 % ("
+    )
     assert answer_line(replace(lab, perplexity={}), rows_of(frame(replace(lab, perplexity={}))), 0.02) == ""

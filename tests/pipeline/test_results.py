@@ -190,7 +190,9 @@ def test_score_says_what_is_missing_and_ranks_as_the_worksheet_does(cli: Cli, la
         assert re.search(rf"^\| {one['format']} \|.*\| {one['score']:.3f} \| {words} \|", sheet, re.MULTILINE)
     (lab_copy / "other.txt").write_text("Another text. " * 2000, "utf-8")
     done = cli("score", "--text", "other.txt", cwd=lab_copy)
-    assert done.returncode == 1 and "There are no scores: perplexity is not measured." in " ".join(done.stderr.split())
+    assert done.returncode == 1 and "There is nothing to rank: perplexity is not measured." in " ".join(
+        done.stderr.split()
+    )
     (lab_copy / "outputs" / "labllama-15m" / "records" / "perplexity-Q8_0.json").unlink()
     done = cli("score", cwd=lab_copy)
     assert done.returncode == 0 and "Not ranked: perplexity is not measured for Q8_0." in " ".join(done.stdout.split())

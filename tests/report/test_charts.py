@@ -344,7 +344,7 @@ def test_titles_say_what_was_found(tmp_path: Path) -> None:
     )
     rows = rows_of(frame(lab, 0.0001))
     assert (
-        quality_finding(lab, rows, 0.0001) == "No quantized file is shown to stay under a 0.01 % increase of perplexity"
+        quality_finding(lab, rows, 0.0001) == "No smaller file is shown to stay under a 0.01 % increase of perplexity"
     )
 
 

@@ -136,4 +136,8 @@ def test_a_chart_says_its_notices_as_a_file_and_the_page_says_them_as_text() -> 
         for svg in (files[2], without_notices(files[2]), files[0])
     ]
     assert heights[0] > heights[1] == pytest.approx(heights[2])
+    drawn = [
+        re.findall(r'<g id="notice-\d+"( visibility="hidden")?>', svg) for svg in (files[2], without_notices(files[2]))
+    ]
+    assert not any(drawn[0]) and all(drawn[1]) and len(drawn[0]) == len(drawn[1]) > 0
     assert without_notices(files[0]) == files[0]

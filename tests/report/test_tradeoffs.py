@@ -128,7 +128,7 @@ def test_missing_figures_are_named_by_format(lab: LabRecords) -> None:
 def test_one_format_alone_has_no_scores(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16",))
     rows = rows_of(frame(lab))
-    assert tradeoffs.too_little(rows) == "There are no scores: F16 is the only format of this lab."
+    assert tradeoffs.too_little(rows) == "There is nothing to rank: F16 is the only format of this lab."
     assert matrix(rows, Orders(lab, rows), scored(lab), [])[0][5] == "reference quality"
 
 

@@ -425,8 +425,16 @@ function renderChart() {
     const y = py(data.limit_pct);
     parts.push(svgEl("line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "limit" }));
     const words = `limit ${Number(data.limit_pct.toPrecision(6))} %`;
-    parts.push(svgEl("text", { x: box.left + 4, y: y - 5, class: "limit-name" }, words));
-    taken.push({ x0: box.left, x1: box.left + 4 + 7.5 * words.length, y0: y - 17, y1: y + 2 });
+    const long = 7.5 * words.length;
+    const struck = (at) => points.some((point) => {
+      const x = px(point.x / unit[1]);
+      const reach = [point.value, point.low ?? point.value, point.high ?? point.value].map(py);
+      return x > at - 8 && x < at + long + 8 && Math.max(...reach) > y - 24 && Math.min(...reach) < y + 9;
+    });
+    const starts = [box.left + 4, ...points.map((point) => px(point.x / unit[1]) + 12)].filter((at) => at + long < box.right);
+    const at = starts.find((one) => !struck(one)) ?? starts[0];
+    parts.push(svgEl("text", { x: at, y: y - 5, class: "limit-name" }, words));
+    taken.push({ x0: at - 4, x1: at + long, y0: y - 17, y1: y + 2 });
   }
   const spots = points.map((point) => [px(point.x / unit[1]), py(point.value)]);
   for (const [x, y] of spots) taken.push({ x0: x - 7, x1: x + 7, y0: y - 7, y1: y + 7 });

@@ -177,6 +177,8 @@ def test_a_drifting_baseline_is_warned_of_beyond_ten_percent() -> None:
     assert speed_warnings(steady, "F16", 4) == ()
     hot = {"F16": run("F16", [1.0, 10.6] * 2), "Q8_0": run("Q8_0", [0.5, 5.3] * 2)}
     (text,) = speed_warnings(hot, "F16", 4)
+    uneven = {"F16": run("F16", [1.0, 1.2] * 2), "Q8_0": run("Q8_0", [0.5, 0.5, 1.5, 0.5])}
+    assert "Q8_0 took 3.0 times as long" in speed_warnings(uneven, "F16", 4)[0]
     assert "F16 took 11 times as long in one round as in another: something else used the processor" in text
     assert "speed-ups compare moments of one round and are known to ± 2 %" in text
 
@@ -193,7 +195,7 @@ def test_ratios_that_are_not_known_are_not_recommended() -> None:
 
 
 def test_wide_intervals_and_few_rounds_are_warned_of() -> None:
-    wide, few = speed_warnings(NOISY, "F16", 5)
+    _, wide, few = speed_warnings(NOISY, "F16", 5)
     assert "2 of 2 speed-ups over F16 are known to worse than ± 2 %" in wide and "1.83 (" in wide
     assert "labctl bench --force" in wide and "--bench-time" in wide
     assert "4 of at least 5 rounds" in few

@@ -1,0 +1,85 @@
+"""What is said of a lab that has hardly any formats, or none that saves space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lab_factory import MACHINE, make_lab
+
+from labctl.report.advice import caveats
+from labctl.report.analysis import frame, rows_of
+from labctl.report.drafts import surprise_draft
+from labctl.report.findings import quality_finding, readings
+from labctl.report.fit import TOO_LONG_WORDS, fit_table, largest_words
+from labctl.report.order import Orders
+from labctl.report.rules import in_ram, under_limit
+from labctl.report.summary import answer_line
+from labctl.report.text_tables import side_by_side
+from labctl.report.uses import minimum_formats, reasoning
+
+
+def test_the_only_format_wins_nothing_and_each_answer_has_words(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16",))
+    rows = rows_of(frame(lab))
+    said = readings(lab, rows, 0.02)
+    assert "fastest" not in f"{said['speed']} {said['size_vs_performance']}" and "Only F16 was timed." in said["speed"]
+    assert under_limit(rows, 0.02).text.startswith("Not measured: ")
+    assert reasoning(rows, "F16", {}).text == "This lab has no format but F16."
+    for _, answer in minimum_formats(rows, "F16", {}):
+        assert answer.text == "this lab has no format but F16"
+        assert "pct" not in answer.rule and "kld" not in answer.rule
+
+
+def test_what_was_not_measured_is_not_spoken_of(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
+    lab = replace(lab, speed={}, memory={}, generation={})
+    rows = rows_of(frame(lab))
+    assert "Speed and memory" not in " ".join(caveats(lab, rows, MACHINE, (), 0.02))
+    assert surprise_draft(rows, ()).startswith("Nothing measured is shown to go against")
+
+
+def test_a_larger_file_that_passes_is_not_denied(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q8_0", "Q3_K_M"))
+    for name in ("Q8_0", "Q3_K_M"):
+        lab.files[name] = replace(lab.files[name], size_bytes=lab.files["F16"].size_bytes + 1000)
+    rows = rows_of(frame(lab))
+    assert rows["Q8_0"]["verdict"] == "pass"
+    for said in (answer_line(lab, rows, 0.02), quality_finding(lab, rows, 0.02)):
+        assert said.startswith("No smaller file is shown to stay under")
+
+
+def test_prompts_side_by_side_are_of_formats_that_there_are(tmp_path: Path) -> None:
+    for formats, shown in (
+        (("F16", "Q8_0", "Q4_K_M"), ["F16", "Q8_0", "Q4_K_M"]),
+        (("F16", "Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M"), ["F16", "Q5_K_M", "Q4_K_M", "Q3_K_M"]),
+    ):
+        table = side_by_side(make_lab(tmp_path / str(len(formats)), formats))
+        assert [line.split()[1] for line in table.splitlines()[2:]] == shown
+
+
+def test_a_context_beyond_training_is_not_called_a_lack_of_memory(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q8_0"))
+    for name, file in lab.files.items():
+        lab.files[name] = replace(file, shape=replace(file.shape, n_ctx_train=256))
+    rows = rows_of(frame(lab))
+    assert TOO_LONG_WORDS in in_ram(lab, rows, Orders(lab, rows), 8).text
+    said = largest_words(fit_table(lab, 8, 512))
+    assert said[-1] == TOO_LONG_WORDS and "None fits" not in " ".join(said)
+
+
+@pytest.mark.parametrize("first", [" Arab", ".", '"', " <b>", " é"])
+def test_the_first_other_token_is_bold_whatever_it_is(tmp_path: Path, first: str) -> None:
+    from labctl.report.markup import to_html
+
+    lab = make_lab(tmp_path, ("F16", "Q8_0"))
+    for name, pieces in (("F16", ("5", " +", "x")), ("Q8_0", ("5", first, "x"))):
+        run = lab.generation[name]
+        texts = tuple(
+            replace(one, tokens=(1, 2 if name == "F16" else 3, 4), pieces=pieces, text="".join(pieces))
+            for one in run.generations
+        )
+        lab.generation[name] = replace(run, generations=texts)
+    page = to_html(side_by_side(lab), {})
+    assert page.count("<strong>") == page.count("</strong>") == 1 and "**" not in page
