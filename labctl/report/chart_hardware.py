@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labctl.report.findings import caption_lines, notices
+from labctl.report.findings import MEDIAN_BARS, caption_lines, notices
 from labctl.report.fit import GIB, RAM_GB, free_bytes
 from labctl.report.gaps import shown_name
 from labctl.report.labels import Point, place_labels
@@ -27,7 +27,7 @@ def speed_vs_bits(records: LabRecords, rows: Rows, limit: float) -> Figure | Non
         return None
     figure, (axes,) = new_figure(
         "Generation speed by bits per weight",
-        ["Bars: 95 % interval of the median.", *caption_lines(records, "speed")],
+        [f"Bars: {MEDIAN_BARS}.", *caption_lines(records, "speed")],
         notices(records, "speed"),
         plot_in=4.1,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.report.chart_hardware import ram_lines, ram_sentence, speed_vs_bits
 from labctl.report.chart_map import winner_map
 from labctl.report.findings import (
+    MEDIAN_BARS,
     caption_lines,
     interval_kind,
     memory_finding,
@@ -101,9 +102,7 @@ def size_vs_performance(records: LabRecords, rows: Rows, limit: float) -> Figure
         for name, row in _with(rows, "size_bytes", "tg_tps")
     ]
     label = "Generation speed, tokens/second (higher is better)"
-    return _scatter(
-        records, points, performance_finding(records, rows), "speed", label, "Bars: 95 % interval of the median."
-    )
+    return _scatter(records, points, performance_finding(records, rows), "speed", label, f"Bars: {MEDIAN_BARS}.")
 
 
 def _scatter(
@@ -209,17 +208,19 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
         panel.axvline(bar, color=ALARM, linewidth=1.6, linestyle="--", label=f"limit: {bar:g} %")
         panel.axvline(0, color=GREY, linewidth=0.8)
         for place, (name, value, low, high) in enumerate(found):
-            if close_up and panel is panels[-1] and value > _CLOSE * bar:
+            if close_up and panel is panels[-1] and _beyond(value, low, bar):
                 continue
             style = look(name)
             draw_mark(panel, style, value, place, low, high, across=True, size=5.5, edge=0.4)
     whole, last = panels[0], panels[-1]
     left = min(0.0, *(value if math.isinf(low) or low < -90 else low for _, value, low, _ in found))
-    span = max(top, 1.2 * bar) - left
+    # An interval far beyond all values is cut at the edge, so that the others can be read.
+    ends = [min(high, 10 * max(top, bar)) if math.isfinite(high) else value for _, value, _, high in found]
+    span = max(top, *ends, 1.2 * bar) - left
     whole.set_xlim(left - 0.05 * span, left + (1.9 if close_up else 1.65) * span)
     for place, (_, value, low, high) in enumerate(found):
         crossed = -0.1 < (bar - value) / span < 0.5  # the words would run across the limit's line
-        end = max(value, high if math.isfinite(high) else value, bar if crossed else value)
+        end = max(value, ends[place], bar if crossed else value)
         words = f"{percent(value)}" if close_up else f"{percent(value)} ({interval(low, high)})"
         whole.annotate(words, (end, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=10)
     whole.set_xlabel("Perplexity increase, %")
@@ -229,17 +230,23 @@ def ppl_increase(records: LabRecords, rows: Rows, limit: float) -> Figure | None
     return figure
 
 
+def _beyond(value: float, low: float, bar: float) -> bool:
+    """Whether a close-up of the limit has nothing of an increase: neither its value nor its interval's lower end."""
+    return value > _CLOSE * bar and low > bar
+
+
 def _close_up(panel: Axes, found: Sequence[tuple[str, float, float, float]], bar: float) -> None:
     """The same rows around the limit; what lies beyond is named at the edge."""
-    lows = [low for _, value, low, _ in found if value <= _CLOSE * bar and math.isfinite(low)]
+    lows = [low for _, value, low, _ in found if not _beyond(value, low, bar) and math.isfinite(low)]
     left = max(min([0.0, *lows]), -2 * bar) - 0.15 * bar
     panel.set_xlim(left, 4.4 * bar)
     for place, (_, value, low, high) in enumerate(found):
-        if value <= _CLOSE * bar:
+        if not _beyond(value, low, bar):
             # Words that begin left of the limit would run through its line.
             edge = max(min(high, 3 * bar), bar)
+            offset = (9, 9 if high > edge else 0)  # above a bar that goes on
             panel.annotate(
-                interval(low, high), (edge, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9.5
+                interval(low, high), (edge, place), xytext=offset, textcoords="offset points", va="center", fontsize=9.5
             )
         else:
             panel.annotate(
@@ -260,7 +267,7 @@ def speed(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     figure, panels = new_figure(
         speed_finding(records, rows),
         [
-            "Small dots: single repetitions. Mark and bar: median and its 95 % interval.",
+            f"Small dots: single repetitions. Mark: median. Bars: {MEDIAN_BARS}.",
             *caption_lines(records, "speed"),
         ],
         notices(records, "speed"),
@@ -301,12 +308,20 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     most = max(load.peak_rss_bytes for load in loads.values())
     unit, factor = ("GB", 1e9) if most >= 1e9 else ("MB", 1e6)
     contexts = sorted({records.memory[name].n_ctx for name in loads})
+    rows_of_widths = []
+    for load in loads.values():
+        repacked = repacked_bytes(load)
+        stored = sum(load.model_bytes.values()) - repacked
+        known = [stored, repacked, load.kv_bytes, load.compute_bytes + load.output_bytes]
+        rest = load.peak_rss_bytes - sum(known)
+        # Buffers that were reserved but never touched are not resident: then no split would be true.
+        rows_of_widths.append([*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, 0, load.peak_rss_bytes])
+    split = " The split is by llama.cpp's own buffers; the rest is the program and its libraries."
     figure, (axes,) = new_figure(
         memory_finding(records, rows),
         [
             f"Context: {' and '.join(map(str, contexts))} tokens; weights read into memory (mmap off)."
-            " The split is by llama.cpp's own buffers; the rest is the program and its libraries."
-            f" {ram_sentence(most)}",
+            f"{split if any(widths[0] for widths in rows_of_widths) else ''} {ram_sentence(most)}",
             *caption_lines(records, "memory"),
         ],
         notices(records, "memory"),
@@ -316,14 +331,6 @@ def memory(records: LabRecords, rows: Rows, limit: float) -> Figure | None:
     _name_rows(axes, records, list(loads), shown=True)
     parts = ("weights", "weights, repacked", "KV cache", "work buffers", "program, rest", "total")
     colors = (PALETTE[4], PALETTE[3], PALETTE[1], PALETTE[2], LIGHT, PALETTE[6])
-    rows_of_widths = []
-    for load in loads.values():
-        repacked = repacked_bytes(load)
-        stored = sum(load.model_bytes.values()) - repacked
-        known = [stored, repacked, load.kv_bytes, load.compute_bytes + load.output_bytes]
-        rest = load.peak_rss_bytes - sum(known)
-        # Buffers that were reserved but never touched are not resident: then no split would be true.
-        rows_of_widths.append([*known, rest, 0] if rest >= 0 else [0, 0, 0, 0, 0, load.peak_rss_bytes])
     starts = [0.0] * len(loads)
     for part, color, widths in zip(parts, colors, zip(*rows_of_widths, strict=True), strict=True):
         if any(widths):

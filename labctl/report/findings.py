@@ -184,6 +184,7 @@ def interval_kind(records: LabRecords) -> str:
     return "paired, Student's t over chunks"
 
 
+MEDIAN_BARS = "95 % interval of the median; of fewer than six repetitions, their range"
 HOW_TO_READ = {
     "size_vs_quality": "Further left is smaller, further down is better",
     "size_vs_performance": "Further left is smaller, further up is faster",

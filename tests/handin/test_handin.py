@@ -380,7 +380,7 @@ def test_folders_and_submissions_open_alike(packed: tuple[Lab, Submission], tmp_
         assert folder.records.formats == archive.records.formats == ("F16", "Q8_0", "Q4_K_M")
         assert rows_equal(folder, archive)
         assert len(compare([folder, archive]).pooled) == 3
-    with pytest.raises(LabError, match="1 runs"), opened([done.path]):
+    with pytest.raises(LabError, match="1 run cannot"), opened([done.path]):
         pass
     with pytest.raises(LabError, match="holds no run"):
         load_folder(tmp_path)

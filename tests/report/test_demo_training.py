@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from lab_factory import make_lab
 
+from labctl.report import worksheet
 from labctl.report.advice import costs
 from labctl.report.analysis import frame, rows_of
 from labctl.report.demo_training import DEMO_SHA256, is_demo, training_note, unseen_changes, unseen_scores
@@ -65,6 +66,11 @@ def test_the_note_stands_with_the_scores(lab: LabRecords) -> None:
     assert "| sums not trained on |" in probes(lab, rows) and "| 43 of 44 |" in probes(lab, rows)
     assert "| Sums not trained on |" in sums(lab, rows) and "| 40 of 44 |" in sums(lab, rows)
     assert rows["Q4_K_M"]["sums_untrained_correct"] == 40 and rows["Q4_K_M"]["sums_untrained_of"] == 44
+    values = worksheet.context(
+        lab, rows, weights=(0.3, 0.4, 0.3), limit=0.02, machine=None, charts=(), answers={}, blank=False
+    )
+    sections = worksheet.render("worksheet.md.j2", values).split("\n### Q")
+    assert [one.split(".")[0] for one in sections if "trained" in one and "⚠" in one] == ["6", "7", "12", "13", "14"]
     said = "trained on 238 of these 282 questions"
     (found,) = (one for one in costs(lab, rows, "Q4_K_M") if said in one)
     assert found.endswith("of the other 44 it loses 3 and gains 0.") and found == unseen_changes(lab, "Q4_K_M")

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 from lab_factory import MACHINE, make_lab
+from matplotlib.text import Annotation
 
+from labctl.report import charts
 from labctl.report.advice import caveats
 from labctl.report.analysis import frame, rows_of
 from labctl.report.drafts import surprise_draft
 from labctl.report.findings import quality_finding, readings
 from labctl.report.fit import TOO_LONG_WORDS, fit_table, largest_words
 from labctl.report.order import Orders
+from labctl.report.plot import styled
 from labctl.report.rules import in_ram, under_limit
 from labctl.report.summary import answer_line
 from labctl.report.text_tables import side_by_side
@@ -83,3 +86,33 @@ def test_the_first_other_token_is_bold_whatever_it_is(tmp_path: Path, first: str
         lab.generation[name] = replace(run, generations=texts)
     page = to_html(side_by_side(lab), {})
     assert page.count("<strong>") == page.count("</strong>") == 1 and "**" not in page
+
+
+@pytest.mark.parametrize("high", [4.0, 16.0, 48.0, 400.0, 1e6])
+@pytest.mark.parametrize("value", [3.2, 14.0])
+def test_the_words_of_a_wide_interval_are_on_the_chart(tmp_path: Path, value: float, high: float) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q8_0", "Q4_K_M"))
+    rows = rows_of(frame(lab))
+    ends = {"ppl_increase_pct": value, "ppl_increase_low_pct": -8.0, "ppl_increase_high_pct": max(value, high)}
+    with styled():
+        figure = charts.ppl_increase(lab, {**rows, "Q4_K_M": {**rows["Q4_K_M"], **ends}}, 0.02)
+    assert figure is not None
+    axes = figure.axes[0]
+    places = {text.get_text(): text.xy[0] for text in axes.texts if isinstance(text, Annotation)}
+    assert len(places) == 2 and all(place <= axes.get_xlim()[1] for place in places.values())
+    # An interval that holds the limit crosses the close-up too.
+    assert not any("beyond this close-up" in text.get_text() for text in figure.axes[-1].texts)
+
+
+def test_a_split_of_memory_is_spoken_of_where_it_is_drawn(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q8_0"))
+    for untouched in (0, 10**12):
+        for name, run in lab.memory.items():
+            loads = tuple(replace(load, compute_bytes=load.compute_bytes + untouched) for load in run.loads)
+            lab.memory[name] = replace(run, loads=loads)
+        with styled():
+            figure = charts.memory(lab, rows_of(frame(lab)), 0.02)
+        assert figure is not None
+        said = " ".join(text.get_text() for text in figure.texts)
+        drawn = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+        assert ("The split" in said) == ("weights" in drawn) == (not untouched)

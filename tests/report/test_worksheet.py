@@ -365,7 +365,7 @@ def test_uses_follow_their_allowances(lab: LabRecords) -> None:
     assert picks({})["Math reasoning"] is None
     lab.divergence.clear()
     (_, chatbot), *_ = minimum_formats(rows_of(frame(lab)), "F16", {})
-    assert "not asked, because not measured: same top pct" in chatbot.rule
+    assert "not asked, because not measured: same top token" in chatbot.rule
     text = render(lab, ReportOptions())
     assert "lab.toml" in section(text, 13) and "another word is forgiven" in section(text, 13)
 
