@@ -244,9 +244,15 @@ def _close_up(panel: Axes, found: Sequence[tuple[str, float, float, float]], bar
         if not _beyond(value, low, bar):
             # Words that begin left of the limit would run through its line.
             edge = max(min(high, 3 * bar), bar)
-            offset = (9, 9 if high > edge else 0)  # above a bar that goes on
+            goes_on = high > edge  # then the words stand above the bar, at the right
             panel.annotate(
-                interval(low, high), (edge, place), xytext=offset, textcoords="offset points", va="center", fontsize=9.5
+                interval(low, high),
+                (4.3 * bar if goes_on else edge, place),
+                xytext=(0, 9) if goes_on else (9, 0),
+                textcoords="offset points",
+                va="center",
+                ha="right" if goes_on else "left",
+                fontsize=9.5,
             )
         else:
             panel.annotate(

@@ -102,6 +102,8 @@ def test_the_words_of_a_wide_interval_are_on_the_chart(tmp_path: Path, value: fl
     assert len(places) == 2 and all(place <= axes.get_xlim()[1] for place in places.values())
     # An interval that holds the limit crosses the close-up too.
     assert not any("beyond this close-up" in text.get_text() for text in figure.axes[-1].texts)
+    figure.canvas.draw()
+    assert all(text.get_window_extent().x1 < figure.bbox.x1 for axes in figure.axes for text in axes.texts)
 
 
 def test_a_split_of_memory_is_spoken_of_where_it_is_drawn(tmp_path: Path) -> None:
