@@ -159,6 +159,7 @@ def test_ascii_terminals_work(cli: Any, lab_copy: Path, environment: dict[str, s
             json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @posix
 def test_a_name_that_is_no_text_is_one_line_or_works(cli: Any, lab_copy: Path) -> None:
     odd = os.fsdecode(b"gr\xf6\xdfe")

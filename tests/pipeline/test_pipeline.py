@@ -232,6 +232,7 @@ def test_a_file_damaged_between_steps_fails_its_own_steps_only(lab_copy: Path, o
     assert set(again.records.perplexity) == {"F16", "Q8_0", "Q4_K_M"}
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_named_the_rest_goes_on_and_the_next_run_repeats_one_chunk_at_most(
     lab_copy: Path, open_lab: Open
 ) -> None:

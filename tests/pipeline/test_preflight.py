@@ -154,6 +154,7 @@ def test_fallbacks_are_said_and_marked_wherever_the_name_begins_a_row(tmp_path: 
     assert (shown_name(records, "Q6_K"), shown_name(records, "Q8_0")) == ("Q6_K ⚠", "Q8_0")
 
 
+@pytest.mark.slow
 def test_a_students_words_are_not_marked(tmp_path: Path) -> None:
     records = make_lab(tmp_path)
     gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
@@ -166,6 +167,7 @@ def test_a_students_words_are_not_marked(tmp_path: Path) -> None:
     assert "\ue000" not in sheet and "Q6_K ⚠" in sheet
 
 
+@pytest.mark.slow
 def test_a_quantized_baseline_is_said_at_every_table_and_answer(tmp_path: Path) -> None:
     records = make_lab(tmp_path)
     said = "The baseline F16 is not the original model."

@@ -167,6 +167,7 @@ def test_impossible_settings_in_lab_json_are_not_taken(lab_copy: Path, at: Calla
         assert "cannot be read" in display.said[0]
 
 
+@pytest.mark.slow
 def test_report_shows_what_was_measured_unless_other_chunks_are_asked_for(cli: Cli, lab_copy: Path) -> None:
     sheet = lab_copy / "reports" / "labllama-15m" / "worksheet.md"
     before = sheet.read_text("utf-8")
