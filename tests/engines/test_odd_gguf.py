@@ -256,6 +256,17 @@ def test_what_no_format_can_be_made_of_is_not_put_down_to_one(
     assert not list(place.rglob("*Q8_0*"))
 
 
+def test_a_file_that_ends_in_zeros_is_not_measured(cli: Any, place: Path) -> None:
+    """As a download leaves it that reserves its place on disk first."""
+    small = Small()
+    for tensor in small.tensors.values():
+        tensor.data = bytes(len(tensor.data))
+    (place / "m.gguf").write_bytes(small.bytes())
+    done = cli("perplexity", "--model", "m.gguf", *SMALL, cwd=place)
+    assert done.returncode == 1 and "the same probability" in words(done.stderr), done.stderr
+    assert "Use Q8_0" not in done.stdout + done.stderr
+
+
 def test_pooling_of_no_kind_is_a_decoder(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(Small().with_keys({"llama.pooling_type": u32(0), "llama.attention.causal": (BOOL, b"\1")}).bytes())

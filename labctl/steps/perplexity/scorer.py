@@ -303,6 +303,12 @@ class _Lane:
                 f"The model gives no probabilities (NaN) in chunk {chunk}.",
                 "The file is damaged or its weights overflow; make it again from the original.",
             )
+        if len(values) > 1 and values.min() == values.max():
+            raise LabError(
+                f"The model gives every token of chunk {chunk} the same probability: it has learned nothing, or much of"
+                " the file is zeros.",
+                "The file may be a download that stopped before its end: compare its sha256 with the source's.",
+            )
         return values
 
 
