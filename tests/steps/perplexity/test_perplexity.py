@@ -305,8 +305,8 @@ def test_a_text_of_less_than_two_chunks_is_refused(
 
 
 def test_weights_that_are_not_numbers_are_refused(
-    child: Callable[..., Any], demo_model: Path, demo_text: TextSource, measure_perplexity: Measure, quantized: Any,
-    tmp_path: Path,
+    demo_model: Path, demo_text: TextSource, measure_perplexity: Measure, quantized: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from labctl.engines.llama_cpp.gguf.header import read_header
 
@@ -316,7 +316,7 @@ def test_weights_that_are_not_numbers_are_refused(
     start = header.data_offset + norm.offset
     damaged[start : start + 4] = np.array([np.nan], "<f4").tobytes()
     (tmp_path / "nan.gguf").write_bytes(damaged)
-    quantized.paths["NaN"] = tmp_path / "nan.gguf"
+    monkeypatch.setitem(quantized.paths, "NaN", tmp_path / "nan.gguf")
     with pytest.raises(LabError, match=r"NaN.* in chunk 0"):
         measure_perplexity("NaN", demo_text, 2, tmp_path / "nll.npy")
     nll = load_nll(tmp_path / "nll.npy")
