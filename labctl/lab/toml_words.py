@@ -88,6 +88,8 @@ def _cause(line: str, said: str) -> tuple[str, str]:
     if not equals or not re.fullmatch(r"""[A-Za-z0-9_.\s"'-]+""", name):
         if line.startswith("["):
             return "a heading in brackets is not closed", "Write it as [name]."
+        if meant := re.fullmatch(r"""([\w-]+)\s*[:\s]\s*([\d.]+|true|false|"[^"]*"|'[^']*')""", line.strip(), re.ASCII):
+            example = f"{meant[1]} = {meant[2]}"
         return "there is no = between a name and its value", f"Write: {example}"
     if not value:
         return "there is no value after the =", f"Write: {example}"
