@@ -224,19 +224,23 @@ def unreachable(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
     outcome: list[str] = []
 
     def attempt() -> None:
+        whose = "its"
         try:
             parts = urlsplit(url)
             host, port, scheme = parts.hostname or "", parts.port, parts.scheme
             proxies = urllib.request.getproxies()
             proxy = proxies.get(scheme) or proxies.get("all")
             if proxy and not urllib.request.proxy_bypass(host):
+                whose = "the proxy's"
                 parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
                 host, port, scheme = parts.hostname or "", parts.port, parts.scheme
             with socket.create_connection((host, port or (443 if scheme == "https" else 80)), timeout=timeout_s):
                 outcome.append("")
         except socket.gaierror:
-            outcome.append("its name cannot be looked up")
-        except (OSError, RuntimeError, ValueError) as error:
+            outcome.append(f"{whose} name cannot be looked up")
+        except ValueError:
+            outcome.append(f"{whose} address cannot be read")
+        except (OSError, RuntimeError) as error:
             outcome.append((getattr(error, "strerror", "") or type(error).__name__).lower())
 
     thread = threading.Thread(target=attempt, daemon=True)  # a name look-up cannot be given a time limit

@@ -146,6 +146,13 @@ def test_a_name_look_up_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("no_proxy")
+def test_a_proxy_that_is_none_is_named_as_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.unreachable("https://[::") == "its address cannot be read"
+    monkeypatch.setenv("https_proxy", "http://[::")
+    assert checks.unreachable("https://hub.invalid") == "the proxy's address cannot be read"
+
+
+@pytest.mark.usefixtures("no_proxy")
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "nonsense", ""])
 def test_an_address_that_is_none(url: str) -> None:
     assert checks.unreachable(url)
