@@ -87,7 +87,7 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
 
 
 @click.command()
-@click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GB. Default: this machine's.")
+@click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @lab_options
 def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
@@ -139,7 +139,7 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
         print_json(msgspec.to_builtins(rows))
         return
     print_table(
-        f"{name} in {ram:g} GB of memory{whose}, at {n_ctx or lab.config.ctx} tokens of context",
+        f"{name} in {ram:g} GiB of memory{whose}, at {n_ctx or lab.config.ctx} tokens of context",
         ("format", "verdict", "needed", "of it KV cache", "free"),
         [
             (

@@ -158,6 +158,7 @@ def test_fit_takes_this_machines_memory_and_ends_with_the_largest_that_fits(cli:
     assert done.stdout.splitlines()[-1] == "Largest that fits: Q8_0."
     asked = cli("fit", "--ram", "16", "--formats", "F16,Q4_K_M", cwd=lab_copy).stdout
     assert re.search(r"^F16 ", asked, re.MULTILINE) and asked.splitlines()[-1] == "Largest that fits: F16."
+    assert "in 16 GiB of memory" in asked and " GB " not in asked
     small = cli("fit", "--ram", "1", cwd=lab_copy).stdout
     assert small.splitlines()[-1] == "None fits. The smallest is Q4_K_M."
 
