@@ -144,7 +144,7 @@ def caveats(
 ) -> list[str]:
     """What limits these figures: text, chunks, machine, versions, what is undecided or missing."""
     found = []
-    if records.text is not None:
+    if records.text is not None and records.perplexity:
         covered = chunk_words(rows, records)
         other = "" if records.text.kind == "wikitext-2" else ", and does not compare with published WikiText-2 figures"
         found.append(

@@ -29,7 +29,7 @@ def notices(records: LabRecords, kind: str = "") -> tuple[str, ...]:
         kind: "perplexity", "speed" or "memory": what these figures need; "model": what limits all of them, so that it
             stands first. Empty for everything.
     """
-    found = [records.text.notice] if records.text and kind in ("", "perplexity") else []
+    found = [records.text.notice] if records.text and records.perplexity and kind in ("", "perplexity") else []
     found += [*records.model.notices, *(records.warnings if kind in ("", "speed") else ())]
     if records.model.quantized and not any("already quantized" in notice for notice in found):
         found.append(QUANTIZED_NOTICE)

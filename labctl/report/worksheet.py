@@ -94,7 +94,7 @@ def context(
         "model": records.model.name,
         "base": base,
         "notices": notices(records, "model"),
-        "text_notice": records.text.notice if records.text else "",
+        "text_notice": records.text.notice if records.text and records.perplexity else "",
         "speed_notices": records.warnings,
         "was_quantized": records.model.quantized,
         "not_original": f" The baseline {base} is not the original model." if records.model.quantized else "",

@@ -12,6 +12,7 @@ from matplotlib.text import Annotation
 from labctl.report import charts
 from labctl.report.advice import caveats
 from labctl.report.analysis import frame, rows_of
+from labctl.report.build import ReportOptions, build
 from labctl.report.drafts import surprise_draft
 from labctl.report.findings import quality_finding, readings
 from labctl.report.fit import TOO_LONG_WORDS, fit_table, largest_words
@@ -41,6 +42,18 @@ def test_what_was_not_measured_is_not_spoken_of(tmp_path: Path) -> None:
     rows = rows_of(frame(lab))
     assert "Speed and memory" not in " ".join(caveats(lab, rows, MACHINE, (), 0.02))
     assert surprise_draft(rows, ()).startswith("Nothing measured is shown to go against")
+
+
+def test_a_text_that_was_not_read_limits_nothing(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
+    assert lab.text is not None
+    lab = replace(lab, text=replace(lab.text, notice="Perplexity was measured on another text."))
+    for perplexity, said in ((lab.perplexity, True), ({}, False)):
+        records = replace(lab, perplexity=perplexity)
+        build(records, tmp_path / "reports", ReportOptions())
+        for name in ("worksheet.md", "recommendation.md", "index.html"):
+            text = (tmp_path / "reports" / name).read_text("utf-8")
+            assert ("Perplexity was measured on" in text) is said, name
 
 
 def test_a_larger_file_that_passes_is_not_denied(tmp_path: Path) -> None:
