@@ -32,9 +32,10 @@ lab: $(VENV)/.lab ## the whole lab: quantize, measure, write reports/<model>/wor
 
 test: $(VENV)/.dev ## run the tests, without the slow ones
 	@echo "The slow tests (kills, full disks, whole labs) are left out: make test-all runs everything."
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.dev ## run every test (about 15 minutes)
+test-all: $(VENV)/.dev ## run every test, also against llama-perplexity and PyTorch (about 20 minutes)
+	@$(BIN)/python .ci/extras.py
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-faults: $(VENV)/.dev ## the long form of the kill tests: 120 kills over every step (about 15 minutes)
@@ -45,6 +46,7 @@ check: $(VENV)/.dev ## formatting, lint, types, import rules, known vulnerabilit
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/codespell
 	@$(BIN)/python .ci/audit.py
 
 bench: $(VENV)/.dev ## compare with llama.cpp's own tools (builds them once)

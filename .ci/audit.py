@@ -20,8 +20,12 @@ def ask(pins: Path, seconds: float) -> list[dict[str, Any]] | None:
     try:
         done = subprocess.run(
             [*command, "--progress-spinner", "off", "--format", "json"],
-            stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=seconds, check=False,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=seconds,
+            check=False,
+        )
         packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
         return None

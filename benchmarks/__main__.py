@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from benchmarks import divergence, quality, report, speed, verdicts, whole
+from benchmarks import coverage, divergence, quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
 from benchmarks.logs import system_features
 from benchmarks.process import Runner
@@ -23,8 +23,9 @@ from benchmarks.tools import find_tools
 from labctl import __version__
 from labctl.cli.output import Display
 from labctl.errors import LabError
-from labctl.lab.config import LabConfig, load_config
+from labctl.lab.config import LabConfig
 from labctl.lab.lab import Lab
+from labctl.lab.values import load_config
 from labctl.pipeline.opening import open_lab
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +39,7 @@ SECTIONS = {
     "6": whole.start_up,
     "7": verdicts.verdicts,
     "8": divergence.divergence,
+    "9": coverage.coverage,
 }
 
 
@@ -50,7 +52,7 @@ SECTIONS = {
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of comparisons 2, 3, 4. Default: 5.")
 @click.option("--lab-rounds", type=click.IntRange(min=1), help="Rounds of comparison 5. Default: 2.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: this machine's physical cores.")
-@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all eight; 7 (the whole text) with demo only.")
+@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all nine; 7 (the whole text) with demo only.")
 @click.option("--quick", is_flag=True, help="8 chunks and 2 rounds: to see that it works, not what comes out.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Folder with llama.cpp's tools, ready to run.")
 @click.option("--source", type=click.Path(path_type=Path), help="llama.cpp checkout to build instead of the release.")
@@ -91,7 +93,7 @@ def _run(
     if only is None and not lab.is_demo:
         wanted.remove("7")
     settings = _settings(options, lab.is_demo)
-    ready = find_tools(CACHE, screen, lab.engine["llama_cpp"], ready=tools, source=source)
+    ready = find_tools(CACHE, screen, lab.identity["llama_cpp"], ready=tools, source=source)
     work = CACHE / "work" / lab.model.name
     bench = Bench(
         lab=lab, tools=ready, runner=Runner(work / "logs", screen), work=work, settings=settings, lab_flags=flags
@@ -162,7 +164,7 @@ def _model_results(bench: Bench) -> ModelResults:
     baseline = bench.gguf(lab.model.baseline)
     short = bench.runner.run(quality.perplexity_command(bench, baseline, 1), side=THEIRS, step="features")
     theirs = system_features(short.stdout + short.stderr)
-    ours = system_features(lab.engine["system_info"])
+    ours = system_features(lab.identity["system_info"])
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     features = " ".join(sorted(ours)) + (f"; different in the tools: {', '.join(differing)}" if differing else "")
     model, text = lab.model, lab.text
@@ -175,7 +177,7 @@ def _model_results(bench: Bench) -> ModelResults:
             "origin": model.origin,
         },
         text={"name": text.name, "kind": text.kind, "size_bytes": text.size_bytes, "sha256": text.sha256},
-        formats=lab.labels,
+        formats=lab.formats,
         n_threads=lab.n_threads,
         machine=dataclasses.asdict(lab.machine),
         versions={
@@ -188,7 +190,7 @@ def _model_results(bench: Bench) -> ModelResults:
             "Python": platform.python_version(),
             "numpy": importlib.metadata.version("numpy"),
         },
-    )  # fmt: skip
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -44,7 +44,7 @@ class Bench:
 
     @property
     def quantized(self) -> tuple[str, ...]:
-        return tuple(label for label in self.lab.labels if label != self.lab.model.baseline)
+        return tuple(label for label in self.lab.formats if label != self.lab.model.baseline)
 
     @property
     def threads(self) -> str:
@@ -69,7 +69,7 @@ class Bench:
 
     def warm_files(self) -> None:
         """Make all files and read them once, so that neither side waits for the disk."""
-        for label in self.lab.labels:
+        for label in self.lab.formats:
             self.runner.screen.say(f"  preparing {label}")
             warm(self.gguf(label))
 
@@ -82,7 +82,7 @@ class Bench:
     def rounds(self, count: int) -> Iterator[tuple[int, str]]:
         """(round from 1, format): every format in each round."""
         for number in range(1, count + 1):
-            for label in self.lab.labels:
+            for label in self.lab.formats:
                 yield number, label
 
 

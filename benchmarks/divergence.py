@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from benchmarks import logs
 from benchmarks.bench import Bench, section
-from benchmarks.quality import perplexity_command
+from benchmarks.quality import measured, perplexity_command
 from benchmarks.records import OURS, THEIRS, DivergencePair, Sample, Section
-from labctl.records.arrays import load_nll
+from labctl.records.arrays import load_rows
+from labctl.steps.divergence.keep import Comparison
 from labctl.steps.divergence.kl import KlSummary
-from labctl.steps.divergence.record import SpoolPlan
 from labctl.steps.divergence.spool import summary
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
+from labctl.steps.perplexity import keep
+from labctl.steps.perplexity.record import PerplexityTask
 
 KL_CHUNKS = 16
 _N_CTX = 512
@@ -37,20 +38,23 @@ def divergence(bench: Bench) -> Section:
     folder = bench.fresh_folder("divergence")
     samples: list[Sample] = []
     pairs: list[DivergencePair] = []
-    for label in bench.lab.labels:
+    for label in bench.lab.formats:
         is_baseline = label == bench.lab.model.baseline
         samples.append(_ours(bench, folder, label, count, is_baseline=is_baseline, spool="spool"))
         command = [*perplexity_command(bench, bench.gguf(label), count), "--kl-divergence-base", str(folder / "base")]
         theirs = bench.runner.run(
             command if is_baseline else [*command, "--kl-divergence"],
-            side=THEIRS, format_name=label, round_number=1, step="divergence",
-        )  # fmt: skip
+            side=THEIRS,
+            format_name=label,
+            round_number=1,
+            step="divergence",
+        )
         bench.runner.screen.step(f"{THEIRS} {label}", theirs.sample.wall_s)
         samples.append(theirs.sample)
         if is_baseline:
             continue
         _ours(bench, folder, label, count, is_baseline=True, spool="spool-of-format")
-        values = load_nll(folder / f"{label}-kl.npy")
+        values = load_rows(folder / f"{label}-kl.npy")
         assert values is not None
         stored = _stored_kl(folder / "spool", folder / "spool-of-format", count)
         pairs.append(
@@ -77,25 +81,24 @@ def _ours(bench: Bench, folder: Path, label: str, count: int, *, is_baseline: bo
         text=dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve())),
         n_ctx=_N_CTX,
         n_first=count,
-        nll_path=str(folder / f"{label}.npy"),
-        shown_nll_path=f"{label}.npy",
-        tokens_path=str(folder / "tokens.npy"),
-        rider=SpoolPlan(
-            spool_path=str(folder / spool), n_rows=count, is_baseline=is_baseline,
-            kl_path=str(folder / f"{label}-kl.npy"),
-        ).rider(),
-        provenance=bench.lab.provenance("perplexity", "", {}, {}),
-    )  # fmt: skip
-    _, sample = bench.runner.run_task(task, PerplexityRun, format_name=label, round_number=1, step="divergence")
+    )
+    kl_path = None if is_baseline else folder / f"{label}-kl.npy"
+    rider = Comparison(folder / spool, count, _N_CTX, kl_path, optional=False)
+    place = keep.Place(nll=folder / f"{label}.npy", shown=f"{label}.npy", tokens=folder / "tokens.npy")
+    _, sample = measured(bench, task, place, 1, step="divergence", rider=rider)
     bench.runner.screen.step(f"{OURS} {label}", sample.wall_s)
     return sample
 
 
 def _figures(found: KlSummary) -> dict[str, float]:
     return {
-        "mean": found.mean, "median": found.median, "90 %": found.p90, "99 %": found.p99,
-        "maximum": found.max, "same top token, %": 100 * found.same_top_p,
-    }  # fmt: skip
+        "mean": found.mean,
+        "median": found.median,
+        "90 %": found.p90,
+        "99 %": found.p99,
+        "maximum": found.max,
+        "same top token, %": 100 * found.same_top_p,
+    }
 
 
 def _stored_kl(base: Path, other: Path, n_chunks: int) -> npt.NDArray[np.float64]:

@@ -18,12 +18,12 @@ import msgspec
 from benchmarks.records import Sample
 from benchmarks.screen import Screen
 from labctl.errors import LabError
-from labctl.executors.base import AnyEvent, Progress, Result, Task
+from labctl.executors.base import AnyEvent, OnRows, Progress, Result, Rows, Task
 
 RecordT = TypeVar("RecordT")
 
 _POLL_S = 0.05
-_TAIL = 2_000_000
+_TAIL = 64_000_000
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
@@ -48,10 +48,18 @@ class Runner:
     screen: Screen
 
     def run(
-        self, argv: Sequence[str], *, side: str, format_name: str = "", round_number: int = 0, step: str = "",
-        stdin: str = "", environment: dict[str, str] | None = None, cwd: Path | None = None,
+        self,
+        argv: Sequence[str],
+        *,
+        side: str,
+        format_name: str = "",
+        round_number: int = 0,
+        step: str = "",
+        stdin: str = "",
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
         share: Callable[[str], float | None] | None = None,
-    ) -> Finished:  # fmt: skip
+    ) -> Finished:
         """Run a program to its end.
 
         Args:
@@ -110,9 +118,16 @@ class Runner:
             self.screen.tick(what, share(_read(out)) if share is not None else None)
 
     def run_task(
-        self, task: Task, kind: type[RecordT], *, format_name: str, round_number: int = 0, step: str = "",
-    ) -> tuple[RecordT, Sample]:  # fmt: skip
-        """Give labctl's child process one task, as labctl does, and read its record.
+        self,
+        task: Task,
+        kind: type[RecordT],
+        *,
+        format_name: str,
+        round_number: int = 0,
+        step: str = "",
+        on_rows: OnRows | None = None,
+    ) -> tuple[RecordT, Sample]:
+        """Give labctl's child process one task, as labctl does, and read its rows and its record.
 
         Raises:
             LabError: the task failed.
@@ -120,7 +135,7 @@ class Runner:
         from benchmarks.records import OURS
 
         finished = self.run(
-            [sys.executable, "-m", "labctl.executors.worker"],
+            [sys.executable, "-m", "labctl.executors.child"],
             side=OURS,
             format_name=format_name,
             round_number=round_number,
@@ -129,7 +144,10 @@ class Runner:
             environment={"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
             share=task_share,
         )
-        event = msgspec.json.decode(finished.stdout.splitlines()[-1], type=AnyEvent)
+        events = [msgspec.json.decode(line, type=AnyEvent) for line in finished.stdout.splitlines()]
+        for event in events:
+            if isinstance(event, Rows) and on_rows is not None:
+                on_rows(event)
         if not isinstance(event, Result):
             raise LabError(f"labctl's {step} of {format_name} gave no record.", f"Its log: {self.folder}")
         return msgspec.json.decode(event.record, type=kind), finished.sample
@@ -137,7 +155,7 @@ class Runner:
 
 def task_share(stdout: str) -> float | None:
     """How much of a task is done, from the newest whole event that says so."""
-    for line in reversed(stdout.splitlines()[-3:]):
+    for line in reversed(stdout.splitlines()):
         with contextlib.suppress(msgspec.MsgspecError):
             event = msgspec.json.decode(line, type=AnyEvent)
             if isinstance(event, Progress) and event.total:

@@ -12,18 +12,19 @@ from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, PerplexityPair, QuantizedPair, Sample, Section
 from labctl.errors import LabError
+from labctl.executors.base import OnRows
 from labctl.records.digests import file_sha256
-from labctl.records.files import GgufFile
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
-from labctl.steps.quantize.record import QuantizeTask
+from labctl.steps.perplexity import keep
+from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, Rider, Scored
+from labctl.steps.quantize.record import Made, QuantizeTask
 
 
 def perplexity_parity(bench: Bench) -> Section:
     """(1) Each format once by both sides over the same chunks."""
-    bench.runner.screen.section("1. Perplexity, digit by digit", 2 * len(bench.lab.labels))
+    bench.runner.screen.section("1. Perplexity, digit by digit", 2 * len(bench.lab.formats))
     pairs: list[PerplexityPair] = []
     samples: list[Sample] = []
-    for label in bench.lab.labels:
+    for label in bench.lab.formats:
         run, pair, both = _both(bench, label, bench.settings.chunks, 1)
         pairs.append(pair)
         samples += both
@@ -33,11 +34,11 @@ def perplexity_parity(bench: Bench) -> Section:
 def perplexity_cost(bench: Bench) -> Section:
     """(2) The perplexity step in rounds: whole process against whole process."""
     count = bench.settings.rounds
-    bench.runner.screen.section("2. Perplexity step: wall time and peak memory", 2 * len(bench.lab.labels) * count)
+    bench.runner.screen.section("2. Perplexity step: wall time and peak memory", 2 * len(bench.lab.formats) * count)
     pairs: dict[str, PerplexityPair] = {}
     samples: list[Sample] = []
     for number, label in bench.rounds(count):
-        if label == bench.lab.labels[0]:
+        if label == bench.lab.formats[0]:
             tokens = bench.fresh_folder("tokens") / "tokens.npy"
         run, pair, both = _both(bench, label, bench.settings.timing_chunks, number, tokens)
         samples += both
@@ -71,14 +72,8 @@ def _both(
         text=text,
         n_ctx=512,
         n_first=chunks,
-        nll_path=str(nll_path),
-        shown_nll_path=nll_path.name,
-        tokens_path="" if tokens is None else str(tokens),
-        provenance=bench.lab.provenance("perplexity", "", {}, {}),
     )
-    run, ours = bench.runner.run_task(
-        task, PerplexityRun, format_name=label, round_number=number, step="perplexity"
-    )  # fmt: skip
+    run, ours = measured(bench, task, keep.Place(nll=nll_path, shown=nll_path.name, tokens=tokens), number)
     bench.runner.screen.step(f"{OURS} {label}, round {number}", ours.wall_s, f"{ours.peak_rss_bytes / 1e6:.0f} MB")
     theirs = bench.runner.run(
         perplexity_command(bench, bench.gguf(label), chunks),
@@ -110,6 +105,29 @@ def _both(
     return run, pair, (ours, theirs.sample)
 
 
+def measured(
+    bench: Bench,
+    task: PerplexityTask,
+    place: keep.Place,
+    round_number: int,
+    *,
+    step: str = "perplexity",
+    rider: Rider | None = None,
+) -> tuple[PerplexityRun, Sample]:
+    """labctl's perplexity of a format, and what its child took."""
+    samples: list[Sample] = []
+
+    def run(task: PerplexityTask, kind: type[Scored], *, on_rows: OnRows) -> Scored:
+        scored, sample = bench.runner.run_task(
+            task, kind, format_name=task.format, round_number=round_number, step=step, on_rows=on_rows
+        )
+        samples.append(sample)
+        return scored
+
+    figures = keep.measure(run, task, place, bench.lab.provenance("perplexity", "", {}, {}), rider=rider)
+    return figures, samples[0]
+
+
 def perplexity_command(bench: Bench, path: Path, chunks: int | None) -> list[str]:
     """llama-perplexity with its own defaults but for files, chunks and threads."""
     limit = [] if chunks is None else ["--chunks", str(chunks)]
@@ -132,16 +150,17 @@ def quantization(bench: Bench) -> Section:
                 format=label,
                 n_threads=bench.lab.n_threads,
                 target_path=str(mine),
-                shown_path=mine.name,
                 allow_requantize=bench.lab.config.allow_quantized_source,
-                provenance=bench.lab.provenance("quantize", "", {}, {}),
             )
-            _, ours = bench.runner.run_task(task, GgufFile, format_name=label, round_number=number, step="quantize")
+            _, ours = bench.runner.run_task(task, Made, format_name=label, round_number=number, step="quantize")
             bench.runner.screen.step(f"{OURS} {label}, round {number}", ours.wall_s)
             theirs = bench.runner.run(
-                bench.quantize_command(label, other), side=THEIRS, format_name=label, round_number=number,
+                bench.quantize_command(label, other),
+                side=THEIRS,
+                format_name=label,
+                round_number=number,
                 step="quantize",
-            ).sample  # fmt: skip
+            ).sample
             note = ""
             if number == 1:
                 pair = compare_files(label, mine, other)

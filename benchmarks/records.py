@@ -117,6 +117,7 @@ class VerdictPair:
         early, early_low, early_high: verdict and bounds of the increase, as fractions, when it stopped.
         whole, increase, low, high: the same over all chunks, with the 95 % interval.
         look_s: seconds one decision took with that many chunks.
+        n_settled, settled: chunks and verdict with --settle.
     """
 
     format: str
@@ -130,11 +131,8 @@ class VerdictPair:
     low: float
     high: float
     look_s: float
-
-    @property
-    def is_close(self) -> bool:
-        """Whether the increase is so near the limit of 2 % that a format may take the whole text."""
-        return 0.015 <= self.increase <= 0.025
+    n_settled: int = 0
+    settled: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +163,37 @@ class DivergencePair:
         return max(abs(mine[name] - self.theirs[name]) for name in ("mean", "median", "90 %", "99 %"))
 
 
+REAL = "blocks of a real run"
+"""Ends the name of the kinds of Coverage that are resampled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How often a look after every chunk ends with a verdict, where the truth is the limit itself: each one is wrong.
+
+    Attributes:
+        kind: what the differences of chunks are like.
+        asked: "this text" (drawn without replacement) or "text like it".
+        gives_up: verdicts that are forecast to be too dear are given up.
+    """
+
+    kind: str
+    asked: str
+    gives_up: bool
+    n_texts: int
+    n_chunks: int
+    n_wrong: int
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the differences were measured."""
+        return self.kind.endswith(REAL)
+
+    @property
+    def share(self) -> float:
+        return self.n_wrong / self.n_texts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One comparison: when and how it was taken, and its raw samples."""
@@ -178,6 +207,7 @@ class Section:
     stages: tuple[LabStages, ...] = ()
     verdicts: tuple[VerdictPair, ...] = ()
     divergence: tuple[DivergencePair, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

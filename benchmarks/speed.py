@@ -7,9 +7,9 @@ import dataclasses
 from benchmarks import logs
 from benchmarks.bench import Bench, section
 from benchmarks.records import OURS, THEIRS, Sample, Section, SpeedSample
-from labctl.engines.llama_cpp.gguf import lengths
-from labctl.steps.speed.record import BenchTask, SpeedVisit
-from labctl.steps.speed.rounds import EFFORT
+from labctl.lab import reach as lengths
+from labctl.steps.bench.record import BenchTask, SpeedVisit
+from labctl.steps.bench.step import EFFORT
 
 REPETITIONS = 5  # llama-bench's default
 
@@ -17,7 +17,7 @@ REPETITIONS = 5  # llama-bench's default
 def speed(bench: Bench) -> Section:
     """(4) A visit by labctl, then one by llama-bench, format by format, in rounds."""
     count = bench.settings.rounds
-    bench.runner.screen.section("4. Speed: pp512 and tg128", 2 * len(bench.lab.labels) * count)
+    bench.runner.screen.section("4. Speed: pp512 and tg128", 2 * len(bench.lab.formats) * count)
     samples: list[Sample] = []
     found: list[SpeedSample] = []
     for number, label in bench.rounds(count):
@@ -53,16 +53,27 @@ def speed(bench: Bench) -> Section:
             for test, tps in tests.items()
         ]
     settings = {
-        "rounds": count, "n_threads": bench.lab.n_threads, "llama_bench_repetitions": REPETITIONS,
+        "rounds": count,
+        "n_threads": bench.lab.n_threads,
+        "llama_bench_repetitions": REPETITIONS,
         **{f"labctl_{name}": value for name, value in dataclasses.asdict(EFFORT).items()},
-    }  # fmt: skip
+    }
     return section(settings, samples=samples, speed=found)
 
 
 def bench_command(bench: Bench, label: str) -> list[str]:
     """llama-bench with its own defaults but for the threads: pp512 and tg128."""
-    return [bench.tools.path("llama-bench"), "-m", str(bench.gguf(label)), "-t", bench.threads,
-            "-p", str(lengths.N_PROMPT), "-n", str(lengths.N_GEN)]  # fmt: skip
+    return [
+        bench.tools.path("llama-bench"),
+        "-m",
+        str(bench.gguf(label)),
+        "-t",
+        bench.threads,
+        "-p",
+        str(lengths.N_PROMPT),
+        "-n",
+        str(lengths.N_GEN),
+    ]
 
 
 def _show(bench: Bench, side: str, label: str, number: int, wall_s: float, tests: dict[str, tuple[float, ...]]) -> None:

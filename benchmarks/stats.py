@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labctl.steps.speed.ratios import median_ratio
+from labctl.steps.bench.ratios import median_ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,10 @@ class Target:
 PERPLEXITY_WALL = Target(text="at most 0.95", high=0.95)
 PERPLEXITY_PEAK = Target(text="at most 0.80", high=0.8)
 SPEED = Target(text="0.95 to 1.05", low=0.95, high=1.05)
-WHOLE_LAB = Target(text="at most 0.90", high=0.9)
-EARLY_SHARE = Target(text="at most 0.10 of the tokens", high=0.1)
+AS_IT_COMES = Target(text="at most 0.25", high=0.25)
+EARLY_SHARE = Target(text="at most 0.08 of the tokens", high=0.08)
+SETTLED_SHARE = Target(text="under 0.30 of the tokens", high=0.3)
+WRONG_STOPS = Target(text="at most 0.05", high=0.05)
 LOOK_S = Target(text="under 1 ms", high=0.001)
 KL_STORED = Target(text="within 0.00001 nats", high=1e-5)
 """llama-perplexity prints six decimals, and float32 sums in another order move the last of them."""

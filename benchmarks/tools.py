@@ -19,8 +19,15 @@ from benchmarks.screen import Screen
 from labctl.errors import LabError
 
 TOOLS = ("llama-quantize", "llama-perplexity", "llama-bench", "llama-completion")
-_OFF = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "LLAMA_BUILD_UI", "LLAMA_BUILD_MTMD",
-        "LLAMA_CURL", "LLAMA_OPENSSL")  # fmt: skip
+_OFF = (
+    "LLAMA_BUILD_TESTS",
+    "LLAMA_BUILD_EXAMPLES",
+    "LLAMA_BUILD_SERVER",
+    "LLAMA_BUILD_UI",
+    "LLAMA_BUILD_MTMD",
+    "LLAMA_CURL",
+    "LLAMA_OPENSSL",
+)
 _SDIST = "llama_cpp_python"
 
 
@@ -67,8 +74,7 @@ def find_tools(
         folder = _build(cache / name, source.resolve(), screen)
         origin = "built from a given checkout"
     else:
-        place = cache / release
-        folder = _ready_build(place) or _build(place, _release_source(place, release, screen), screen)
+        folder = build_tools(cache, release, screen)
         origin = f"built from the source release of llama-cpp-python {release}"
     version = _version(folder)
     if version != binding_version:
@@ -77,6 +83,16 @@ def find_tools(
             "Compare like with like: leave --tools and --source out, or give those of the same version.",
         )
     return Tools(folder=folder, version=version, origin=origin)
+
+
+def build_tools(cache: Path, release: str, screen: Screen, names: Sequence[str] = TOOLS) -> Path:
+    """The folder of these tools, built from the source release of llama-cpp-python unless they are there.
+
+    Raises:
+        LabError: no compiler, no source, or a failed build.
+    """
+    place = cache / release
+    return _ready_build(place, names) or _build(place, _release_source(place, release, screen), screen, names)
 
 
 def cmake_settings() -> list[str]:
@@ -90,14 +106,14 @@ def cmake_settings() -> list[str]:
     return settings
 
 
-def _ready_build(place: Path) -> Path | None:
+def _ready_build(place: Path, names: Sequence[str]) -> Path | None:
     """The programs of an earlier build with the same settings; None if there are none."""
     try:
         stamp = json.loads((place / "built.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     folder = place / "build" / "bin"
-    complete = all((folder / name).is_file() for name in TOOLS)
+    complete = all((folder / name).is_file() for name in names)
     return folder if complete and stamp.get("settings") == cmake_settings() else None
 
 
@@ -115,8 +131,16 @@ def _release_source(place: Path, release: str, screen: Screen) -> Path:
     archive = next(iter(place.glob(f"{_SDIST}-*.tar.gz")), None)
     if archive is None:
         screen.say(f"Fetching the source release of llama-cpp-python {release} ...")
-        command = [*_pip(), "download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(place),
-                   f"llama-cpp-python=={release}"]  # fmt: skip
+        command = [
+            *_pip(),
+            "download",
+            "--no-deps",
+            "--no-binary",
+            "llama-cpp-python",
+            "--dest",
+            str(place),
+            f"llama-cpp-python=={release}",
+        ]
         if _logged(command, log, place, None, "") != 0:
             lines = [one for one in log.read_text("utf-8", "replace").splitlines() if one.strip()]
             errors = [one for one in lines if one.startswith("ERROR")]
@@ -160,13 +184,13 @@ def _pip() -> list[str]:
     raise LabError("There is no pip to fetch llama.cpp's source with.", "Give a llama.cpp checkout: --source DIR")
 
 
-def _build(place: Path, source: Path, screen: Screen) -> Path:
+def _build(place: Path, source: Path, screen: Screen, names: Sequence[str] = TOOLS) -> Path:
     """Configure and compile the tools.
 
     Raises:
         LabError: no CMake, no compiler, or the build fails; the log's path is in the hint.
     """
-    if (ready := _ready_build(place)) is not None:
+    if (ready := _ready_build(place, names)) is not None:
         return ready
     place.mkdir(parents=True, exist_ok=True)
     log = place / "build.log"
@@ -188,13 +212,13 @@ def _build(place: Path, source: Path, screen: Screen) -> Path:
     screen.section("Building llama.cpp's tools (minutes; only once)", 1)
     for command in (
         [cmake, "-S", str(source), "-B", str(build), *generator, *settings],
-        [cmake, "--build", str(build), "--parallel", jobs, "--target", *TOOLS],
+        [cmake, "--build", str(build), "--parallel", jobs, "--target", *names],
     ):
         if _logged(command, log, place, screen, "compiling") != 0:
             lines = log.read_text("utf-8", "replace").splitlines()
             raise LabError(f"Building llama.cpp's tools failed: {last_error(lines)}", f"The whole log: {log}")
     folder = build / "bin"
-    missing = [name for name in TOOLS if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise LabError(f"The build made no {', '.join(missing)}.", f"The whole log: {log}")
     (place / "built.json").write_text(json.dumps({"settings": settings, "source": source.name}, indent=1), "utf-8")
@@ -206,10 +230,16 @@ def _logged(command: Sequence[str], log: Path, cwd: Path, screen: Screen | None,
     with (
         log.open("w", encoding="utf-8") as stream,
         subprocess.Popen(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            encoding="utf-8", errors="replace",
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         ) as child,
-    ):  # fmt: skip
+    ):
         assert child.stdout is not None
         told = 0
         try:

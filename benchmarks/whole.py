@@ -12,9 +12,9 @@ from benchmarks.records import AS_NEEDED, OURS, THEIRS, LabStages, Sample, Secti
 from labctl.errors import LabError
 from labctl.lab.folder import RunFolder
 from labctl.records.store import read_record
+from labctl.steps.bench.record import SpeedRun
 from labctl.steps.generate.record import GenerationRun
 from labctl.steps.generate.step import PROMPTS
-from labctl.steps.speed.record import SpeedRun
 
 LABCTL = str(Path(sys.executable).with_name("labctl"))
 HELP_REPETITIONS = 10
@@ -29,7 +29,7 @@ def whole_lab(bench: Bench) -> Section:
     Over the whole text also `labctl run` as it comes, which takes as many chunks as the verdicts need.
     """
     count = bench.settings.lab_rounds
-    labels = bench.lab.labels
+    labels = bench.lab.formats
     prompts = len(PROMPTS)
     n_loops = len(bench.quantized) + (2 + prompts) * len(labels)
     bench.runner.screen.section("5. The whole lab", count * (1 + n_loops + (bench.settings.chunks is None)))
@@ -73,10 +73,14 @@ def by_hand(bench: Bench, number: int) -> list[Sample]:
     def run(step: str, label: str, argv: Sequence[str], n_chunks: int | None = None) -> None:
         samples.append(
             bench.runner.run(
-                argv, side=THEIRS, format_name=label, round_number=number, step=step,
+                argv,
+                side=THEIRS,
+                format_name=label,
+                round_number=number,
+                step=step,
                 share=(lambda out: logs.chunks_done(out) / n_chunks) if n_chunks else None,
             ).sample
-        )  # fmt: skip
+        )
         bench.runner.screen.step(f"{Path(argv[0]).name} {label}, round {number}", samples[-1].wall_s)
 
     def file(label: str) -> Path:
@@ -84,7 +88,7 @@ def by_hand(bench: Bench, number: int) -> list[Sample]:
 
     for label in bench.quantized:
         run("quantize", label, bench.quantize_command(label, file(label)))
-    for label in bench.lab.labels:
+    for label in bench.lab.formats:
         run(
             "perplexity",
             label,
@@ -93,14 +97,23 @@ def by_hand(bench: Bench, number: int) -> list[Sample]:
         )
     config = bench.lab.config
     sampling = [
-        "-n", str(config.new_tokens), "--temp", str(config.temperature), "--top-p", str(config.top_p),
-        "--seed", str(config.seed), "-t", bench.threads, "-no-cnv",
-    ]  # fmt: skip
-    for label in bench.lab.labels:
+        "-n",
+        str(config.new_tokens),
+        "--temp",
+        str(config.temperature),
+        "--top-p",
+        str(config.top_p),
+        "--seed",
+        str(config.seed),
+        "-t",
+        bench.threads,
+        "-no-cnv",
+    ]
+    for label in bench.lab.formats:
         for prompt in PROMPTS:
             completion = [bench.tools.path("llama-completion"), "-m", str(file(label)), "-p", prompt, *sampling]
             run("generate", label, completion)
-    for label in bench.lab.labels:
+    for label in bench.lab.formats:
         run("bench", label, [bench.tools.path("llama-bench"), "-m", str(file(label)), "-t", bench.threads])
     return samples
 
@@ -113,7 +126,7 @@ def stages_of(folder: Path, bench: Bench, number: int, wall_s: float) -> LabStag
     """
     run = RunFolder(folder / "outputs" / bench.lab.model.name)
     for name in LOOPS:
-        missing = [label for label in bench.lab.labels if not run.record_path(name, label).exists()]
+        missing = [label for label in bench.lab.formats if not run.record_path(name, label).exists()]
         if missing:
             raise LabError(f"labctl run left {name} undone for {', '.join(missing)}.", f"Its outputs: {run.root}")
     ends: dict[str, float] = {}
@@ -127,13 +140,13 @@ def stages_of(folder: Path, bench: Bench, number: int, wall_s: float) -> LabStag
         begun = end
     stage_s[START_AND_REPORT] = wall_s - sum(stage_s.values())
     prompts_s, n_visits = 0.0, 0
-    for label in bench.lab.labels:
+    for label in bench.lab.formats:
         texts = read_record(run.record_path("generate", label), GenerationRun)
         prompts_s += texts.prompts_s if texts is not None else 0.0
         speed = read_record(run.record_path("bench", label), SpeedRun)
         n_visits += len(speed.visits) if speed is not None else 0
     extra_s = {
-        "speed, all rounds but one": stage_s["bench"] * (1 - len(bench.lab.labels) / max(n_visits, 1)),
+        "speed, all rounds but one": stage_s["bench"] * (1 - len(bench.lab.formats) / max(n_visits, 1)),
         "greedy outputs, half of the prompts' time": prompts_s / 2,
         "probes": stage_s["generate"] - prompts_s,
         **{name: seconds for name, seconds in stage_s.items() if name not in LOOPS},

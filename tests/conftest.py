@@ -5,45 +5,66 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from lab_factory import provenance
+from kit.command import ROOT, SMALL_LAB, Cli
+from kit.extras import extra, skip_without
+from kit.gguf_labs import TOML
+from kit.lab_factory import provenance
+from kit.small_gguf import TEXT
 
 from labctl.cli.output import Display
+from labctl.engines.llama_cpp.engine import ENGINE
 from labctl.engines.llama_cpp.formats import LAB_FORMATS
 from labctl.executors.base import Task
-from labctl.executors.child import run_task
-from labctl.lab.config import load_config
+from labctl.executors.local import run_task
 from labctl.lab.lab import Lab
-from labctl.records.digests import file_sha256
+from labctl.lab.values import load_config
+from labctl.records.digests import DigestCache, file_sha256
 from labctl.records.files import GgufFile
 from labctl.records.sources import TextSource
+from labctl.steps.perplexity import keep
 from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
+from labctl.steps.quantize import keep as keep_file
 from labctl.steps.quantize.record import QuantizeTask
 
-ROOT = Path(__file__).resolve().parents[1]
+pytest_plugins = ["kit.browser"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads that wait for each other would spin
+    os.environ |= {"OMP_THREAD_LIMIT": "1", "OMP_WAIT_POLICY": "passive"}
 
 # A busy machine must not fail a test that is not about time.
 hypothesis.settings.register_profile("labctl", deadline=None)
 hypothesis.settings.load_profile("labctl")
-SMALL_LAB = """\
-formats = ["Q8_0", "Q4_K_M"]
-text = "demo"
-chunks = 4
-new_tokens = 8
-probe_items = 3
-bench_rounds = 1
-bench_max_rounds = 1
-kl_chunks = 2
-threads = 1
-"""
+
+
+@pytest.fixture(scope="session")
+def llama_perplexity() -> str:
+    """llama-perplexity of the llama.cpp that labctl uses."""
+    return extra("LABCTL_LLAMA_PERPLEXITY", "*/build/bin/llama-perplexity") or skip_without("llama-perplexity")
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> str:
+    """A llama.cpp folder with the converter."""
+    return extra("LABCTL_LLAMA_CPP", "*/source/vendor/llama.cpp") or skip_without("a llama.cpp folder")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where LABCTL_TEST_SKIPS is "none", a test that was skipped fails the run: CI has all that tests need."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("LABCTL_TEST_SKIPS") == "none" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def digests(tmp_path: Path) -> DigestCache:
+    return DigestCache(tmp_path / "digests.json")
 
 
 @pytest.fixture(scope="session")
@@ -112,17 +133,10 @@ def quantized(child: Callable[..., Any], demo_model: Path, tmp_path_factory: pyt
     made = Quantized({"F16": demo_model}, {})
     for label in LAB_FORMATS:
         path = folder / f"demo-{label}.gguf"
-        made.records[label] = child(
-            QuantizeTask(
-                model_path=str(demo_model),
-                format=label,
-                n_threads=1,
-                target_path=str(path),
-                shown_path=path.name,
-                provenance=provenance("quantize"),
-            ),
-            GgufFile,
+        task = QuantizeTask(
+            model_path=str(demo_model), format=label, n_threads=1, target_path=str(folder / "scratch" / path.name)
         )
+        made.records[label] = keep_file.make(ENGINE, child, task, path, provenance("quantize"))
         made.paths[label] = path
     return made
 
@@ -133,61 +147,17 @@ def measure_perplexity(child: Callable[..., Any], quantized: Quantized) -> Calla
 
     def measure(label: str, text: TextSource, n_first: int | None, nll_path: Path, **options: Any) -> PerplexityRun:
         settings = {"n_threads": 1, "n_ctx": 512, **options}
-        record: PerplexityRun = child(
-            PerplexityTask(
-                model_path=str(quantized.paths[label]),
-                format=label,
-                text=text,
-                n_first=n_first,
-                nll_path=str(nll_path),
-                shown_nll_path=nll_path.name,
-                provenance=provenance("perplexity"),
-                **settings,
-            ),
-            PerplexityRun,
+        rider, enough = settings.pop("rider", None), settings.pop("enough", None)
+        task = PerplexityTask(
+            model_path=str(quantized.paths[label]), format=label, text=text, n_first=n_first, **settings
         )
-        return record
+        place = keep.Place(nll=nll_path, shown=nll_path.name)
+        return keep.measure(child, task, place, provenance("perplexity"), rider=rider, enough=enough)
 
     return measure
 
 
 # -- whole labs -------------------------------------------------------------------------------------------------------
-
-
-class Cli:
-    """The `labctl` command in a process of its own, without the settings of whoever runs the tests."""
-
-    def __init__(self, home: Path) -> None:
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("LABCTL_", "HF_"))},
-            "HOME": str(home),
-            "HF_ENDPOINT": "http://127.0.0.1:9",  # the discard port: refused at once
-            "LABCTL_LAB_DATA": str(ROOT / "lab_data"),
-        }
-
-    def start(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, **options: Any) -> Any:
-        """Start it and return the process; stdout and stderr are pipes unless told otherwise."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
-        return subprocess.Popen(
-            [sys.executable, "-c", "from labctl.__main__ import main; main()", *arguments],
-            cwd=cwd,
-            env={**self.environment, **(env or {})},
-            text=True,
-            encoding="utf-8",
-            **options,
-        )
-
-    def __call__(
-        self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
-        with self.start(*arguments, cwd=cwd, env=env, **options) as process:
-            try:
-                out, err = process.communicate(timeout=240)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @pytest.fixture(scope="session")
@@ -234,3 +204,11 @@ def open_lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lab]]:
         return opening.open_lab(config, Display(quiet=True))
 
     yield opened
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A working folder with a text and the settings of a short lab."""
+    (tmp_path / "t.txt").write_text(TEXT * 3, "utf-8")
+    (tmp_path / "lab.toml").write_text(TOML, "utf-8")
+    return tmp_path

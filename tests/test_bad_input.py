@@ -16,18 +16,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from conftest import ROOT, Cli
-from small_gguf import TEXT, Small
+from kit.command import ROOT, Cli
+from kit.small_gguf import TEXT, Small
 
 from labctl.errors import LabError
 from labctl.handin import compare, compare_files, submission
 from labctl.handin.verify import verify
-from labctl.lab.config import load_config
 from labctl.lab.sources.texts import MAX_TEXT_BYTES, resolve_text
+from labctl.lab.values import load_config
+from labctl.pipeline.reporting import kinds
 from labctl.records import arrays as journal
 from labctl.records import store
 from labctl.report.build import read_answers
-from labctl.steps.groups import KINDS
 
 # -- texts ------------------------------------------------------------------------------------------------------------
 
@@ -78,9 +78,16 @@ def test_a_line_of_a_hundred_megabytes_is_refused_unread(tmp_path: Path, size: i
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "empty"), (b" \r\n\t", "empty"), (b"\x89PNG\0", "zero bytes"), ("Grüße".encode("latin-1"), "not UTF-8"),
-     ("Text".encode("utf-16"), "but UTF-16"), (b"ok \xed\xa0\x80", "not UTF-8"), (b"\x80" * 1000, "not UTF-8")],
-)  # fmt: skip
+    [
+        (b"", "empty"),
+        (b" \r\n\t", "empty"),
+        (b"\x89PNG\0", "zero bytes"),
+        ("Grüße".encode("latin-1"), "not UTF-8"),
+        ("Text".encode("utf-16"), "but UTF-16"),
+        (b"ok \xed\xa0\x80", "not UTF-8"),
+        (b"\x80" * 1000, "not UTF-8"),
+    ],
+)
 def test_what_is_no_text(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "t.txt").write_bytes(content)
     with pytest.raises(LabError, match=said):
@@ -135,7 +142,7 @@ def test_a_bad_lab_toml_is_one_line(tmp_path: Path, toml: str, said: str) -> Non
         ("Q6 = 3", "needs text in quotes"),
         ('[Q6]\ntext = "x"', "needs text in quotes"),
         ('Q6 = "x"\nQ06 = "y"', "twice"),
-        ("# " + "x" * (1 << 20), "larger than eighteen answers"),
+        ("# " + "x" * (1 << 20), "larger than 18 answers"),
         ("\x00", "Cannot read"),
     ],
     ids=lambda value: str(value)[:24],
@@ -197,7 +204,7 @@ def test_a_bad_record_is_redone_or_refused_and_said(
 def test_sound_records_stay_where_they_are(lab_copy: Path) -> None:
     folder = lab_copy / "outputs/labllama-15m/records"
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert store.set_aside_damaged(folder, KINDS) == []
+    assert store.set_aside_damaged(folder, kinds()) == []
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -209,7 +216,9 @@ def npy(header: str, payload: bytes = bytes(800)) -> bytes:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\x93NUMPY", bytes(500),
+        b"",
+        b"\x93NUMPY",
+        bytes(500),
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (10, 10), }")[:300],
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000, 255), }"),
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 10), }"),
@@ -220,12 +229,12 @@ def npy(header: str, payload: bytes = bytes(800)) -> bytes:
         npy("((((((((((((((((((((((((((((((((((((((((((((((((((((((((((("),
         npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (10, 10), }"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_of_values_is_none(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert journal.load_nll(tmp_path / "x.npy") is None
+        assert journal.load_rows(tmp_path / "x.npy") is None
     assert not Path("pwned").exists()
 
 
@@ -301,6 +310,9 @@ STRANGE: dict[str, Callable[[dict[str, bytes]], None]] = {
     "chunks beyond": record("perplexity-Q8_0", chunks=[[0, 10**12]]),
     "no visits": record("bench-Q8_0", visits=[]),
     "no loads": record("memory-Q8_0", loads=[]),
+    "noise of no chunks": record("noise-F16", chunks=[]),
+    "negative noise": record("noise-F16", klds=[-1.0, 0.0, 0.0, 0.0]),
+    "noise of too many": record("noise-F16", same_tops=[10**9] * 4),
     "a path out": record("perplexity-F16", nll_path="../../../../etc/passwd"),
     "a name out": record("source", name="../../evil", baseline="../../evil"),
     "values torn": raw(".npy", b"\x93NUMPY"),
@@ -341,5 +353,5 @@ def test_a_zip_packed_by_another_method_is_refused(packed: Path, tmp_path: Path)
 
 def test_values_of_a_stranger_are_not_taken_for_more_than_they_are(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3))
-    found = journal.load_nll(tmp_path / "x.npy")
+    found = journal.load_rows(tmp_path / "x.npy")
     assert found is not None and found.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]

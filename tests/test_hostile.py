@@ -11,18 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Cli
-from small_gguf import TEXT, TOKENS, Small, string, texts
+from kit.command import ROOT, Cli
+from kit.small_gguf import TEXT, TOKENS, Small, string, texts
 
 from labctl.records.disk import safe_name
 from labctl.report.text import csv_cell
 
 OSC = "\x1b]0;pwned\x07"
 EVIL = (
-    OSC, "\x9b31m", "\u202egnp.exe", "\u2066", "<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "| a | b |",
-    "`x`", "](javascript:alert(3))", "![](http://127.0.0.1:9/pixel.png)", "=HYPERLINK(1)", "@SUM(1)",
-    "</script><script>alert(4)", "[bold red]", "{{ 7*7 }}", "\r\n# Heading", "<!--", "\x00x",
-)  # fmt: skip
+    OSC,
+    "\x9b31m",
+    "\u202egnp.exe",
+    "\u2066",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "| a | b |",
+    "`x`",
+    "](javascript:alert(3))",
+    "![](http://127.0.0.1:9/pixel.png)",
+    "=HYPERLINK(1)",
+    "@SUM(1)",
+    "</script><script>alert(4)",
+    "[bold red]",
+    "{{ 7*7 }}",
+    "\r\n# Heading",
+    "<!--",
+    "\x00x",
+)
 TEMPLATE = (
     "{{ cycler.__init__.__globals__.os.system('touch pwned') }}"
     "{% for a in range(10**9) %}{% for b in range(10**9) %}x{% endfor %}{% endfor %}"
@@ -61,6 +76,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Any:
     return folder, done
 
 
+@pytest.mark.slow
 def test_the_lab_of_a_hostile_model_is_made(hostile: Any) -> None:
     folder, done = hostile
     assert done.returncode == 0, done.stderr

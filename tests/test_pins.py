@@ -33,8 +33,14 @@ def pins(root: Path) -> list[Requirement]:
 def test_every_dependency_has_one_pin_that_suits_it(
     root: Path, pins: list[Requirement], python: str, system: tuple[str, str, str]
 ) -> None:
-    environment = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": system[0],
-                   "platform_system": system[1], "platform_machine": system[2], "extra": ""}  # fmt: skip
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": system[0],
+        "platform_system": system[1],
+        "platform_machine": system[2],
+        "extra": "",
+    }
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     here = [one for one in pins if one.marker is None or one.marker.evaluate(environment)]
     for line in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
@@ -80,9 +86,13 @@ UNKNOWN = {"name": "y", "skip_reason": "not found"}
     ],
 )
 def test_a_known_vulnerability_fails_and_silence_does_not(
-    audit: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: Any, status: int,
+    audit: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: Any,
+    status: int,
     said: str,
-) -> None:  # fmt: skip
+) -> None:
     import json
 
     class Done:

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from labctl import __version__
+from labctl import __version__, steps
 from labctl.cli import bench as cli_bench
 from labctl.cli import handin as cli_handin
 from labctl.cli import models as cli_models
 from labctl.cli import results as cli_results
 from labctl.cli import streams
-from labctl.cli.options import (
-    NearestGroup,
-    bench_time_option,
-    display_for,
-    lab_options,
-    open_to_measure,
-    report_options,
-    run_options,
-)
+from labctl.cli.options import TO_MEASURE, LabCommand, NearestGroup, lab_command, open_to_measure, run_options
 from labctl.errors import LabError
 from labctl.machine import surroundings
 
 if TYPE_CHECKING:
-    from labctl.cli.output import Display
+    from labctl.cli.output import Display, Output
     from labctl.lab.lab import Lab
     from labctl.pipeline.run import Outcome
+    from labctl.steps.base import AnyStep, Planned
 
 
 @click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -44,55 +37,64 @@ def cli() -> None:
 
 
 def _measure(
-    names: Sequence[str], settings: dict[str, Any], *, as_json: bool, quiet: bool, dry_run: bool, force: bool,
-    wait: bool, report: bool = False, forced: Sequence[str] | None = None,
-) -> None:  # fmt: skip
-    """Open the lab and make the named steps, or say what would be made."""
+    output: Output,
+    wanted: Sequence[str | AnyStep],
+    settings: dict[str, object],
+    *,
+    dry_run: bool,
+    forced: Sequence[str],
+    wait: bool,
+    report: bool = False,
+    show: Callable[[Lab, Outcome], None] | None = None,
+) -> None:
+    """Open the lab and make the named steps, those of `forced` anew, or say what would be made.
+
+    Args:
+        show: shows what was found in place of the lab's main figures.
+    """
     from labctl.pipeline import plan
     from labctl.pipeline import run as pipeline
 
-    display = display_for(quiet, as_json)
-    lab = open_to_measure(settings, display, names, keep=not dry_run)
-    if {"perplexity", "divergence", "memory"} & set(names):
+    display, made = output.display, steps.every(wanted)
+    lab = open_to_measure(settings, display, tuple(step.name for step in made), keep=not dry_run)
+    if any("ctx" in step.settings for step in made):
         lab.reach.require(lab.config.ctx)
-    force_names = (names if forced is None else forced) if force else ()
     if dry_run:
-        _show_plan(lab, plan.plan(lab, names, force=force_names), as_json)
+        _show_plan(lab, plan.plan(lab, wanted, force=forced), output)
         return
     if not lab.is_demo:
-        _preflight(lab, names, force_names, display)
-    outcome = pipeline.run(lab, display, names=names, force=force_names, wait=wait, report=report)
-    _show_outcome(lab, outcome, display, as_json)
+        _preflight(lab, wanted, forced, display)
+    outcome = pipeline.run(lab, display, names=wanted, force=forced, wait=wait, report=report)
+    if show is not None and outcome.made:
+        show(lab, outcome)
+        _show_failures(outcome, display)
+    else:
+        _show_outcome(lab, outcome, output)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
-def _preflight(lab: Lab, names: Sequence[str], force: Sequence[str], display: Display) -> None:
+def _preflight(lab: Lab, names: Sequence[str | AnyStep], force: Sequence[str], display: Display) -> None:
     """Say what the run will write, need and take; ask before it writes much."""
     from labctl.pipeline import plan, preflight
 
     planned = plan.plan(lab, names, force=force)
     if not planned:
         return
-    if any(one.step != "quantize" for one in planned) and preflight.stored_probe(lab) is None:
+    if any(steps.named(row.step).asks is not None for row in planned) and preflight.stored_probe(lab) is None:
         display.note("Timing the first chunks of text ...")
         if preflight.ensure_probe(lab) is not None:
             planned = plan.plan(lab, names, force=force)
     preflight.check(lab, preflight.preflight(lab, planned), display)
 
 
-def _show_plan(lab: Lab, planned: Sequence[Any], as_json: bool) -> None:
-    import msgspec
-
-    from labctl.cli.output import print_json, print_line, print_table
+def _show_plan(lab: Lab, planned: Sequence[Planned], output: Output) -> None:
     from labctl.pipeline import preflight
     from labctl.records.units import size_text, time_text
 
-    if as_json:
-        print_json(msgspec.to_builtins(planned))
-        return
+    output.data(planned)
     if not planned:
-        print_line("Nothing to do: everything is up to date.")
+        output.line("Nothing to do: everything is up to date.")
         return
     total_bytes = sum(one.write_bytes for one in planned)
     total_s = sum(one.estimate_s for one in planned)
@@ -102,7 +104,7 @@ def _show_plan(lab: Lab, planned: Sequence[Any], as_json: bool) -> None:
         if timed
         else "reckoned from the model's size, give or take a factor of 3"
     )
-    print_table(
+    output.table(
         "What a run would do",
         ("step", "format", "writes", "about"),
         [
@@ -114,31 +116,32 @@ def _show_plan(lab: Lab, planned: Sequence[Any], as_json: bool) -> None:
     )
 
 
-def _show_outcome(lab: Lab, outcome: Outcome, display: Display, as_json: bool) -> None:
-    import msgspec
-
-    if as_json:
-        from labctl.cli.output import print_json
-
-        print_json(
-            {
-                "model": lab.model.name,
-                "made": outcome.made,
-                "up_to_date": outcome.fresh,
-                "failures": msgspec.to_builtins(outcome.failures),
-                "outputs": str(lab.folder.root),
-                "reports": [str(path) for path in outcome.reports],
-            }
-        )
+def _show_outcome(lab: Lab, outcome: Outcome, output: Output) -> None:
+    output.data(
+        {
+            "model": lab.model.name,
+            "made": outcome.made,
+            "up_to_date": outcome.fresh,
+            "failures": outcome.failures,
+            "outputs": lab.folder.root,
+            "reports": outcome.reports,
+        }
+    )
+    if output.as_json:
         return
+    display = output.display
     if outcome.made:
-        _print_results(lab, outcome, display)
+        _print_results(lab, outcome, output)
     elif not outcome.failures:
         display.note("Nothing to do: everything is up to date.")
     for name, words in (("worksheet.md", "Worksheet"), ("index.html", "Page for a browser")):
         for path in outcome.reports:
             if path.name == name:
                 display.note(f"{words}: {path}")
+    _show_failures(outcome, display)
+
+
+def _show_failures(outcome: Outcome, display: Display) -> None:
     if outcome.failures:
         display.error(
             f"{len(outcome.failures)} step{'s' if len(outcome.failures) > 1 else ''} failed: "
@@ -148,82 +151,69 @@ def _show_outcome(lab: Lab, outcome: Outcome, display: Display, as_json: bool) -
         )
 
 
-def _print_results(lab: Lab, outcome: Outcome, display: Display) -> None:
+def _print_results(lab: Lab, outcome: Outcome, output: Output) -> None:
     """The lab's main figures as a table on stdout, what limits them unless it was said before, and the answer."""
-    from labctl.cli.output import print_table, print_text
     from labctl.records.units import size_text
-    from labctl.report.analysis import frame, rows_of
+    from labctl.report.figures import FormatFigures, figures_of
     from labctl.report.findings import notices
     from labctl.report.gaps import MARK, mislabelled
     from labctl.report.summary import answer_line
 
-    rows = rows_of(frame(outcome.records, limit=lab.config.limit))
+    figures = figures_of(outcome.records, lab.config.limit)
     marked = mislabelled(outcome.records)
 
-    def cell(row: Any, name: str, pattern: str) -> str:
-        value = row.get(name)
-        return "-" if value is None or value != value else pattern.format(value)
+    def line(label: str, row: FormatFigures) -> tuple[str, ...]:
+        file, texts = row.quantize, row.perplexity
+        values = (
+            (f"{label} {MARK}" if label in marked else label, "{}"),
+            (row.size_bytes and size_text(row.size_bytes), "{}"),
+            (file and file.file.bpw, "{:.2f}"),
+            (row.ppl, "{:.4f}"),
+            (texts and texts.ppl_se, "{:.4f}"),
+            (row.increase_pct, "{:+.2f}"),
+            ((speed := row.speed("pp")) and speed.tps, "{:,.0f}"),
+            ((speed := row.speed("tg")) and speed.tps, "{:,.1f}"),
+            (row.peak_rss_bytes and size_text(row.peak_rss_bytes), "{}"),
+        )
+        return tuple("-" if value is None else pattern.format(value) for value, pattern in values)
 
-    print_table(
+    output.table(
         f"{lab.model.name} on {lab.text.name}",
         ("format", "size", "bits per weight", "perplexity", "± SE", "increase %", "pp t/s", "tg t/s", "peak RAM"),
-        [
-            (
-                f"{label} {MARK}" if label in marked else label,
-                size_text(row["size_bytes"]),
-                cell(row, "bpw", "{:.2f}"),
-                cell(row, "ppl", "{:.4f}"),
-                cell(row, "ppl_se", "{:.4f}"),
-                cell(row, "ppl_increase_pct", "{:+.2f}"),
-                cell(row, "pp_tps", "{:,.0f}"),
-                cell(row, "tg_tps", "{:,.1f}"),
-                size_text(row["peak_rss_bytes"]),
-            )
-            for label, row in rows.items()
-        ],
+        [line(label, row) for label, row in figures.items()],
     )
     for notice in notices(outcome.records):
-        if notice not in display.shown:
-            display.warn(notice)
-    answer = answer_line(outcome.records, rows, lab.config.limit)
+        if notice not in output.display.shown:
+            output.display.warn(notice)
+    answer = answer_line(outcome.records, figures, lab.config.limit)
     if answer:
-        print_text(answer, style="bold")
+        output.text(answer, style="bold")
 
 
-@cli.command()
-@bench_time_option
-@lab_options
-@report_options
+@lab_command(*TO_MEASURE, "blank", steps=steps.COMMANDS)
 @run_options
-def run(as_json: bool, quiet: bool, dry_run: bool, force: bool, wait: bool, **settings: Any) -> None:
+def run(output: Output, dry_run: bool, force: bool, wait: bool, **settings: object) -> None:
     """The whole lab: quantize, measure, generate, write the worksheet.
 
     What is already measured is kept; interrupt it at any time and run it again to go on.
 
     Example: labctl run --model ./my-model-f16.gguf --chunks 64
     """
-    from labctl.pipeline.plan import STEPS
+    forced = steps.COMMANDS if force else ()
+    _measure(output, steps.COMMANDS, settings, dry_run=dry_run, forced=forced, wait=wait, report=True)
 
-    _measure(STEPS, settings, as_json=as_json, quiet=quiet, dry_run=dry_run, force=force, wait=wait, report=True)
 
-
-@cli.command()
-@lab_options
-def prepare(as_json: bool, quiet: bool, **settings: Any) -> None:
+@lab_command(*TO_MEASURE, "ctx")
+def prepare(output: Output, **settings: object) -> None:
     """Find or fetch the model and the text, and check them.
 
     Example: labctl prepare --model hf:owner/repo:model-f16.gguf
     """
-    import msgspec
-
-    from labctl.cli.output import print_json, print_table
     from labctl.records.units import size_text
 
-    lab = open_to_measure(settings, display_for(quiet, as_json), ())
-    if as_json:
-        print_json({"model": msgspec.to_builtins(lab.model), "text": msgspec.to_builtins(lab.text)})
-        return
-    print_table(
+    lab = open_to_measure(settings, output.display, ())
+    output.data({"model": lab.model, "text": lab.text})
+    output.table(
         "Sources",
         ("what", "name", "size", "sha256", "path"),
         [
@@ -233,46 +223,21 @@ def prepare(as_json: bool, quiet: bool, **settings: Any) -> None:
     )
 
 
-def _step_command(name: str, help_text: str) -> None:
-    """A command that makes one step for every format, and the quantized files it needs."""
-    names = (name,) if name == "quantize" else ("quantize", name)
+def _step_command(name: str) -> LabCommand:
+    """A command that makes one step for every format, and what it comes after."""
 
-    @cli.command(name, help=help_text)
-    @lab_options
+    @lab_command(*TO_MEASURE, steps=(name,), name=name, help=steps.command_help(name))
     @run_options
-    def command(as_json: bool, quiet: bool, dry_run: bool, force: bool, wait: bool, **settings: Any) -> None:
-        _measure(
-            names, settings, as_json=as_json, quiet=quiet, dry_run=dry_run, force=force, wait=wait, forced=(name,)
-        )  # fmt: skip
+    def command(output: Output, dry_run: bool, force: bool, wait: bool, **settings: object) -> None:
+        names = (*steps.named(name).after, name)
+        _measure(output, names, settings, dry_run=dry_run, forced=(name,) if force else (), wait=wait)
+
+    return command
 
 
-_step_command(
-    "quantize",
-    "Make the quantized files and check what they really contain.\n\nExample: labctl quantize --formats Q4_K_M,Q2_K",
-)
-_step_command(
-    "perplexity",
-    "Measure perplexity as llama-perplexity does.\n\nEvery token's value is kept.\n\n"
-    "Example: labctl perplexity --chunks 64",
-)
-_step_command(
-    "divergence",
-    "Compare each format's predictions with the baseline's.\n\n"
-    "KL divergence, and how often the most likely token is the same.\n\n"
-    "Example: labctl divergence --formats Q4_K_M",
-)
-_step_command(
-    "generate",
-    "Write the sample outputs and answer the probes.\n\nExample: labctl generate --formats Q4_K_M",
-)
-cli.add_command(cli_bench.bench_command(_measure))
-_step_command(
-    "memory",
-    "Measure peak memory, each format in a fresh process.\n\nExample: labctl memory --ctx 2048",
-)
-
-
+_OWN = cli_bench.bench_command(_measure)  # the one with options of its own
 for _command in (
+    *(run, prepare, *(_OWN if name == _OWN.name else _step_command(name) for name in steps.COMMANDS)),
     *(cli_models.models, cli_models.convert),
     *(cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor),
     *(cli_handin.submit, cli_handin.verify, cli_handin.compare),
@@ -326,11 +291,11 @@ def _run() -> int:
 
 
 def _debugging() -> bool:
-    from labctl.lab.values import is_yes
-
     try:
+        from labctl.lab.values import is_yes
+
         return is_yes("LABCTL_DEBUG", os.environ.get("LABCTL_DEBUG", ""))
-    except LabError:  # said where settings are read
+    except (ImportError, LabError):  # a broken package, or no yes and no no: said where settings are read
         return False
 
 

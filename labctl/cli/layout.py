@@ -69,7 +69,8 @@ def table_lines(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int
     if _needed(columns) <= width:
         return _table(columns, width)
     named, others = columns[:keys], columns[keys:]
-    if any(one.is_prose for one in columns) or any(_needed([*named, one]) > width for one in others):
+    too_wide = any(_needed([*named, one]) > width for one in others) or not others
+    if too_wide or any(one.is_prose for one in columns):
         return list(_blocks(columns, keys, width))
     lines: list[Line] = []
     while others:

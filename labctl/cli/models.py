@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import display_for
+from labctl.cli.options import lab_command
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
+    from labctl.cli.output import Output
     from labctl.lab.sources.presets import Preset
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")
-def models(as_json: bool) -> None:
+@lab_command(notes=False)
+def models(output: Output) -> None:
     """List the models that go by a short name.
 
     With what to expect of each on this machine.
 
     Example: labctl models
     """
-    from labctl.cli.output import print_json, print_table
     from labctl.lab.sources.presets import PRESETS
     from labctl.machine import cpu
     from labctl.pipeline.preflight import rough_s, whole_lab_s
@@ -30,10 +29,8 @@ def models(as_json: bool) -> None:
 
     n_threads = cpu.performance_cores()
     rows = [(preset, whole_lab_s(preset.n_params, n_threads)) for preset in PRESETS.values()]
-    if as_json:
-        print_json([_plain(preset, seconds) for preset, seconds in rows])
-        return
-    print_table(
+    output.data([_plain(preset, seconds) for preset, seconds in rows])
+    output.table(
         "Models by name (labctl run --model NAME)",
         ("name", "model", "download", "as", "licence", "peak RAM, about", "whole lab, about", "k-quants"),
         [
@@ -59,7 +56,7 @@ def models(as_json: bool) -> None:
     )
 
 
-def _plain(preset: Preset, seconds: float) -> dict[str, Any]:
+def _plain(preset: Preset, seconds: float) -> dict[str, object]:
     return {
         "name": preset.name,
         "title": preset.title,
@@ -76,18 +73,9 @@ def _plain(preset: Preset, seconds: float) -> dict[str, Any]:
     }
 
 
-@click.command()
+@lab_command("llama_cpp", "outputs", "lab_data", "allow_quantized_source", "yes")
 @click.argument("model")
-@click.option("--llama-cpp", metavar="DIR", help="Use the converter of this llama.cpp checkout.")
-@click.option("--outputs", help="Folder where digests of files are remembered. Default: outputs.")
-@click.option("--lab-data", help="Folder for the converter, its environment and the result. Default: lab_data.")
-@click.option(
-    "--allow-quantized-source", is_flag=True, default=None, help="Accept a checkpoint that is quantized already."
-)  # fmt: skip
-@click.option("--yes", is_flag=True, default=None, help="Agree to downloads without being asked.")
-@click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")
-@click.option("--quiet", is_flag=True, help="Show warnings and errors only.")
-def convert(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
+def convert(output: Output, model: str, **settings: object) -> None:
     """Convert a checkpoint to GGUF.
 
     MODEL is a folder or hf:owner/repo. llama.cpp's own converter does it; `labctl run --model` does the same by itself.
@@ -98,16 +86,13 @@ def convert(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """
     from pathlib import Path
 
-    import msgspec
-
-    from labctl.cli.output import print_json, print_line
-    from labctl.lab.config import load_config
     from labctl.lab.sources.models import resolve_model
+    from labctl.lab.values import load_config
     from labctl.records.digests import DigestCache
     from labctl.records.units import size_text
 
     config = load_config({**settings, "model": model})
-    display = display_for(quiet, as_json)
+    display = output.display
     digests = DigestCache(Path(config.outputs) / ".digests.json")
     try:
         found = resolve_model(
@@ -124,8 +109,6 @@ def convert(model: str, as_json: bool, quiet: bool, **settings: Any) -> None:
         raise LabError(f"{model} is a GGUF file already: {found.path}.", f"Use it: labctl run --model {model}")
     for notice in found.notices:
         display.notice(notice)
-    if as_json:
-        print_json(msgspec.to_builtins(found))
-        return
-    print_line(found.path)
+    output.data(found)
+    output.line(found.path)
     display.note(f"{found.baseline}, {size_text(found.size_bytes)}. Measure it: labctl run --model {found.path}")

@@ -7,8 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -17,6 +19,7 @@ from rich.text import Text
 from labctl.cli.layout import table_lines, wrapped
 from labctl.cli.progress import TimeLeft, clock_text, left_text
 from labctl.errors import LabError
+from labctl.records.printable import printable
 from labctl.records.units import size_text, time_text
 
 if TYPE_CHECKING:
@@ -29,12 +32,7 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 def plain(text: object) -> str:
     """Text from a file or a model without control sequences."""
-    return "".join(c if c.isprintable() else "�" for c in str(text))
-
-
-def printable(text: object) -> str:
-    """Plain text with rich's markup made harmless."""
-    return escape(plain(text))
+    return printable(str(text), "�")
 
 
 _BAR_FROM = 76  # columns; in a narrower terminal the words need the room
@@ -72,7 +70,7 @@ class Display:
         self._current: TaskID | None = None
         self._left: TimeLeft | None = None
         self._result_of: Callable[[str], str] | None = None
-        self._stage = ""
+        self._stage = self._unit = ""
         self._stage_begun = 0.0
         self._stage_labels: set[str] = set()
 
@@ -109,22 +107,23 @@ class Display:
             if self._left is not None:
                 self._left.begin_stage(name, time.monotonic())
 
-    def step(self, name: str, label: str) -> None:
+    def step(self, name: str, label: str, unit: str = "") -> None:
         """A step begins with a format."""
         self.stage(name)
+        self._unit = unit
         self._stage_labels.add(label)
         if self._progress is not None:
             if self._current is not None:
                 self._progress.remove_task(self._current)
-            self._current = self._progress.add_task(printable(f"{name} {label}"), total=None, state="")
+            self._current = self._progress.add_task(escape(plain(f"{name} {label}")), total=None, state="")
 
     def progress(self, done: int, total: int, note: str, share: float) -> None:
         """The current format got so far, and the whole step to that share of its work."""
         if self._progress is None or self._current is None or self._overall is None or self._left is None:
             return
         self._left.advance(share, time.monotonic())
-        unit = {"perplexity": "chunk", "quantize": "tensor", "bench": "visit", "generate": "item"}.get(self._stage, "")
-        self._progress.update(self._current, completed=done, total=total, state=f"{unit} {done}/{total} {note}".strip())
+        state = f"{self._unit} {done}/{total} {note}".strip()
+        self._progress.update(self._current, completed=done, total=total, state=state)
         self._progress.update(self._overall, completed=self._left.share)
 
     def _end_stage(self) -> None:
@@ -167,8 +166,13 @@ class Display:
         if not (sys.stdin.isatty() and self.err.is_terminal):
             raise LabError(text, "Add --yes to agree.")
         self._say(text)
-        self.err.print("[bold]Go on?[/] \\[y/N] ", end="")
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        try:
+            agreed = click.confirm("Go on?", err=True)
+        except click.Abort as closed:
+            if isinstance(closed.__context__, KeyboardInterrupt):
+                raise
+            agreed = False  # Ctrl-D
+        if not agreed:
             raise LabError("Stopped: you did not agree.", "Nothing was changed. --yes agrees without being asked.")
 
     def fetching(self, name: str, done: int, total: int) -> None:
@@ -215,40 +219,58 @@ class Display:
         self.err.print(shown, soft_wrap=True)
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", *, keys: int = 1
-) -> None:
-    """A table on stdout, fitted to the terminal; in colour there, unless NO_COLOR is set.
+# -- stdout -----------------------------------------------------------------------------------------------------------
 
-    Args:
-        keys: how many columns at the left name a row.
+
+class Output:
+    """What a command gives: data as JSON where it was asked for, else tables and sentences; all else goes to stderr.
+
+    Attributes:
+        display: progress and notes on stderr; beside JSON nothing but warnings and errors.
     """
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    print_text(title, style="bold")
-    for line in table_lines(columns, [[plain(cell) for cell in row] for row in rows], out.width, keys):
-        out.print(Text.assemble(*line), soft_wrap=True)
-    if caption:
-        print_text(caption)
 
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.display = Display(quiet=quiet or as_json)
 
-def print_text(text: str, style: str = "") -> None:
-    """A sentence for a person on stdout: wrapped at words in a terminal, one line elsewhere."""
-    out = Console(highlight=False)
-    lines = text.split("\n")
-    if sys.stdout.isatty():
-        lines = [part for line in lines for part in wrapped(plain(line), out.width)]
-    for line in lines:
-        out.print(Text(plain(line), style=style), soft_wrap=True)
+    def data(self, value: object) -> None:
+        """Records or plain values, for programs: only with --json."""
+        if self.as_json:
+            plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+            text = json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2, ensure_ascii=plain)
+            sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "", *, keys: int = 1
+    ) -> None:
+        """A table fitted to the terminal; in colour there, unless NO_COLOR is set. Not with --json.
 
-def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Data for programs, on stdout."""
-    plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
-    text = json.dumps(data, indent=2, ensure_ascii=plain, default=str)
-    sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+        Args:
+            keys: how many columns at the left name a row.
+        """
+        if self.as_json:
+            return
+        out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        self.text(title, style="bold")
+        for line in table_lines(columns, [[plain(cell) for cell in row] for row in rows], out.width, keys):
+            out.print(Text.assemble(*line), soft_wrap=True)
+        if caption:
+            self.text(caption)
 
+    def text(self, text: str, style: str = "") -> None:
+        """A sentence for a person: wrapped at words in a terminal, one line elsewhere. Not with --json."""
+        if self.as_json:
+            return
+        out = Console(highlight=False)
+        lines = text.split("\n")
+        if sys.stdout.isatty():
+            lines = [part for line in lines for part in wrapped(plain(line), out.width)]
+        for line in lines:
+            out.print(Text(plain(line), style=style), soft_wrap=True)
 
-def print_line(text: str) -> None:
-    """A line of data on stdout: as it is for a program, without control characters for a person."""
-    line = plain(text) if sys.stdout.isatty() else text
-    sys.stdout.write(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
+    def line(self, text: str) -> None:
+        """A line of data: as it is for a program, without control characters for a person. Not with --json."""
+        if not self.as_json:
+            line = plain(text) if sys.stdout.isatty() else text
+            sys.stdout.write(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")

@@ -2,83 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from labctl.cli.options import display_for, lab_options, open_to_read, report_options, wait_option
+from labctl.cli.options import LAB, TO_MEASURE, TO_READ, lab_command, open_to_read, wait_option
 from labctl.errors import LabError
+from labctl.steps.memory.step import MEMORY
+
+if TYPE_CHECKING:
+    from labctl.cli.output import Output
 
 
-@click.command()
-@lab_options
-@report_options
+@lab_command(*TO_READ, "blank")
 @wait_option
-def report(as_json: bool, quiet: bool, wait: bool, **settings: Any) -> None:
+def report(output: Output, wait: bool, **settings: object) -> None:
     """Write worksheet, charts and course files; measures nothing.
 
     Example: labctl report
     """
-    from labctl.cli.output import print_json, print_line
     from labctl.pipeline.reopening import require_measured
     from labctl.pipeline.reporting import build_report, load_measured
     from labctl.records.lock import lock
 
-    display = display_for(quiet, as_json)
-    lab = open_to_read(settings, display)
+    lab = open_to_read(settings, output.display)
     require_measured(lab)
-    with lock(lab.folder.root, wait, display.note):
+    with lock(lab.folder.root, wait, output.display.note):
         records = load_measured(lab)
         paths = build_report(lab, records, force=True)
-    if as_json:
-        print_json([str(path) for path in paths])
-    else:
-        for path in paths:
-            print_line(str(path))
+    output.data(paths)
+    for path in paths:
+        output.line(str(path))
 
 
-@click.command()
-@click.option("--weights", help="What each counts. Default: .3, .4 and .3, or lab.toml's.")
-@lab_options
-def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
+@lab_command(*TO_READ, "weights")
+def score(output: Output, **settings: object) -> None:
     """Rank the formats by a weighted score of size, quality and speed.
 
     Example: labctl score --weights size=.2,quality=.3,speed=.5
     """
-    from labctl.cli.output import print_json, print_table
-    from labctl.lab.values import parse_weights
     from labctl.pipeline.reopening import require_measured
     from labctl.pipeline.reporting import load_records
-    from labctl.report.analysis import frame, rows_of
     from labctl.report.board import boards
+    from labctl.report.figures import figures_of
     from labctl.report.order import Orders
     from labctl.report.scoring import PLACES_RULE
     from labctl.report.tradeoffs import missing_words, place, too_little
 
-    lab = open_to_read(
-        {**settings, "weights": parse_weights(weights) if weights else None}, display_for(quiet, as_json)
-    )
+    lab = open_to_read(settings, output.display)
     require_measured(lab)
-    shares = lab.config.weights
-    chosen = (shares.get("size", 0.0), shares.get("quality", 0.0), shares.get("speed", 0.0))
     records = load_records(lab)
-    rows = rows_of(frame(records))
-    found = boards(rows, Orders(records, rows), chosen)
+    figures, shares = figures_of(records), lab.config.shares
+    found = boards(figures, Orders(records, figures), shares)
     if not found.comparable:
         hint = f"Scores need a file smaller than {records.formats[0]}'s: name formats with `labctl run --formats`."
-        if "not measured" in missing_words(rows):
+        if "not measured" in missing_words(figures):
             hint = f"Measure what is missing: {lab.command('run', exact=True)}"
-        raise LabError(too_little(rows), hint)
+        raise LabError(too_little(figures), hint)
     first, second = ({score.format: score.total for score in board.scores} for board in found.both)
-    missing = missing_words(rows)
+    missing = missing_words(figures)
     places, scaled_places = (board.order().ranks for board in found.both)
     lines = [(name, first[name], places[name], second[name], scaled_places[name]) for name in places]
-    if as_json:
-        keys = ("format", "score", "place", "normalised_score", "normalised_place")
-        print_json([dict(zip(keys, line, strict=True)) for line in lines])
-        return
-    print_table(
-        f"{lab.model.name}: score for size {chosen[0]:g}, quality {chosen[1]:g}, speed {chosen[2]:g}",
+    keys = ("format", "score", "place", "normalised_score", "normalised_place")
+    output.data([dict(zip(keys, line, strict=True)) for line in lines])
+    output.table(
+        f"{lab.model.name}: score for size {shares[0]:g}, quality {shares[1]:g}, speed {shares[2]:g}",
         ("format", "score", "place", "normalised", "place"),
         [(name, f"{one:.3f}", place(at), f"{two:.3f}", place(there)) for name, one, at, two, there in lines],
         caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats. Sorted by score."
@@ -86,11 +74,18 @@ def score(weights: str | None, as_json: bool, quiet: bool, **settings: Any) -> N
     )
 
 
-@click.command()
+@lab_command(*LAB, "formats", "imatrix", "threads")
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
-@lab_options
-def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
+@click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
+def fit(
+    output: Output,
+    ram: float | None,
+    params: str | None,
+    ctx: int | None,
+    formats: tuple[str, ...] | None,
+    **settings: object,
+) -> None:
     """Say which formats fit into a machine's memory.
 
     Example: labctl fit --ram 8 --ctx 4096
@@ -100,9 +95,6 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
 
     The unquantized baseline is left out unless --formats names it.
     """
-    import msgspec
-
-    from labctl.cli.output import print_json, print_table, print_text
     from labctl.machine.fingerprint import total_memory_bytes
     from labctl.pipeline.reopening import require_measured
     from labctl.pipeline.reporting import load_records
@@ -110,36 +102,31 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
     from labctl.report.shapes import find_shape, taken_words
 
-    n_ctx, asked = settings.pop("ctx"), settings.get("formats") or ()
-    display = display_for(quiet, as_json)
     whose = "" if ram is not None else ", this machine's"
     ram = ram or round(total_memory_bytes() / GIB, 1)
-    lab = open_to_read(settings, display, notices=False)
+    lab = open_to_read({**settings, "formats": formats}, output.display, notices=False)
     records = load_records(lab)
     if params is not None:
         shape, n_params = find_shape(params)
         if taken := taken_words(params):
-            display.note(taken)
-        n_ctx = n_ctx or lab.config.ctx
-        rows = fit_params_table(records, ram, n_ctx, shape, n_params)
-        parts = (PARAMS_RULE, other_shapes(shape, n_ctx), f"Shape: config.json of {shape.source}.")
+            output.display.note(taken)
+        rows = fit_params_table(records, ram, ctx or lab.config.ctx, shape, n_params)
+        parts = (PARAMS_RULE, other_shapes(shape, ctx or lab.config.ctx), f"Shape: config.json of {shape.source}.")
         name, caption = shape.name, " ".join(part for part in parts if part)
     else:
         require_measured(lab)
-        if not records.memory:
+        if not records.of(MEMORY):
             raise LabError(
                 "Memory is not measured for any format yet.", f"Measure first: {lab.command('memory', exact=True)}"
             )
-        rows = fit_table(records, ram, n_ctx)
+        rows = fit_table(records, ram, ctx)
         name, caption = lab.model.name, ""
     base = records.formats[0]
-    if len(rows) > 1 and not any(wanted.upper() == base for wanted in asked):
+    if len(rows) > 1 and base not in map(str.upper, formats or ()):
         rows = [row for row in rows if row.format != base]
-    if as_json:
-        print_json(msgspec.to_builtins(rows))
-        return
-    print_table(
-        f"{name} in {ram:g} GiB of memory{whose}, at {n_ctx or lab.config.ctx} tokens of context",
+    output.data(rows)
+    output.table(
+        f"{name} in {ram:g} GiB of memory{whose}, at {ctx or lab.config.ctx} tokens of context",
         ("format", "verdict", "needed", "of it KV cache", "free"),
         [
             (
@@ -154,32 +141,26 @@ def fit(ram: float | None, params: str | None, as_json: bool, quiet: bool, **set
         caption=caption,
     )
     for line in largest_words(rows):
-        print_text(line)
+        output.text(line)
 
 
-@click.command()
+@lab_command(*TO_MEASURE, "chunks", "ctx")
 @click.option("--no-hub", is_flag=True, help="Do not ask whether the Hub can be reached.")
-@lab_options
-def doctor(no_hub: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
+def doctor(output: Output, no_hub: bool, **settings: object) -> None:
     """Check whether this machine is ready for the lab.
 
     What is not ready comes with what to do.
 
     Example: labctl doctor
     """
-    import msgspec
-
-    from labctl.cli.output import print_json, print_table
     from labctl.pipeline.doctor import examine
 
-    checks = examine(settings, display_for(True, as_json), check_hub=not no_hub)
-    if as_json:
-        print_json(msgspec.to_builtins(checks))
-    else:
-        print_table(
-            "labctl doctor",
-            ("check", "status", "found", "what to do"),
-            [(one.name, one.status, one.detail, one.hint) for one in checks],
-        )
-    if any(one.status == "problem" for one in checks):
+    checks = examine(settings, output.display, check_hub=not no_hub)
+    output.data(checks)
+    output.table(
+        "labctl doctor",
+        ("check", "status", "found", "what to do"),
+        [(check.name, check.status, check.detail, check.hint) for check in checks],
+    )
+    if any(check.status == "problem" for check in checks):
         raise click.exceptions.Exit(1)

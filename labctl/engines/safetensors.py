@@ -1,4 +1,4 @@
-"""Headers of weight files: which tensors a safetensors file holds, and the names in a PyTorch file."""
+"""Weight files of checkpoints: which tensors a file holds, and whether stored weights are numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,26 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labctl.errors import LabError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 AGAIN = "Download the checkpoint again, all files of it."
 _MAX_HEADER_BYTES = 100_000_000  # as the safetensors library's own limit
 _MAX_PICKLE_BYTES = 64 << 20
+STEP_BYTES = 16 << 20  # looked at in one piece
+
+# type -> unsigned integer of the same size, and the exponent's bits: all of them set means NaN or infinity (IEEE 754).
+PLAIN: dict[str, tuple[str, int]] = {
+    "f16": ("<u2", 0x7C00),
+    "bf16": ("<u2", 0x7F80),
+    "f32": ("<u4", 0x7F800000),
+    "f64": ("<u8", 0x7FF0000000000000),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +61,7 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
             if not 2 <= length <= _MAX_HEADER_BYTES:
                 raise LabError(f"{path.name} is no safetensors file.", AGAIN)
             header = json.loads(stream.read(length))
-        found = {
+        tensors = {
             str(name): Tensor(
                 dtype=str(value["dtype"]),
                 shape=tuple(int(size) for size in value["shape"]),
@@ -57,12 +71,12 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
             for name, value in header.items()
             if name != "__metadata__"
         }
-        missing = max((tensor.end for tensor in found.values()), default=0) - path.stat().st_size
+        missing = max((tensor.end for tensor in tensors.values()), default=0) - path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise LabError(f"{path.name} is damaged: its header cannot be read.", AGAIN) from error
     if missing > 0:
         raise LabError(f"{path.name} is cut short: {missing:,} bytes missing.", AGAIN)
-    return found
+    return tensors
 
 
 def read_pytorch_names(path: Path) -> frozenset[str]:
@@ -78,7 +92,7 @@ def read_pytorch_names(path: Path) -> frozenset[str]:
             return frozenset()
     try:
         with zipfile.ZipFile(path) as archive:
-            listed = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
+            listed = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
             if listed is None or listed.file_size > _MAX_PICKLE_BYTES:
                 return frozenset()
             data = archive.read(listed)
@@ -88,3 +102,50 @@ def read_pytorch_names(path: Path) -> frozenset[str]:
     with contextlib.suppress(ValueError):  # a damaged list: the converter says more
         words |= {value for _, value, _ in pickletools.genops(data) if isinstance(value, str)}
     return frozenset(words)
+
+
+def require_numbers(weights: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """Look at every weight of a checkpoint's safetensors files.
+
+    Raises:
+        LabError: one is NaN or infinite.
+    """
+    import numpy as np
+
+    for path, tensors in weights.items():
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+        for name, tensor in tensors.items():
+            fault = fault_of(data[tensor.begin : tensor.end], tensor.dtype.lower())
+            if fault:
+                raise not_numbers(path.name, name, fault)
+
+
+def not_numbers(file: str, tensor: str, fault: str) -> LabError:
+    """Weights that training, merging or a damaged file left as no numbers."""
+    return LabError(
+        f"{file} holds weights that are not numbers: {fault} in {tensor}, so nothing can be measured with it.",
+        "Training or merging went wrong, or the file is damaged: take an earlier checkpoint, or download it again.",
+    )
+
+
+def fault_of(data: NDArray[np.uint8], kind: str) -> str:
+    """What is no finite number in stored values: "NaN", "infinity", or nothing.
+
+    Args:
+        kind: f16, bf16, f32 or f64; other types hold no such values, or none that can be told.
+    """
+    if kind not in PLAIN:
+        return ""
+    unsigned, exponent = PLAIN[kind]
+    values = data.view(unsigned)
+    step = max(1, STEP_BYTES // values.dtype.itemsize)
+    infinite = False
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        special = part[(part & exponent) == exponent]
+        if special.size:
+            mantissa = (1 << (exponent & -exponent).bit_length() - 1) - 1  # the bits below the exponent's
+            if (special & mantissa).any():
+                return "NaN"
+            infinite = True
+    return "infinity" if infinite else ""

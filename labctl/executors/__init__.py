@@ -1,1 +1,1 @@
-"""Where a task runs: a fresh child process, and what comes back from it."""
+"""Where a task runs: a fresh child process of this computer (local, child), or whatever else is a base.Executor."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labctl.errors import LabError
 from labctl.handin.submission import load_folder, read_manifest, read_zip, unpack
 from labctl.machine.surroundings import fault
 from labctl.records.base import Machine
-from labctl.steps.measured import LabRecords
+from labctl.steps.measured import Measured
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
+
+if TYPE_CHECKING:
+    from labctl.report.figures import Figures, FormatFigures
+    from labctl.steps.bench.ratios import Ratio
 
 MOST_RUNS = 200
 
@@ -24,8 +30,8 @@ class Run:
 
     label: str
     name: str
-    records: LabRecords
-    rows: Mapping[str, Mapping[str, Any]]
+    records: Measured
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +55,7 @@ class Line:
     increase_high_pct: float | None
     machine: str = ""
     tg_tps: float | None = None
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
+    speedup: Ratio | None = None
     pp_tps: float | None = None
     peak_rss_bytes: float | None = None
 
@@ -74,7 +78,7 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
     Raises:
         LabError: fewer than two, too many, or one that is no run.
     """
-    from labctl.report.analysis import frame, rows_of
+    from labctl.report.figures import figures_of
     from labctl.report.text import counted
 
     if not 2 <= len(paths) <= MOST_RUNS:
@@ -85,6 +89,10 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
     with contextlib.ExitStack() as stack:
         runs = []
         for number, path in enumerate(paths, 1):
+            if not path.exists():
+                raise LabError(
+                    f"There is no {path}.", "Name an outputs/<model> folder, or a zip that `labctl submit` wrote."
+                )
             if path.is_dir():
                 records = load_folder(path)
             else:
@@ -95,8 +103,8 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[Run, ...]]:
                 model = next((name.split("/")[1] for name in sorted(files) if name.startswith("outputs/")), "model")
                 records = load_folder(place / "outputs" / model, manifest.formats, manifest.warnings)
             with contradictions(path.name):
-                rows = rows_of(frame(records))
-            runs.append(Run(label=f"R{number}", name=str(path), records=records, rows=rows))
+                figures = figures_of(records)
+            runs.append(Run(label=f"R{number}", name=str(path), records=records, figures=figures))
         yield tuple(runs)
 
 
@@ -125,7 +133,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     machines: dict[str, tuple[str, str]] = {}
     lines = []
     for run in runs:
-        for name, row in run.rows.items():
+        for name, row in run.figures.items():
             machine = _machine(run.records, name)
             if machine is not None and machine.machine_id not in machines:
                 words = f"{machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}"
@@ -152,38 +160,30 @@ def compare(runs: Sequence[Run]) -> Comparison:
     )
 
 
-def _machine(records: LabRecords, name: str) -> Machine | None:
-    for group in (records.speed, records.memory, records.perplexity):
-        if name in group:
-            machine: Machine = group[name].provenance.machine
-            return machine
-    return None
+def _machine(records: Measured, name: str) -> Machine | None:
+    """The computer of a format's figures; what is timed decides, since speed stands for one computer."""
+    found = [kept.record.provenance.machine for kept in records if kept.case.format == name and kept.step.after]
+    return found[-1] if found else None
 
 
-def _line(run: Run, name: str, row: Mapping[str, Any], machine: str) -> Line:
-    def figure(column: str) -> float | None:
-        value = row[column]
-        return None if value is None or value != value else float(value)
-
-    chunks = figure("n_chunks")
+def _line(run: Run, name: str, row: FormatFigures, machine: str) -> Line:
+    increase, tg, pp = row.increase, row.speed("tg"), row.speed("pp")
     return Line(
         runs=(run.label,),
         model=run.records.model.name,
         format=name,
         text="" if run.records.text is None else run.records.text.name,
-        size_bytes=figure("size_bytes"),
-        ppl=figure("ppl"),
-        n_chunks=None if chunks is None else int(chunks),
-        increase_pct=figure("ppl_increase_pct"),
-        increase_low_pct=figure("ppl_increase_low_pct"),
-        increase_high_pct=figure("ppl_increase_high_pct"),
+        size_bytes=row.size_bytes,
+        ppl=row.ppl,
+        n_chunks=None if row.perplexity is None else row.perplexity.n_chunks,
+        increase_pct=row.increase_pct,
+        increase_low_pct=None if increase is None else increase.low_pct,
+        increase_high_pct=None if increase is None else increase.high_pct,
         machine=machine,
-        tg_tps=figure("tg_tps"),
-        speedup=figure("speedup"),
-        speedup_low=figure("speedup_low"),
-        speedup_high=figure("speedup_high"),
-        pp_tps=figure("pp_tps"),
-        peak_rss_bytes=figure("peak_rss_bytes"),
+        tg_tps=None if tg is None else tg.tps,
+        speedup=row.speedup,
+        pp_tps=None if pp is None else pp.tps,
+        peak_rss_bytes=row.peak_rss_bytes,
     )
 
 
@@ -191,7 +191,7 @@ def _pooled(runs: Sequence[Run]) -> Iterator[Line]:
     """Quality of a file over all runs that measured it, with its baseline, on one text with one chunk size."""
     import numpy as np
 
-    from labctl.report.analysis import load_nll
+    from labctl.steps.perplexity.figures import load_nll
     from labctl.steps.perplexity.increase import paired_increase
     from labctl.steps.perplexity.scorer import perplexity
 
@@ -200,7 +200,7 @@ def _pooled(runs: Sequence[Run]) -> Iterator[Line]:
     for run in runs:
         base = run.records.formats[0]
         for name in run.records.formats:
-            files, measured = run.records.files, run.records.perplexity.get(name)
+            files, measured = run.records.of(QUANTIZE), run.records.of(PERPLEXITY).get(name)
             if measured is None or name not in values[run.label] or name not in files or base not in files:
                 continue
             digests = (files[name].sha256, files[base].sha256)
@@ -227,16 +227,13 @@ def _pooled(runs: Sequence[Run]) -> Iterator[Line]:
         ):
             increase = paired_increase(*mean)
         # Where a run stopped when its verdict was settled, the t interval over the chunks together would be too narrow.
-        chosen = any(
-            one.order_seed is not None and one.n_chunks < one.n_chunks_text
-            for one in (run.records.perplexity[label] for run, label in members)
-        )
+        chosen = any(run.records.of(PERPLEXITY)[label].could_stop for run, label in members)
         yield Line(
             runs=tuple(run.label for run, _ in members),
             model=first.records.model.name,
             format=name,
-            text=first.records.perplexity[name].text.name,
-            size_bytes=float(first.records.files[name].size_bytes),
+            text=first.records.of(PERPLEXITY)[name].text.name,
+            size_bytes=float(first.records.of(QUANTIZE)[name].size_bytes),
             ppl=ppl,
             n_chunks=len(chunks),
             increase_pct=None if increase is None else 100 * increase.increase,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines import in_order
 from labctl.handin.compare import Comparison, Line
-from labctl.steps.speed.ratios import times
+from labctl.steps.bench.ratios import Ratio, times
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def as_rows(found: Comparison) -> list[tuple[str, ...]]:
     """The comparison as cells of text, for a terminal, Markdown or CSV."""
-    from labctl.report.text import percent, rate, size
+    from labctl.records.units import percent, rate, size_text
 
     def text(value: float | None, words: Any) -> str:
         return "" if value is None else str(words(value))
@@ -25,7 +25,7 @@ def as_rows(found: Comparison) -> list[tuple[str, ...]]:
             "+".join(line.runs),
             line.model,
             line.format,
-            text(line.size_bytes, size),
+            text(line.size_bytes, size_text),
             text(line.ppl, lambda value: f"{value:.4f}"),
             "" if line.n_chunks is None else str(line.n_chunks),
             text(line.increase_pct, percent),
@@ -34,7 +34,7 @@ def as_rows(found: Comparison) -> list[tuple[str, ...]]:
             text(line.tg_tps, rate),
             _speedup_text(line),
             text(line.pp_tps, rate),
-            text(line.peak_rss_bytes, size),
+            text(line.peak_rss_bytes, size_text),
         )
         for line in (*found.lines, *found.pooled)
     ]
@@ -51,11 +51,11 @@ def _interval_text(line: Line) -> str:
 def _speedup_text(line: Line) -> str:
     if line.speedup is None or line.increase_pct is None:  # the baseline's own is 1 by definition
         return "" if line.speedup is None else "1.0"
-    return times(line.speedup, _or(line.speedup_low, 0.0), _or(line.speedup_high, math.inf))
+    return _ratio_text(line.speedup)
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _ratio_text(speedup: Ratio) -> str:
+    return times(speedup.ratio, speedup.low, speedup.high)
 
 
 HEADER = (
@@ -69,7 +69,7 @@ def files_of(found: Comparison) -> dict[str, bytes]:
     import csv
     import io
 
-    from labctl.report.plot import render, styled
+    from labctl.report.charts.plot import render, styled
     from labctl.report.text import csv_cell, escape, table
 
     rows = as_rows(found)
@@ -103,34 +103,34 @@ def files_of(found: Comparison) -> dict[str, bytes]:
 
 def reading(found: Comparison) -> str:
     """The chart's finding in a sentence."""
-    timed: dict[str, list[Line]] = {}
+    timed: dict[str, list[tuple[Ratio, str]]] = {}
     for line in found.lines:
         if line.speedup is not None and line.increase_pct is not None:
-            timed.setdefault(line.format, []).append(line)
-    several = {name: lines for name, lines in timed.items() if len(lines) > 1}
+            timed.setdefault(line.format, []).append((line.speedup, line.runs[0]))
+    several = {name: ratios for name, ratios in timed.items() if len(ratios) > 1}
     if not several:
         return "No quantized format was timed in two of these runs."
     gaps = {
-        name: max(_or(one.speedup_low, 0.0) for one in lines) / min(_or(one.speedup_high, math.inf) for one in lines)
-        for name, lines in several.items()
+        name: max(ratio.low for ratio, _ in ratios) / min(ratio.high for ratio, _ in ratios)
+        for name, ratios in several.items()
     }
     name = max(gaps, key=lambda one: gaps[one])
     if gaps[name] <= 1:
         return "No format's speed-up is shown to differ between these runs: the intervals overlap."
-    slow = min(several[name], key=lambda line: _or(line.speedup_high, math.inf))
-    fast = max(several[name], key=lambda line: _or(line.speedup_low, 0.0))
+    slow, slow_run = min(several[name], key=lambda timed: timed[0].high)
+    fast, fast_run = max(several[name], key=lambda timed: timed[0].low)
     return (
-        f"The speed-up differs most surely for {name}: {_speedup_text(slow)} times the run's own baseline in"
-        f" {slow.runs[0]}, {_speedup_text(fast)} times in {fast.runs[0]}."
+        f"The speed-up differs most surely for {name}: {_ratio_text(slow)} times the run's own baseline in {slow_run},"
+        f" {_ratio_text(fast)} times in {fast_run}."
     )
 
 
 def _figure(found: Comparison) -> Figure | None:
     """Increase of perplexity and speed-up by format; each run has its own colour and shape."""
-    from labctl.report.plot import INK, chart_text, legend_above, look_at, new_figure
+    from labctl.report.charts.plot import INK, chart_text, legend_above, look_at, new_figure
 
     measured = {line.format for line in found.lines if line.increase_pct is not None}
-    formats = sorted(measured, key=lambda name: list(FORMATS).index(name) if name in FORMATS else len(FORMATS))
+    formats = list(dict.fromkeys((*in_order(measured), *sorted(measured))))
     if not formats:
         return None
     shown = list(found.runs)[:12]
@@ -160,9 +160,9 @@ def _figure(found: Comparison) -> Figure | None:
                 bar = [[line.increase_pct - (low or 0)], [(high or 0) - line.increase_pct]] if bounded else None
                 panels[0].errorbar(line.increase_pct, spot, xerr=bar, fmt=style.marker, color=style.color, markersize=6)
             if line.speedup is not None:
-                low, high = _or(line.speedup_low, 0.0), _or(line.speedup_high, math.inf)
-                ends = [[line.speedup - low], [high - line.speedup]] if math.isfinite(high) else None
-                panels[1].errorbar(line.speedup, spot, xerr=ends, fmt=style.marker, color=style.color, markersize=6)
+                middle, low, high = line.speedup.ratio, line.speedup.low, line.speedup.high
+                ends = [[middle - low], [high - middle]] if math.isfinite(high) else None
+                panels[1].errorbar(middle, spot, xerr=ends, fmt=style.marker, color=style.color, markersize=6)
         panels[0].plot([], [], style.marker, color=style.color, label=label)
     for panel in panels:
         panel.set_yticks(

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from labctl.engines.llama_cpp.footprint import limit_bytes
+from labctl import engines
+from labctl.engines.base import Engine, limit_bytes
 from labctl.errors import LabError
+from labctl.executors.base import Rows
 from labctl.lab.config import LabConfig
 from labctl.machine.cpu import performance_cores
 from labctl.pipeline.labs import labs
-from labctl.records.arrays import map_array
 from labctl.records.digests import model_sha256
-from labctl.records.disk import write_bytes
 from labctl.records.sources import TextSource
 from labctl.records.store import read_record
-from labctl.steps.measured import LabRecords
+from labctl.steps.measured import Measured
 from labctl.steps.perplexity.record import PerplexityRun
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,25 +31,8 @@ Status = Literal["ok", "wrong", "skipped"]
 _CHUNK_NATS = 0.02  # mean of a chunk: another CPU or thread count moves it by far less, an invented one by more
 
 
-def stored_nll(folder: Path, run: PerplexityRun) -> npt.NDArray[np.float64] | None:
-    """NLL of every chunk, if the file holds as much as the record says and no more."""
-    import numpy as np
-
-    path = folder / run.nll_path
-    try:
-        if folder.resolve() not in path.resolve().parents:
-            return None
-        stored = map_array(path)
-    except (OSError, ValueError):
-        return None
-    if stored is None or stored.shape != (run.n_chunks_text, run.n_scored_per_chunk):
-        return None
-    whole = all(0 <= start < stop <= len(stored) for start, stop in run.chunks)
-    return np.array(stored, dtype=np.float64) if whole else None
-
-
 def measure_again(
-    records: LabRecords, config: LabConfig, model_file: Path | None, chance: random.Random, folder: Path
+    records: Measured, config: LabConfig, model_file: Path | None, chance: random.Random, folder: Path
 ) -> tuple[Status, str]:
     """Measure one random chunk of one format whose file is at hand.
 
@@ -58,16 +42,18 @@ def measure_again(
         folder: for temporary files.
     Returns: the result, and the two means in nats a token or why nothing was measured.
     """
-    if not records.perplexity:
+    if not records.of(PERPLEXITY):
         return "skipped", "no perplexity was measured"
     at_hand = _files_at_hand(records, config, model_file)
-    labels = [label for label in records.perplexity if label in at_hand]
+    labels = [label for label in records.of(PERPLEXITY) if label in at_hand]
     if not labels:
         if model_file is not None:
             return "skipped", f"{model_file.name} is none of the files that were measured"
         return "skipped", "no file of the model is at hand; name one with --model-file"
+    from labctl.steps.perplexity.figures import stored_nll
+
     label = chance.choice(labels)
-    run = records.perplexity[label]
+    run = records.of(PERPLEXITY)[label]
     text = _text_at_hand(run.text, config)
     nll = stored_nll(Path(records.folder), run)
     if text is None:
@@ -76,7 +62,8 @@ def measure_again(
         return "wrong", f"{label}: its tokens' values are missing or damaged"
     chunk = chance.choice([chunk for start, stop in run.chunks for chunk in range(start, stop)])
     try:
-        found = _nll_again(run, at_hand[label], text, nll, chunk, folder, config)
+        engine = engines.named(records.model.engine)
+        found = _nll_again(run, engine, at_hand[label], text, nll, chunk, folder, config)
     except LabError as error:  # a file with the right digest that cannot be measured says nothing against the figures
         return "skipped", f"{label}, chunk {chunk} could not be measured on this computer: {error.message}"
     stated = nll[chunk]
@@ -85,11 +72,11 @@ def measure_again(
     return "ok" if apart <= _CHUNK_NATS else "wrong", detail
 
 
-def _files_at_hand(records: LabRecords, config: LabConfig, model_file: Path | None) -> dict[str, Path]:
+def _files_at_hand(records: Measured, config: LabConfig, model_file: Path | None) -> dict[str, Path]:
     from labctl.lab.sources.models import DEMO_FILE
     from labctl.records.places import brought
 
-    wanted = {(file.size_bytes, file.sha256): label for label, file in records.files.items()}
+    wanted = {(file.size_bytes, file.sha256): label for label, file in records.of(QUANTIZE).items()}
     sizes = {size for size, _ in wanted}
     lab_data = config.lab_data_folder()
     places = (
@@ -118,12 +105,8 @@ def _files_at_hand(records: LabRecords, config: LabConfig, model_file: Path | No
 
 def _files_of(path: Path) -> tuple[Path, ...]:
     """The file, and the other parts of its model if it is the first of several."""
-    from labctl.engines.llama_cpp.gguf import parts
-    from labctl.engines.llama_cpp.gguf.header import read_model
-
-    if parts.NAME.fullmatch(path.name):
-        with contextlib.suppress(LabError):  # then it is none of those that were measured
-            return read_model(path)[1]
+    with contextlib.suppress(LabError):  # then it is none of those that were measured
+        return engines.for_file(path).parts(path)
     return (path,)
 
 
@@ -145,21 +128,27 @@ def _text_at_hand(text: TextSource, config: LabConfig) -> TextSource | None:
 
 
 def _nll_again(
-    run: PerplexityRun, model: Path, text: TextSource, nll: npt.NDArray[np.float64], chunk: int, folder: Path,
+    run: PerplexityRun,
+    engine: Engine,
+    model: Path,
+    text: TextSource,
+    nll: npt.NDArray[np.float64],
+    chunk: int,
+    folder: Path,
     config: LabConfig,
-) -> npt.NDArray[np.float64]:  # fmt: skip
+) -> npt.NDArray[np.float64]:
     """NLL of one chunk by the same task that measures all: every other chunk is given as done."""
     import numpy as np
 
-    from labctl.executors.child import run_task
-    from labctl.steps.perplexity.record import PerplexityTask
+    from labctl.executors.local import run_task
+    from labctl.steps.perplexity.record import PerplexityTask, Scored
 
-    done = np.zeros_like(nll)
-    done[chunk] = np.nan
-    stream = io.BytesIO()
-    np.save(stream, done)
-    path = folder / "again" / "chunk.npy"
-    write_bytes(path, stream.getvalue())
+    rows: dict[tuple[str, int], bytes] = {}
+
+    def keep(row: Rows) -> bool:
+        rows[row.to, row.number] = row.values
+        return False
+
     task = PerplexityTask(
         model_path=str(model.resolve()),
         format=run.format,
@@ -167,18 +156,18 @@ def _nll_again(
         text=text,
         n_ctx=run.n_ctx,
         shape=dataclasses.replace(run.shape, n_side=1),  # a single chunk gets all threads
-        nll_path=str(path),
-        shown_nll_path=path.name,
-        provenance=run.provenance,
+        measured=((0, chunk), (chunk + 1, len(nll))),
     )
     run_task(
-        task,
-        PerplexityRun,
+        engines.assigned(task, engine.name),
+        Scored,
         log_path=folder / "again" / "log.txt",
         hang_s=config.hang_s,
-        limit_bytes=limit_bytes(task, config.memory_limit_bytes),
+        on_rows=keep,
+        limit_bytes=limit_bytes(engine.footprint, task, config.memory_limit_bytes),
+        deaths=engine.death,
     )
-    measured: npt.NDArray[np.float64] = np.load(path, allow_pickle=False)[chunk]
+    measured = np.frombuffer(rows.get(("nll", chunk), b""), dtype="<f8")
     if measured.shape != nll[chunk].shape or not np.isfinite(measured).all():
         raise LabError("it could not be measured.")
     return measured

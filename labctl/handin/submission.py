@@ -16,16 +16,17 @@ from typing import Any
 
 import msgspec
 
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl import steps
+from labctl.engines import in_order
 from labctl.errors import LabError
 from labctl.lab.folder import RunFolder
 from labctl.records.base import Machine
 from labctl.records.disk import write_bytes
 from labctl.records.sources import SourceModel, TextSource
 from labctl.records.store import read_record
-from labctl.steps.groups import Failures, only, read_all
-from labctl.steps.measured import LabRecords
-from labctl.steps.speed.record import BenchConditions
+from labctl.steps.base import Case
+from labctl.steps.measured import Failures, Measured
+from labctl.steps.quantize.step import formats_made
 
 MANIFEST = "manifest.json"
 KIND = "labctl-submission"
@@ -66,7 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     machines: tuple[Machine, ...]
     versions: dict[str, str]
     newest_record: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     gguf_sha256: dict[str, str]
     record_keys: dict[str, str]
     warnings: tuple[str, ...]
@@ -126,7 +127,7 @@ def read_zip(path: Path) -> dict[str, bytes]:
         *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError, ValueError),
         *(OverflowError, MemoryError, LookupError, TypeError),  # of zipfile itself, for impossible fields
     ) as error:
-        raise LabError(f"{path.name} is not a sound zip file: {error}.", _NO_ZIP) from error
+        raise LabError(f"{path.name} is not a sound zip file: {str(error)[:200]!r}.", _NO_ZIP) from error
 
 
 def _check_name(path: Path, entry: zipfile.ZipInfo) -> None:
@@ -198,7 +199,7 @@ def stays_inside(name: str) -> bool:
     return not (Path(name).is_absolute() or ".." in Path(name).parts)
 
 
-def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> LabRecords:
+def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> Measured:
     """All records of an outputs/<model> folder as they are, whether or not the model's files are still there.
 
     Args:
@@ -211,19 +212,22 @@ def load_folder(folder: Path, formats: tuple[str, ...] = (), warnings: tuple[str
     if model is None or not _FORMAT.fullmatch(model.baseline):
         raise LabError(f"{folder} holds no run of labctl.", "Name an outputs/<model> folder, or a submission's zip.")
     if not formats:
-        there = {path.stem.partition("-")[2] for path in run.records.glob("quantize-*.json")}
-        order = [name for name in FORMATS if name in there and name != model.baseline]
-        formats = (model.baseline, *order)
+        formats = (model.baseline, *in_order(formats_made(run) - {model.baseline}))
 
     failures = read_record(run.record_path("failures"), Failures)
-    records = LabRecords(
+    records: dict[str, dict[Case, Any]] = {}
+    beside: dict[str, Any] = {}
+    for step in steps.every():
+        records[step.name] = step.there(run, formats)
+        beside |= {name: read_record(run.record_path(name), kind) for name, kind in step.beside.items()}
+    measured = Measured(
         folder=str(folder),
         model=model,
         text=read_record(run.record_path("text"), TextSource),
         formats=formats,
+        records=records,
         failures=() if failures is None else failures.failures,
         warnings=warnings,
-        conditions=read_record(run.record_path("conditions"), BenchConditions),
-        **read_all(run, formats),  # type: ignore[arg-type]
+        **beside,
     )
-    return only(records, lambda one: all(stays_inside(name) for name in one.group.raw(one.record)))
+    return measured.only(lambda kept: all(stays_inside(name) for name in kept.step.raw(kept.record)))

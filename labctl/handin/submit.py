@@ -7,20 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl import __version__
+from labctl import __version__, steps
 from labctl.errors import LabError
 from labctl.handin.submission import KIND, FileEntry, Manifest, stays_inside, without_paths, write_zip
 from labctl.lab.lab import Lab
 from labctl.pipeline.reporting import report_folder
-from labctl.steps.generate.step import prompt_path
-from labctl.steps.groups import record_keys, runs
-from labctl.steps.measured import LabRecords
-
-JUDGEMENT = (6, 12, 14, 17, 18)
-"""Questions that ask for the student's own words."""
+from labctl.steps.generate.step import GENERATE, prompt_path
+from labctl.steps.measured import Measured
+from labctl.steps.quantize.step import QUANTIZE
 
 _COURSE_FILES = ("model_sizes.txt", "perplexity_results.txt", "performance_results.csv", "test_prompts.txt")
-_CHARTS = ("size_vs_quality.png", "size_vs_performance.png")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,29 +37,34 @@ class Submission:
     drafts: tuple[int, ...]
 
 
-def deliverables(lab: Lab, records: LabRecords) -> tuple[Deliverable, ...]:
+def deliverables(lab: Lab, records: Measured) -> tuple[Deliverable, ...]:
     """The course's list (five points and the files of its scripts), each with what is missing."""
+    from labctl.report.charts import CHARTS
     from labctl.report.gaps import gaps
+    from labctl.report.questions import QUESTIONS
 
     folder = report_folder(lab)
-    numbers = {one.prompt_number for run in records.generation.values() for one in run.generations}
+    numbers = {one.prompt_number for run in records.of(GENERATE).values() for one in run.generations}
     texts = [
         (label, number)
         for label in records.formats
         for number in sorted(numbers) or [1]
         if not prompt_path(lab, label, number, "sampled").is_file()
     ]
+    asked_for = [f"{chart.name}.png" for chart in CHARTS.values() if chart.handed_in]
+    on_request = {step.name for step in steps.every() if step.on_request}
     return (
         Deliverable(
-            name="all tables filled", missing=tuple(f"{one.step} {one.format}".strip() for one in gaps(records))
+            name="all tables filled",
+            missing=tuple(f"{gap.step} {gap.format}".strip() for gap in gaps(records) if gap.step not in on_request),
         ),
         Deliverable(
-            name="the worksheet with all 18 questions", missing=_absent(folder, ["worksheet.md", "index.html"])
+            name=f"the worksheet with all {len(QUESTIONS)} questions",
+            missing=_absent(folder, ["worksheet.md", "index.html"]),
         ),
-        Deliverable(name="charts as PNG", missing=_absent(folder, _CHARTS)),
+        Deliverable(name="charts as PNG", missing=_absent(folder, asked_for)),
         Deliverable(
-            name="sample outputs of every format",
-            missing=tuple(f"{label} prompt {number}" for label, number in texts),
+            name="sample outputs of every format", missing=tuple(f"{label} prompt {number}" for label, number in texts)
         ),
         Deliverable(name="one-page recommendation", missing=_absent(folder, ["recommendation.md"])),
         Deliverable(name="the course's files", missing=_absent(folder, _COURSE_FILES)),
@@ -81,12 +82,13 @@ def drafts(lab: Lab) -> tuple[int, ...]:
         LabError: answers.toml cannot be read.
     """
     from labctl.report.build import ANSWERS, read_answers
+    from labctl.report.questions import asked_for_judgement
 
     answers = read_answers(report_folder(lab) / ANSWERS)
-    return tuple(number for number in JUDGEMENT if not answers.get(number))
+    return tuple(question.number for question in asked_for_judgement() if not answers.get(question.number))
 
 
-def submit(lab: Lab, records: LabRecords, *, incomplete: bool = False) -> Submission:
+def submit(lab: Lab, records: Measured, *, incomplete: bool = False) -> Submission:
     """Check what is to be handed in and pack it.
 
     Args:
@@ -115,21 +117,22 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _contents(lab: Lab, records: LabRecords) -> Iterator[tuple[str, bytes]]:
+def _contents(lab: Lab, records: Measured) -> Iterator[tuple[str, bytes]]:
     """Path in the zip -> bytes: the report's files, records, raw samples and sample outputs; no model."""
     for path in sorted(report_folder(lab).iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.suffix != ".zip":
             yield f"reports/{path.name}", path.read_bytes()
     root = f"outputs/{lab.model.name}"
-    of_lab = ("source", "text", "failures", *(("conditions",) if records.conditions is not None else ()))
-    for step, label in (*((name, "") for name in of_lab), *((one.group.step, one.label) for one in runs(records))):
-        path = lab.folder.record_path(step, label)
+    beside = [name for step in steps.every() for name in step.beside if getattr(records, name) is not None]
+    paths = [lab.folder.record_path(name) for name in ("source", "text", "failures", *beside)]
+    paths += [kept.step.path(lab.folder, kept.case) for kept in records]
+    for path in paths:
         if path.is_file():
             yield f"{root}/records/{path.name}", without_paths(path.read_bytes())
-    for group, label, record, _ in runs(records):
-        for name in group.raw(record):
+    for kept in records:
+        for name in kept.step.raw(kept.record):
             if not stays_inside(name):
-                raise LabError(f"The raw samples of {label} lie outside {lab.folder.root}.", _again(lab))
+                raise LabError(f"The raw samples of {kept.case} lie outside {lab.folder.root}.", _again(lab))
             yield f"{root}/{Path(name).as_posix()}", _read(lab, name)
 
 
@@ -146,7 +149,7 @@ def _read(lab: Lab, name: str) -> bytes:
 
 
 def _manifest(
-    lab: Lab, records: LabRecords, files: dict[str, bytes], missing: tuple[str, ...], open_questions: tuple[int, ...]
+    lab: Lab, records: Measured, files: dict[str, bytes], missing: tuple[str, ...], open_questions: tuple[int, ...]
 ) -> Manifest:
     import dataclasses
 
@@ -173,15 +176,13 @@ def _manifest(
             "blank": config.blank,
             "q13_limits": config.q13_limits,
         },
-        gguf_sha256={label: file.sha256 for label, file in records.files.items()},
-        record_keys=record_keys(records),
+        gguf_sha256={label: file.sha256 for label, file in records.of(QUANTIZE).items()},
+        record_keys=records.keys,
         warnings=records.warnings,
         missing=missing,
         drafts=open_questions,
-        files={
-            name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())
-        },
-    )  # fmt: skip
+        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())},
+    )
 
 
 def _short(spec: str, origin: str) -> str:

@@ -11,20 +11,20 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from labctl import __version__
+from labctl import __version__, steps
 from labctl.errors import LabError
-from labctl.handin.remeasure import Status, measure_again, stored_nll
+from labctl.handin.remeasure import Status, measure_again
 from labctl.handin.submission import Manifest, changed_files, load_folder, read_manifest, read_zip, unpack
 from labctl.lab.config import LabConfig
 from labctl.machine.surroundings import fault
-from labctl.steps.divergence.record import DivergenceRun
-from labctl.steps.generate.record import prompt_file
-from labctl.steps.groups import only, record_keys, runs
-from labctl.steps.measured import LabRecords
+from labctl.steps.base import Record, Step
+from labctl.steps.measured import Measured
+from labctl.steps.quantize.step import QUANTIZE
 
-_SAME = 1e-9  # figures computed again from the same samples, on whatever machine
+if TYPE_CHECKING:
+    from labctl.report.figures import Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +64,11 @@ def verify(path: Path, config: LabConfig, *, model_file: Path | None = None, see
         records = _read_as_made(records, manifest)
         for name, fine, find in (
             ("records are those of the manifest", "all keys agree", lambda: _other_records(records, manifest)),
-            ("perplexities follow from the tokens' values", "all", lambda: list(_wrong_perplexities(records))),
-            ("sample outputs are the records'", "all", lambda: list(_wrong_outputs(records, files))),
+            *(
+                (step.claim, "all", lambda step=step: list(_doubts(records, step)))
+                for step in steps.every()
+                if step.claim
+            ),
             (
                 "tables follow from the records",
                 "every row agrees",
@@ -108,114 +111,70 @@ def _folder_name(files: Mapping[str, bytes]) -> str:
     return next((name.split("/")[1] for name in sorted(files) if name.startswith("outputs/")), "model")
 
 
-def _read_as_made(records: LabRecords, manifest: Manifest) -> LabRecords:
+def _read_as_made(records: Measured, manifest: Manifest) -> Measured:
     """The records as the report had them: only steps that the manifest names took part."""
-    return only(records, lambda one: f"{one.group.step}-{one.label}" in manifest.record_keys)
+    return records.only(lambda kept: records.name_of(kept) in manifest.record_keys)
 
 
-def _other_records(records: LabRecords, manifest: Manifest) -> list[str]:
-    found = record_keys(records)
+def _other_records(records: Measured, manifest: Manifest) -> list[str]:
+    found = records.keys
     wrong = [name for name, key in manifest.record_keys.items() if found.get(name) != key]
-    hashes = {label: file.sha256 for label, file in records.files.items()}
+    hashes = {label: file.sha256 for label, file in records.of(QUANTIZE).items()}
     wrong += [
         f"digest of {label}" for label in manifest.formats if hashes.get(label) != manifest.gguf_sha256.get(label)
     ]
-    for group, label, _, provenance in runs(records):
-        if group.field != "files" and provenance.inputs.get("model") not in (None, hashes.get(label)):
-            wrong.append(f"{group.step} {label} was measured on another file")
+    for step, case, record in records:
+        stated = record.provenance.inputs.get("model")
+        if QUANTIZE.name in step.after and stated not in (None, hashes.get(case.format)):
+            wrong.append(f"{step.name} {case} was measured on another file")
     return wrong
 
 
-def _wrong_perplexities(records: LabRecords) -> Iterator[str]:
-    from labctl.steps.perplexity.scorer import perplexity
-
-    for label, run in records.perplexity.items():
-        nll = stored_nll(Path(records.folder), run)
-        if nll is None:
-            yield f"{label}: its tokens' values are missing or damaged"
-            continue
-        chunks = [chunk for start, stop in run.chunks for chunk in range(start, stop)]
-        values = nll[chunks]
-        ppl, se = perplexity(values)
-        for name, stated, found in (("perplexity", run.ppl, ppl), ("standard error", run.ppl_se, se)):
-            if not math.isclose(stated, found, rel_tol=_SAME) and not (math.isnan(stated) and math.isnan(found)):
-                yield f"{label}: {name} {stated:.6f} in the record, {found:.6f} from the tokens' values"
-        if not (values >= 0).all():
-            yield f"{label}: some token has no probability"
-    for label, other in records.divergence.items():
-        mean, top = _divergence(Path(records.folder), other)
-        if not math.isclose(mean, other.kld_mean, rel_tol=_SAME, abs_tol=1e-15):
-            yield f"{label}: KL divergence {other.kld_mean:.6f} in the record, {mean:.6f} from the tokens' values"
-        if not math.isclose(top, other.same_top_p, rel_tol=_SAME):
-            yield f"{label}: same top token {other.same_top_p:.6f} in the record, {top:.6f} from the tokens' values"
+def _doubts(records: Measured, step: Step[Record]) -> Iterator[str]:
+    for case, record in records[step].items():
+        yield from (f"{case}: {doubt}" for doubt in step.doubts(record, Path(records.folder)))
 
 
-def _divergence(folder: Path, run: DivergenceRun) -> tuple[float, float]:
-    """Mean KL divergence and top-token agreement from each token's values; NaN where these are missing or damaged."""
-    import numpy as np
-
-    from labctl.records.arrays import map_array
-
-    path = folder / run.values_path
-    try:
-        if folder.resolve() not in path.resolve().parents:
-            return math.nan, math.nan
-        stored = map_array(path)
-        if stored is None or not all(0 <= start < stop <= len(stored) for start, stop in run.chunks):
-            return math.nan, math.nan
-        values = np.asarray(stored[[chunk for start, stop in run.chunks for chunk in range(start, stop)]])
-        n_scored = values.shape[1] // 2
-        return float(values[:, :n_scored].mean()), float((values[:, n_scored:] > 0.5).mean())
-    except (OSError, ValueError, IndexError, EOFError):
-        return math.nan, math.nan
-
-
-def _wrong_outputs(records: LabRecords, files: Mapping[str, bytes]) -> Iterator[str]:
-    root = f"outputs/{Path(records.folder).name}"
-    for label, run in records.generation.items():
-        for one in run.generations:
-            name = prompt_file(label, one.prompt_number, one.decoding)
-            data = files.get(f"{root}/{name}")
-            if data is None or data.decode("utf-8", "replace") != f"{one.prompt}{one.text}\n":
-                yield name
-
-
-def _wrong_tables(records: LabRecords, manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[str]:
+def _wrong_tables(records: Measured, manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[str]:
     """Figures of worksheet and course files that the records do not give."""
     from labctl.report import coursefiles, worksheet
-    from labctl.report.analysis import frame, rows_of
     from labctl.report.build import ANSWERS, read_answers
+    from labctl.report.figures import figures_of, table
     from labctl.report.gaps import mark_names
+    from labctl.report.sheet import Sheet
 
-    settings = manifest.settings
-    limit, weights = float(settings["limit"]), settings["weights"]
-    table = frame(records, limit)
-    rows = rows_of(table)
-    yield from _wrong_results(coursefiles.results_csv(table), files.get("reports/results.csv", b""))
+    asked = _asked(manifest)
+    figures = figures_of(records, asked.limit)
+    yield from _wrong_results(coursefiles.results_csv(table(records, figures)), files.get("reports/results.csv", b""))
     answers = read_answers(Path(records.folder).parents[1] / "reports" / ANSWERS)
-    values = worksheet.context(
-        records,
-        rows,
-        weights=(weights.get("size", 0.0), weights.get("quality", 0.0), weights.get("speed", 0.0)),
-        limit=limit,
+    sheet = Sheet(
+        records=records,
+        figures=figures,
+        weights=asked.shares,
+        limit=asked.limit,
         machine=manifest.machines[0] if manifest.machines else None,
-        charts=(),
         answers=answers,
-        blank=bool(settings.get("blank")),
-        q13_limits=settings.get("q13_limits", {}),
+        blank=asked.blank,
+        q13_limits=asked.q13_limits,
     )
     for name, text in (
-        ("worksheet.md", mark_names(worksheet.render("worksheet.md.j2", values), records)),
-        ("recommendation.md", mark_names(worksheet.render("recommendation.md.j2", values), records)),
-        ("model_sizes.txt", coursefiles.model_sizes(records, rows)),
-        ("perplexity_results.txt", coursefiles.perplexity_results(records, rows)),
-        ("performance_results.csv", coursefiles.performance_results(rows)),
+        ("worksheet.md", mark_names(worksheet.render_worksheet(sheet), records)),
+        ("recommendation.md", mark_names(worksheet.render_recommendation(sheet), records)),
+        ("model_sizes.txt", coursefiles.model_sizes(records, figures)),
+        ("perplexity_results.txt", coursefiles.perplexity_results(records, figures)),
+        ("performance_results.csv", coursefiles.performance_results(figures)),
     ):
         stated = files.get(f"reports/{name}", b"").decode("utf-8", "replace")
         if manifest.labctl != __version__ and name.endswith(".md"):
             continue  # another version words its tables otherwise; results.csv holds every figure
         yield from _other_lines(name, text, stated)
-    yield from _other_page(records, rows, manifest, files)
+    yield from _other_page(records, figures, manifest, files)
+
+
+def _asked(manifest: Manifest) -> LabConfig:
+    """The settings of a report that the manifest states; the others as usual. Raises ValueError: they cannot be."""
+    names = ("limit", "weights", "blank", "q13_limits")
+    return LabConfig().having({name: manifest.settings[name] for name in names if name in manifest.settings})
 
 
 def _other_lines(name: str, made: str, stated: str) -> Iterator[str]:
@@ -237,18 +196,15 @@ def _other_lines(name: str, made: str, stated: str) -> Iterator[str]:
             yield f"{name} lacks: {line[:90]}"
 
 
-def _other_page(
-    records: LabRecords, rows: Mapping[str, Mapping[str, Any]], manifest: Manifest, files: Mapping[str, bytes]
-) -> Iterator[str]:
-    from labctl.report.markup import to_html
-    from labctl.report.pagedata import as_json, page_data
+def _other_page(records: Measured, figures: Figures, manifest: Manifest, files: Mapping[str, bytes]) -> Iterator[str]:
+    from labctl.report.page.data import as_json, page_data
+    from labctl.report.page.markup import to_html
 
     if manifest.labctl != __version__:
         return
     html = files.get("reports/index.html", b"").decode("utf-8", "replace")
-    weights = manifest.settings["weights"]
-    chosen = (weights.get("size", 0.0), weights.get("quality", 0.0), weights.get("speed", 0.0))
-    if as_json(page_data(records, rows, chosen, float(manifest.settings["limit"]))) not in html:
+    asked = _asked(manifest)
+    if as_json(page_data(records, figures, asked.shares, asked.limit)) not in html:
         yield "index.html: the figures behind its sliders and texts"
     shown = re.sub(r"<img [^>]*>", "", html)
     for name in ("worksheet", "recommendation"):

@@ -16,10 +16,11 @@ def command(verb: str, name: str, config: LabConfig, formats: tuple[str, ...], *
         exact: as in steps.Lab.command.
     """
     usual, words = LabConfig(), ["labctl", verb, "--model", name]
-    asks = ("formats", "chunks", "text", "ctx", "budget_s") if verb == "run" else ()
+    asks = ("formats", "chunks", "text", "ctx", "budget_s", "settle") if verb == "run" else ()
     for setting in ("outputs", "reports", *asks):
         value = getattr(config, setting)
         if value != getattr(usual, setting):
             shown = ",".join(formats) if setting == "formats" else str(value)
-            words += [flag(setting).strip(), shown if exact or not Path(shown).is_absolute() else setting.upper()]
+            shown = shown if exact or not Path(shown).is_absolute() else setting.upper()
+            words += [flag(setting)] if value is True else [flag(setting), shown]
     return shlex.join(words)

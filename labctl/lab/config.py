@@ -1,24 +1,18 @@
-"""Settings of a lab: lab.toml, LABCTL_* variables and flags become one LabConfig."""
+"""Settings of a lab: each one's type, bounds, usual value and words, declared once."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import os
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from labctl.engines.llama_cpp.formats import LAB_FORMATS
-from labctl.errors import LabError
-from labctl.lab.toml_words import read_toml
-from labctl.lab.values import check_together, checked_value, values_of
-
-CONFIG_NAME = "lab.toml"
-_MAX_CONFIG_BYTES = 1 << 20
+from labctl.engines import usual_formats
 
 Q13_LIMITS = {
     "chatbot_ppl_increase_pct": 5.0,
@@ -37,70 +31,176 @@ right continuation: 10 %. Sums have one: at most 5 percentage points fewer right
 rule. Each of chatbot, code, creative and math takes <use>_ppl_increase_pct, <use>_kld_mean (nats a token),
 <use>_same_top_pct and <use>_sums_lost_pct.
 """
+USUAL_LIMIT = 0.02
+"""Increase of perplexity that a format must stay under, as a fraction."""
+Weights = tuple[float, float, float]
+"""What size, quality and speed count in the score, or their terms."""
+USUAL_WEIGHTS: Weights = (0.3, 0.4, 0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person is told of a setting.
+
+    Attributes:
+        help: what it does.
+        flag: its option; empty where only lab.toml and variables set it.
+        metavar: what stands for its value in `--help`; TIME also lets it be written as 90s, 20m or 1.5h.
+        hint: what to write in place of a value that is refused; empty where the help says it.
+    """
+
+    help: str
+    flag: str = ""
+    metavar: str | None = None
+    hint: str = ""
+
+
+_Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
+_Rounds = Annotated[int, Meta(ge=1, le=10_000)]
+_Seconds = Annotated[float, Meta(ge=0, le=1e7)]
+_SomeSeconds = Annotated[float, Meta(gt=0, le=1e7)]
+_Share = Annotated[float, Meta(ge=0, le=1e9)]
+_Folder = Annotated[str, Meta(min_length=1)]
+_WEIGHTS = ("size", "quality", "speed")
+_Weight = Annotated[str, Meta(pattern=f"^({'|'.join(_WEIGHTS)})$")]
+_USES = "^(chatbot|code|creative|math)_(ppl_increase_pct|kld_mean|same_top_pct|sums_lost_pct)$"
+_TIME = "TIME"
+_OF_SAMPLES = "Of the sample outputs."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabConfig:
-    """What a lab is asked to do.
+    """What a lab is asked to do; None where it depends on the machine, the model or the disk."""
 
-    Attributes:
-        model: demo, a preset, a GGUF file, a checkpoint folder, hf:owner/repo[@revision][:file], or a page of the Hub.
-        text: wikitext-2, demo, or a path; None for WikiText-2 with the demo text in reserve.
-        chunks: "auto" (as many as the verdicts need), "all", or a number of chunks from the start of the text.
-        budget_s: seconds for the whole perplexity step with auto; None for no limit.
-        kl_chunks, kl_spool_bytes: chunks that divergence is measured on, and size of the temporary file with the
-            baseline's probabilities; None for as many chunks as fit.
-        threads: None for this machine's physical (performance) cores.
-        ctx: tokens of a perplexity chunk, and of the context that memory is measured at.
-        limit: increase of perplexity that a format must stay under, as a fraction.
-        weights: size, quality and speed in the combined score.
-        q13_limits: what Q13 allows each use, where it shall differ from Q13_LIMITS.
-        blank: leave a line for the student where a draft would stand.
-        bench_rounds, bench_max_rounds: least and most rounds of the speed measurement over all formats; between them it
-            ends once every ratio to the baseline is known to ± 2 %.
-        bench_budget_s: seconds for the speed measurement: no further round begins that would pass them, and a visit
-            that does is cut off; None for 40 with the demo model and 180 with others, a visit of which may take 60.
-        cooldown_s: seconds of rest between visits of the speed measurement.
-        probe_items: questions of each probe; None for all of them with the demo model and 50 with others.
-        hang_s: seconds without a sign of life after which a child process is given up.
-        memory_limit_bytes: most address space of a child process; None for one by the model's size, 0 for none.
-        imatrix: a GGUF importance matrix to quantize with; "auto" or "auto:TEXT" to compute one.
-        llama_cpp: a checkout of llama.cpp whose converter to use for checkpoints.
-        yes: agree to large downloads and writes, and to setting up the converter, without being asked.
-    """
-
-    model: str = "demo"
-    text: str | None = None
-    formats: tuple[str, ...] = LAB_FORMATS
-    chunks: str | int = "auto"
-    budget_s: float | None = None
-    kl_chunks: int | None = None
-    kl_spool_bytes: int = 1 << 30
-    threads: int | None = None
-    ctx: int = 512
-    outputs: str = "outputs"
-    reports: str = "reports"
-    lab_data: str | None = None
-    temperature: float = 0.7
-    top_p: float = 0.9
-    seed: int = 42
-    new_tokens: int = 100
-    limit: float = 0.02
-    weights: dict[str, float] = field(default_factory=lambda: {"size": 0.3, "quality": 0.4, "speed": 0.3})
-    q13_limits: dict[str, float] = field(default_factory=dict)
-    blank: bool = False
-    bench_rounds: int = 4
-    bench_max_rounds: int = 12
-    bench_budget_s: float | None = None
-    cooldown_s: float = 0.0
-    probe_items: int | None = None
-    hang_s: float = 3600.0
-    memory_limit_bytes: int | None = None
-    allow_quantized_source: bool = False
-    allow_missing_pre_tokenizer: bool = False
-    imatrix: str | None = None
-    llama_cpp: str | None = None
-    yes: bool = False
+    model: Annotated[
+        str,
+        Setting(
+            "demo, a name from `labctl models`, a GGUF file, a checkpoint folder, hf:owner/repo, a Hub page's address,"
+            " or a lab in outputs. Default: demo; for single steps and what only reads, the lab measured last.",
+            "--model",
+        ),
+    ] = "demo"
+    text: Annotated[
+        str | None, Setting("wikitext-2, demo, or a text file. Default: WikiText-2, else the demo text.", "--text")
+    ] = None
+    formats: Annotated[tuple[str, ...], Setting("Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K.", "--formats")] = (
+        usual_formats()
+    )
+    chunks: Annotated[
+        Literal["auto", "all"] | _Count,
+        Setting(
+            "Chunks of text: as the verdicts need, the first N, or all.",
+            "--chunks",
+            "auto|N|all",
+            "Give auto, all, or a number such as 64.",
+        ),
+    ] = "auto"
+    budget_s: Annotated[
+        _SomeSeconds | None,
+        Setting("With --chunks auto: most time for the perplexity step, e.g. 20m.", "--budget", _TIME),
+    ] = None
+    settle: Annotated[
+        bool, Setting("With --chunks auto: read on until every verdict on this text stands.", "--settle")
+    ] = False
+    patience: Annotated[
+        float,
+        Meta(ge=1, le=1000),
+        Setting("With --chunks auto: give a verdict up that would take so many times the chunks read so far."),
+    ] = 4.0
+    kl_chunks: Annotated[_Count | None, Setting("Chunks that divergence is measured on; else as many as fit.")] = None
+    kl_spool_bytes: Annotated[
+        int,
+        Meta(ge=1 << 20, le=1 << 50),
+        Setting("Most bytes of the temporary file with the baseline's probabilities."),
+    ] = 1 << 30
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None, Setting("Default: this machine's physical cores.", "--threads")
+    ] = None
+    ctx: Annotated[
+        int,
+        Meta(ge=16, le=1 << 20, multiple_of=2),
+        Setting(
+            "Tokens of a chunk of text, and of the context that memory is measured at.",
+            "--ctx",
+            hint="Give an even number of tokens.",
+        ),
+    ] = 512
+    outputs: Annotated[_Folder, Setting("Folder for models and records.", "--outputs")] = "outputs"
+    reports: Annotated[_Folder, Setting("Folder for worksheets.", "--reports")] = "reports"
+    lab_data: Annotated[
+        str | None, Setting("Folder of the demo model, texts and downloads. Default: lab_data.", "--lab-data")
+    ] = None
+    temperature: Annotated[float, Meta(ge=0, le=100), Setting(_OF_SAMPLES)] = 0.7
+    top_p: Annotated[float, Meta(gt=0, le=1), Setting(_OF_SAMPLES, hint="1 leaves it out.")] = 0.9
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32), Setting(_OF_SAMPLES)] = 42
+    new_tokens: Annotated[int, Meta(ge=1, le=1 << 20), Setting("Length of a sample output.")] = 100
+    limit: Annotated[
+        float,
+        Meta(gt=0, lt=10),
+        Setting(
+            "Increase of perplexity that a format must stay under, as a fraction.",
+            hint="Give a fraction: 0.02 stands for 2 %.",
+        ),
+    ] = USUAL_LIMIT
+    weights: Annotated[
+        dict[_Weight, _Share],
+        Setting(
+            "What each counts in the score, e.g. size=.3,quality=.4,speed=.3.",
+            "--weights",
+            hint="For example: size=.3,quality=.4,speed=.3; in lab.toml: { size = 0.3, quality = 0.4, speed = 0.3 }.",
+        ),
+    ] = field(default_factory=lambda: dict(zip(_WEIGHTS, USUAL_WEIGHTS, strict=True)))
+    q13_limits: Annotated[
+        dict[Annotated[str, Meta(pattern=_USES)], _Share],
+        Setting(
+            "What Q13 allows each use, where it differs from Q13_LIMITS.",
+            hint="For example: chatbot_ppl_increase_pct=5",
+        ),
+    ] = field(default_factory=dict)
+    blank: Annotated[bool, Setting("Leave a line for the student where a draft would stand.", "--blank/--drafts")] = (
+        False
+    )
+    bench_rounds: Annotated[_Rounds, Setting("Fewest rounds of the speed measurement over all formats.")] = 4
+    bench_max_rounds: Annotated[
+        _Rounds, Setting("Most rounds; it ends before, once every ratio to the baseline is known to ± 2 %.")
+    ] = 12
+    bench_budget_s: Annotated[
+        _Seconds | None,
+        Setting(
+            "Most time for the speed measurement, e.g. 2m; a visit that passes it is cut off.", "--bench-time", _TIME
+        ),
+    ] = None
+    cooldown_s: Annotated[
+        float, Meta(ge=0, le=3600), Setting("Rest between visits of the speed measurement.", "--cooldown", _TIME)
+    ] = 0.0
+    probe_items: Annotated[Annotated[int, Meta(ge=0, le=1 << 20)] | None, Setting("Questions of each probe.")] = None
+    hang_s: Annotated[_SomeSeconds, Setting("Seconds without a sign of life until a process is given up.")] = 3600.0
+    memory_limit_bytes: Annotated[
+        Annotated[int, Meta(ge=0, lt=1 << 62)] | None,
+        Setting("Most address space of a process.", hint="0 stands for none; left out, it follows the model's size."),
+    ] = None
+    allow_quantized_source: Annotated[
+        bool, Setting("Accept a model that is quantized already; every table then says so.", "--allow-quantized-source")
+    ] = False
+    allow_missing_pre_tokenizer: Annotated[
+        bool,
+        Setting(
+            "Accept a model that does not say how text is split; every table then says so.",
+            "--allow-missing-pre-tokenizer",
+        ),
+    ] = False
+    imatrix: Annotated[
+        str | None,
+        Setting(
+            "Quantize with this GGUF importance matrix, or compute one with llama-imatrix.",
+            "--imatrix",
+            "FILE|auto[:TEXT]",
+        ),
+    ] = None
+    llama_cpp: Annotated[
+        str | None, Setting("Use the converter of this llama.cpp checkout for checkpoints.", "--llama-cpp", "DIR")
+    ] = None
+    yes: Annotated[bool, Setting("Agree to large downloads and writes without being asked.", "--yes")] = False
 
     def lab_data_folder(self) -> Path:
         """Where texts and models lie: as set, else ./lab_data, else the one beside the installed package."""
@@ -109,10 +209,16 @@ class LabConfig:
         beside = Path(__file__).resolve().parents[2] / "lab_data"
         return beside if not Path("lab_data").is_dir() and beside.is_dir() else Path("lab_data")
 
-    def having(self, settings: Mapping[str, Any]) -> LabConfig:
+    def having(self, settings: Mapping[str, object]) -> LabConfig:
         """The same settings with other values for some."""
         now = {name: getattr(self, name) for name in FIELDS}
         return msgspec.convert({**now, **settings}, LabConfig)
+
+    @property
+    def shares(self) -> Weights:
+        """What size, quality and speed count in the score."""
+        size, quality, speed = (self.weights.get(name, 0.0) for name in _WEIGHTS)
+        return size, quality, speed
 
     @property
     def is_auto(self) -> bool:
@@ -133,101 +239,15 @@ class LabConfig:
         return self.probe_items if self.probe_items is not None else (None if is_demo else 50)
 
 
-FIELDS = {one.name: one for one in dataclasses.fields(LabConfig)}
-
-
-class Source(NamedTuple):
-    """Settings that come from one place.
-
-    Attributes:
-        before: what stands before a setting's value in a message, by the setting's name.
-    """
-
-    values: dict[str, Any]
-    before: Callable[[str], str]
-
-
-def load_config(
-    flags: Mapping[str, Any],
-    folder: Path = Path(),
-    environ: Mapping[str, str] | None = None,
-    *,
-    remembered: Mapping[str, Any] | None = None,
-) -> LabConfig:
-    """Put settings together: a flag beats LABCTL_<NAME>, which beats lab.toml, which beats the default.
-
-    Args:
-        flags: settings from the command line; None means not given.
-        folder: where lab.toml is looked for.
-        remembered: what the lab was asked before, in place of the defaults.
-    Raises:
-        LabError: an unknown key, a wrong type or an impossible value, with its place.
-    """
-    return merged(dict(remembered or {}), *sources(flags, folder, environ))
-
-
-def sources(
-    flags: Mapping[str, Any], folder: Path = Path(), environ: Mapping[str, str] | None = None
-) -> tuple[Source, Source, Source]:
-    """What lab.toml, variables and flags say, each value checked.
-
-    Raises:
-        LabError: as load_config.
-    """
-    toml = read_toml(folder / CONFIG_NAME, what="a settings file", max_bytes=_MAX_CONFIG_BYTES)
-    _check_names(toml, CONFIG_NAME)
-    said = Source(values_of(os.environ if environ is None else environ, FIELDS), lambda name: f"LABCTL_{name.upper()}=")
-    given = Source({name: value for name, value in flags.items() if value is not None}, flag)
-    _check_names(given.values, "the command line")
-    found = (Source(toml, lambda name: f"{CONFIG_NAME}: {name} "), said, given)
-    for source in found:
-        for name, value in source.values.items():
-            source.values[name] = _checked(source, name, value)
-    return found
+FIELDS = {setting.name: setting for setting in dataclasses.fields(LabConfig)}
+TYPES: dict[str, object] = typing.get_type_hints(LabConfig)
+"""Each setting's type without its bounds."""
+SETTINGS: dict[str, Setting] = {
+    name: next(part for part in kind.__metadata__ if isinstance(part, Setting))
+    for name, kind in typing.get_type_hints(LabConfig, include_extras=True).items()
+}
 
 
 def flag(name: str) -> str:
-    """A setting as the command line has it: --chunks."""
-    return f"--{_FLAGS.get(name, name.replace('_', '-'))} "
-
-
-_FLAGS = {"budget_s": "budget", "cooldown_s": "cooldown", "bench_budget_s": "bench-time"}
-
-
-def merged(remembered: dict[str, Any], *found: Source) -> LabConfig:
-    """Later sources beat earlier ones.
-
-    Raises:
-        LabError: settings that do not go together.
-    """
-    values = dict(remembered)
-    for source in found:
-        values.update(source.values)
-    config = msgspec.convert(values, LabConfig)
-    check_together(config.formats, config.imatrix, config.chunks, config.budget_s)
-    return config
-
-
-def _check_names(new: Mapping[str, Any], where: str) -> None:
-    for name in new:
-        if name not in FIELDS:
-            nearest = difflib.get_close_matches(name, FIELDS, n=1)
-            raise LabError(
-                f"{where}: there is no setting {name!r}.",
-                f"Did you mean {nearest[0]!r}?" if nearest else f"Settings: {', '.join(FIELDS)}.",
-            )
-
-
-def _checked(source: Source, name: str, value: Any) -> Any:
-    """A setting of the right type that can be.
-
-    Raises:
-        LabError: it names the setting, its value and where it comes from.
-    """
-    before = source.before(name)
-    try:
-        typed = getattr(msgspec.convert({name: value}, LabConfig), name)
-    except msgspec.ValidationError as error:
-        said = str(error).replace(f" - at `$.{name}`", "")
-        raise LabError(f"{before.rstrip(' =')}: {said}.", "Correct that value; see `labctl run --help`.") from error
-    return checked_value(name, typed, before)
+    """A setting's option, such as --chunks; its own name where it has none."""
+    return SETTINGS[name].flag.partition("/")[0] or name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.records.disk import writing
+from labctl.records.disk import SCRATCH, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,22 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def scratch(self) -> Path:
+        """For large temporary files, made when it is needed; what a killed run left there is swept by the next."""
+        return self.root / SCRATCH
+
+    def sweep_scratch(self, keep: tuple[str, ...]) -> None:
+        """Remove what is in the scratch folder, or was beside it once, but for the files that a run goes on with.
+
+        Args:
+            keep: the start of their names.
+        """
+        for path in (*self.scratch.glob("*"), *self.root.glob(".spool-*")):
+            if not path.name.startswith(keep):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def record_path(self, step: str, format_name: str = "") -> Path:
         """records/<step>-<format>.json, or records/<step>.json for a step of the whole model."""

@@ -17,8 +17,8 @@ class Listener(Protocol):
     def stage(self, name: str) -> None:
         """All that follows is this step's, until the next one."""
 
-    def step(self, name: str, label: str) -> None:
-        """A step begins with a format."""
+    def step(self, name: str, label: str, unit: str = "") -> None:
+        """A step begins with a format; `unit` is what its progress counts."""
 
     def progress(self, done: int, total: int, note: str, share: float) -> None:
         """The current step got so far; `share` is how much of the step is done, 0 to 1."""

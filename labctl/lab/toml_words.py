@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from labctl.errors import LabError
 from labctl.records.encodings import read_settings
@@ -21,7 +20,7 @@ _CURLY = re.compile(r"[“”„‟‘’‚«»]")
 _INSIDE = 'put the text between single quotes (\'...\'), or between three double quotes ("""...""")'
 
 
-def read_toml(path: Path, *, what: str, max_bytes: int) -> dict[str, Any]:
+def read_toml(path: Path, *, what: str, max_bytes: int) -> dict[str, object]:
     """A TOML file's content; empty if there is no such file.
 
     Args:
@@ -43,7 +42,7 @@ def read_toml(path: Path, *, what: str, max_bytes: int) -> dict[str, Any]:
             f"Cannot read {path}: {error.strerror}.", "Check that it is a file, and its permissions."
         ) from error
     try:
-        loaded: dict[str, Any] = tomllib.loads(text)
+        loaded: dict[str, object] = tomllib.loads(text)
         return loaded
     except (ValueError, RecursionError) as error:  # ValueError: not TOML, or an endless number
         raise _explained(path, text, error) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import socket
@@ -17,7 +16,9 @@ from urllib.parse import urlsplit
 from labctl.machine.cpu import performance_cores
 from labctl.machine.fingerprint import clock_text, conditions, fingerprint, free_memory_bytes
 from labctl.records.base import Machine
+from labctl.records.disk import free_bytes
 from labctl.records.hardware import Conditions
+from labctl.records.units import size_text
 
 PROBE_TIMEOUT_S = 3.0
 BUSY_CORE = 0.6
@@ -43,7 +44,7 @@ def doctor(
     spool_need_bytes: int = 0,
     outputs: Path,
     system_info: str | None,
-    check_hub: bool = True,
+    hub: str = "",
 ) -> tuple[Check, ...]:
     """Look at everything that decides whether a lab will run, and whether its timings will mean anything.
 
@@ -53,7 +54,7 @@ def doctor(
         spool_need_bytes: of these, the temporary file that only KL divergence needs.
         outputs: the folder it writes to; need not exist.
         system_info: llama.cpp's own line about the processor, if it could be loaded.
-        check_hub: also try the Hugging Face Hub (up to 3 s without a network).
+        hub: address of the Hugging Face Hub, to try it, too (up to 3 s without a network); empty to leave it out.
     """
     machine = fingerprint()
     checks = [
@@ -67,8 +68,8 @@ def doctor(
     checks.append(check_ram(machine.ram_bytes, free_memory_bytes(), ram_need_bytes, machine.ram_limit_bytes))
     checks.append(check_disk(outputs, disk_need_bytes, spool_need_bytes))
     checks += conditions_checks(conditions(), machine.n_cores_logical)
-    if check_hub:
-        checks.append(check_hub_at((os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")))
+    if hub:
+        checks.append(check_hub_at(hub))
     return tuple(checks)
 
 
@@ -141,11 +142,11 @@ def check_cores(machine: Machine) -> Check:
 def check_ram(machine_bytes: int, available_bytes: int, need_bytes: int | None, limit_bytes: int = 0) -> Check:
     """Memory that is needed against what is free; a container's limit, if there is one, stands for the machine's."""
     total_bytes = limit_bytes or machine_bytes
-    detail = f"{available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free"
+    detail = f"{size_text(available_bytes)} of {size_text(total_bytes)} free"
     if limit_bytes:
-        detail += f" (this process may use no more of the machine's {machine_bytes / 1e9:.1f} GB)"
+        detail += f" (this process may use no more of the machine's {size_text(machine_bytes)})"
     if need_bytes is not None:
-        detail += f", {need_bytes / 1e9:.1f} GB needed"
+        detail += f", {size_text(need_bytes)} needed"
         if need_bytes > total_bytes:
             hint = "Take a smaller model, a smaller --ctx, or a computer with more memory."
             return Check(name="Memory", status="problem", detail=detail, hint=hint)
@@ -155,15 +156,12 @@ def check_ram(machine_bytes: int, available_bytes: int, need_bytes: int | None, 
 
 
 def check_disk(folder: Path, need_bytes: int | None, spool_bytes: int = 0) -> Check:
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    detail = f"{free / 1e9:.1f} GB free in {place}"
+    free = free_bytes(folder)
+    detail = f"{size_text(free)} free in {folder.absolute()}"
     if need_bytes is not None:
-        detail += f", {need_bytes / 1e9:.1f} GB needed"
+        detail += f", {size_text(need_bytes)} needed"
         if spool_bytes:
-            detail += f", {spool_bytes / 1e9:.1f} of them for a while"
+            detail += f", {size_text(spool_bytes)} of them for a while"
         if need_bytes > free >= need_bytes - spool_bytes:
             hint = "Without more space KL divergence is left out; free some, or set kl_spool_bytes in lab.toml."
             return Check(name="Disk", status="warning", detail=detail, hint=hint)

@@ -16,11 +16,27 @@ from labctl.machine.cgroups import PROC, SYS, core_quota, read_text
 # Names in /proc/cpuinfo -> names in llama.cpp's system info, for what its CPU code makes use of.
 # Source: llama.cpp ggml/src/ggml-cpu/ggml-cpu.cpp, ggml_backend_cpu_get_features.
 FEATURES = {
-    "ssse3": "ssse3", "avx": "avx", "avx_vnni": "avx_vnni", "avx2": "avx2", "f16c": "f16c", "fma": "fma",
-    "bmi2": "bmi2", "avx512f": "avx512", "avx512vbmi": "avx512_vbmi", "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16", "amx_int8": "amx_int8", "asimd": "neon", "neon": "neon", "asimdhp": "fp16_va",
-    "i8mm": "matmul_int8", "sve": "sve", "asimddp": "dotprod", "sme": "sme", "vsx": "vsx",
-}  # fmt: skip
+    "ssse3": "ssse3",
+    "avx": "avx",
+    "avx_vnni": "avx_vnni",
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "fma": "fma",
+    "bmi2": "bmi2",
+    "avx512f": "avx512",
+    "avx512vbmi": "avx512_vbmi",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "amx_int8": "amx_int8",
+    "asimd": "neon",
+    "neon": "neon",
+    "asimdhp": "fp16_va",
+    "i8mm": "matmul_int8",
+    "sve": "sve",
+    "asimddp": "dotprod",
+    "sme": "sme",
+    "vsx": "vsx",
+}
 _MAC_FEATURES = {"FEAT_FP16": "fp16_va", "FEAT_I8MM": "matmul_int8", "FEAT_DotProd": "dotprod", "FEAT_SME": "sme"}
 _WINDOWS_FEATURES = {36: "ssse3", 39: "avx", 40: "avx2", 41: "avx512"}  # winnt.h, PF_*_INSTRUCTIONS_AVAILABLE
 # A core this much weaker than the strongest holds the others up, as llama.cpp's threads wait for each other.

@@ -7,29 +7,21 @@ import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl import steps
+from labctl.engines import in_order
 from labctl.errors import LabError
 from labctl.lab.config import FIELDS, LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.values import checked_value
-from labctl.records.files import GgufFile
 from labctl.records.places import typed
 from labctl.records.sources import SourceModel
 from labctl.records.store import read_record, write_record
-from labctl.steps.groups import GROUPS
+from labctl.steps.measured import Measured
+from labctl.steps.quantize.step import formats_made
 
 NAME = "lab.json"
-OF_STEP: dict[str, tuple[str, ...]] = {
-    "quantize": ("imatrix",),
-    "perplexity": ("text", "ctx", "chunks", "budget_s", "limit"),
-    "divergence": ("text", "ctx", "chunks", "kl_chunks", "kl_spool_bytes"),
-    "generate": ("ctx", "threads", "temperature", "top_p", "seed", "new_tokens", "probe_items"),
-    "memory": ("ctx", "threads"),
-    "bench": ("formats", "threads", "bench_rounds", "bench_max_rounds", "bench_budget_s", "cooldown_s"),
-    "batch": ("threads",),
-}
+OF_STEP = {step.name: step.settings for step in steps.every()}
 """The settings that each step's records depend on. Speed is timed over a set of formats, which is one of them."""
 OF_MODEL = ("allow_quantized_source", "allow_missing_pre_tokenizer", "llama_cpp", "lab_data")
 OF_REPORT = ("limit", "weights", "q13_limits", "blank")
@@ -54,11 +46,11 @@ class Asked:
     sha256: str
     formats: tuple[str, ...]
     asked_at: str
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    of_lab: dict[str, Any] = field(default_factory=dict)
-    standing: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, dict[str, object]] = field(default_factory=dict)
+    of_lab: dict[str, object] = field(default_factory=dict)
+    standing: dict[str, object] = field(default_factory=dict)
 
-    def settings(self, names: Iterable[str]) -> dict[str, Any]:
+    def settings(self, names: Iterable[str]) -> dict[str, object]:
         """The settings that some steps were asked with, and those of the lab."""
         found = dict(self.of_lab)
         for step in names:
@@ -66,9 +58,9 @@ class Asked:
         return {**found, "formats": self.formats}
 
 
-def settings_of(config: LabConfig, n_threads: int, labels: tuple[str, ...], step: str) -> dict[str, Any]:
+def settings_of(config: LabConfig, n_threads: int, labels: tuple[str, ...], step: str) -> dict[str, object]:
     """What a step is asked with now; the number of threads as it came out."""
-    own: dict[str, Any] = {"threads": n_threads, "formats": list(labels), "text": _absolute(config.text)}
+    own: dict[str, object] = {"threads": n_threads, "formats": list(labels), "text": _absolute(config.text)}
     if config.imatrix is not None:
         own["imatrix"] = _absolute(config.imatrix)
     return {name: own.get(name, getattr(config, name)) for name in OF_STEP[step]}
@@ -82,7 +74,7 @@ def note(
     names: Iterable[str],
     *,
     whole: bool,
-    standing: Mapping[str, Any],
+    standing: Mapping[str, object],
 ) -> Asked:
     """Write down what is asked now.
 
@@ -93,10 +85,10 @@ def note(
     """
     before = read(folder)
     formats = set(config.formats) if whole or before is None else {*config.formats, *before.formats}
-    ordered = tuple(name for name in FORMATS if name in formats and name != model.baseline)
+    ordered = in_order(formats - {model.baseline})
     labels = tuple(name for name in config.formats if name != model.baseline)
-    steps = {} if before is None else dict(before.steps)
-    steps |= {name: settings_of(config, n_threads, labels, name) for name in names if name in OF_STEP}
+    made = {} if before is None else dict(before.steps)
+    made |= {name: settings_of(config, n_threads, labels, name) for name in names}
     usual = LabConfig()
     given = {name: getattr(config, name) for name in (*OF_MODEL, *OF_REPORT)}
     of_lab = {name: value for name, value in given.items() if value != getattr(usual, name)}
@@ -109,7 +101,7 @@ def note(
         sha256=model.sha256,
         formats=ordered,
         asked_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        steps=steps,
+        steps=made,
         of_lab=of_lab if whole or before is None else before.of_lab | of_lab,
         standing=dict(standing),
     )
@@ -157,19 +149,12 @@ def _check(asked: Asked) -> None:
     Raises:
         LabError: one could not.
     """
-    import msgspec
-
-    for settings in ({"formats": asked.formats} if asked.formats else {}, asked.of_lab, *asked.steps.values()):
+    formats: dict[str, object] = {"formats": asked.formats} if asked.formats else {}
+    for settings in (formats, asked.of_lab, *asked.steps.values()):
         for name, value in settings.items():
             if name not in FIELDS or (name == "formats" and not value):
                 continue
-            try:
-                checked_value(name, getattr(msgspec.convert({name: value}, LabConfig), name), f"{NAME}: {name} ")
-            except msgspec.ValidationError as error:
-                raise LabError(f"{NAME}: {error}.") from error
-
-
-_RECORDED = {"n_ctx": "ctx", "n_threads": "threads", "n_tokens": "new_tokens"}
+            checked_value(name, value, f"{NAME}: {name} ")
 
 
 def _by_records(folder: RunFolder) -> Asked | None:
@@ -177,34 +162,28 @@ def _by_records(folder: RunFolder) -> Asked | None:
     model = read_record(folder.record_path("source"), SourceModel)
     if model is None:
         return None
-    there = {path.stem.partition("-")[2] for path in folder.records.glob("quantize-*.json")}
-    formats = tuple(name for name in FORMATS if name in there and name != model.baseline)
-    steps: dict[str, dict[str, Any]] = {"bench": {"formats": list(formats)}}
-    for group in GROUPS:
-        label = next(iter(formats), "") if not group.of_baseline else model.baseline
-        record = read_record(folder.record_path(group.step, label), group.kind)
-        if record is None or record.provenance is None or isinstance(record, GgufFile):
-            continue
-        made = {_RECORDED.get(name, name): value for name, value in record.provenance.settings.items()}
-        if group.step == "divergence":
-            made["kl_chunks"] = made.pop("n_chunks", None)
-        steps.setdefault(group.step, {}).update(
-            {name: made[name] for name in OF_STEP.get(group.step, ()) if name in made}
-        )
-    if "divergence" in steps and "chunks" in steps.get("perplexity", {}):
-        steps["divergence"]["chunks"] = steps["perplexity"]["chunks"]
+    formats = in_order(formats_made(folder) - {model.baseline})
+    scope = Measured(folder=str(folder.root), model=model, text=None, formats=(model.baseline, *formats))
+    made: dict[str, dict[str, object]] = {}
+    for step in steps.every():
+        records = (step.read(folder, case) for case in step.cases(scope))
+        record = next((record for record in records if record is not None), None)
+        if record is not None:
+            made[step.name] = step.asked_of(record)
+            if "formats" in step.settings:
+                made[step.name]["formats"] = list(formats)
     return Asked(
         spec=model.spec,
         path=model.path,
         sha256=model.sha256,
         formats=formats,
         asked_at="",
-        steps=steps,
+        steps=made,
         of_lab={"allow_quantized_source": True} if model.quantized else {},
     )
 
 
-def flags_over(asked: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def flags_over(asked: Mapping[str, Mapping[str, object]], flags: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """The settings of each step, with flags of the command line in place of what was asked before."""
     return {
         step: {name: flags[name] if flags.get(name) is not None else value for name, value in settings.items()}

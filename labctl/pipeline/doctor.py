@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from labctl.engines.llama_cpp.identity import ask_engine
 from labctl.errors import LabError
-from labctl.lab.config import load_config
 from labctl.lab.listener import Listener
+from labctl.lab.sources import hub
 from labctl.lab.sources.models import DEMO_FILE
+from labctl.lab.values import load_config
 from labctl.machine.checks import Check, doctor
 from labctl.pipeline import opening, plan, preflight
 from labctl.records.places import brought
 
 
-def examine(settings: dict[str, Any], display: Listener, *, check_hub: bool) -> tuple[Check, ...]:
+def examine(settings: Mapping[str, object], display: Listener, *, check_hub: bool) -> tuple[Check, ...]:
     """All checks for the lab that these settings describe; what cannot be found out becomes a check of its own.
 
     Raises:
@@ -28,13 +28,13 @@ def examine(settings: dict[str, Any], display: Listener, *, check_hub: bool) -> 
     system_info = None
     try:
         lab = opening.open_lab(config, display)
-        system_info = lab.engine["system_info"]
-        ram_need = int(lab.model.size_bytes * 1.1) + (300 << 20)  # the largest file, its cache and buffers, Python
+        system_info = lab.identity.get("system_info")
+        ram_need = lab.source.peak_ram_bytes(lab.config.ctx)
         planned = plan.plan(lab)
         disk_need, spool_need = sum(one.write_bytes for one in planned), preflight.spool_bytes(planned)
-        ask_engine(lab.model.path if lab.is_demo else str(_demo(config.lab_data_folder())), lab.n_threads)
-        build = f"build {lab.engine['llama_cpp']} quantized and read a few tokens"
-        extra.append(Check(name="llama.cpp computes", status="ok", detail=build))
+        lab.engine.try_out(lab.model.path if lab.is_demo else str(_demo(config.lab_data_folder())), lab.n_threads)
+        build = f"build {lab.identity[lab.engine.name]} quantized and read a few tokens"
+        extra.append(Check(name=f"{lab.engine.title} computes", status="ok", detail=build))
     except LabError as error:
         extra.append(Check(name="this lab", status="problem", detail=error.message, hint=error.hint))
     found = doctor(
@@ -43,7 +43,7 @@ def examine(settings: dict[str, Any], display: Listener, *, check_hub: bool) -> 
         spool_need_bytes=spool_need,
         outputs=Path(config.outputs),
         system_info=system_info,
-        check_hub=check_hub,
+        hub=hub.endpoint() if check_hub else "",
     )
     return (*found, *extra)
 

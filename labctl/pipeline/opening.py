@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from labctl.engines.llama_cpp.identity import engine_info
+from labctl import engines
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
@@ -79,11 +79,15 @@ def open_lab(
     model = model or find_model(config, display, keep=keep)
     place = folder or RunFolder(outputs / model.name)
     text = text or find_text(config, display, keep=keep)
+    engine = engines.named(model.engine)
+    if strange := [name for name in config.formats if name not in engine.formats]:
+        raise LabError(
+            f"{', '.join(strange)}: not formats that {engine.title} makes of {model.name}.",
+            f"Choose from --formats {','.join(engine.formats)}.",
+        )
     imatrix = None
     if config.imatrix is not None:
-        from labctl.engines.llama_cpp.imatrix import find_imatrix
-
-        imatrix = find_imatrix(config.imatrix, model, text, lab_data, place.root, digests)
+        imatrix = engine.find_imatrix(config.imatrix, model, text, lab_data, place.root, digests)
     if imatrix is not None:
         model = dataclasses.replace(model, notices=tuple(dict.fromkeys((*model.notices, *imatrix.notices))))
     n_threads = config.threads or cpu.performance_cores()
@@ -94,7 +98,7 @@ def open_lab(
         text=text,
         machine=fingerprint(),
         n_threads=n_threads,
-        engine=engine_info(outputs, n_threads, keep=keep),
+        identity=engine.identity(outputs, n_threads, keep=keep),
         digests=digests,
         probes=_probes(lab_data),
         imatrix=imatrix,

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from labctl.engines.llama_cpp.footprint import peak_ram_bytes
 from labctl.errors import LabError
 from labctl.lab.lab import Lab, key_of
 from labctl.lab.listener import Listener
 from labctl.records.base import Provenance
+from labctl.records.disk import free_bytes
 from labctl.records.store import read_record, write_record
 from labctl.records.units import size_text, time_text
-from labctl.steps.perplexity.record import N_SIDE, PerplexityRun, PerplexityTask
+from labctl.steps.base import Planned
+from labctl.steps.perplexity.record import N_SIDE, PerplexityTask, Scored
+from labctl.steps.perplexity.step import PERPLEXITY
 
 FLOPS_PER_CORE = 40e9
 """Operations a second that one core of a laptop reaches in llama.cpp, within 3 times."""
 
 _LAB_TOKENS = 7 * 140 * 512
 """Tokens that seven formats read in a whole lab, speed and texts counted as the prompt tokens of the same time."""
-
-
-class Step(Protocol):
-    """What a plan's row says."""
-
-    @property
-    def step(self) -> str: ...
-    @property
-    def write_bytes(self) -> int: ...
-    @property
-    def estimate_s(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +79,13 @@ def tokens_per_s(lab: Lab, n_params: int) -> float:
 
 def _key(lab: Lab) -> str:
     return key_of(
-        "probe", lab, model=lab.model.sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
+        "probe",
+        lab,
+        model=lab.model.sha256,
+        machine=lab.machine.machine_id,
+        n_threads=lab.n_threads,
         n_ctx=lab.config.ctx,
-    )  # fmt: skip
+    )
 
 
 def stored_probe(lab: Lab) -> Probe | None:
@@ -108,58 +100,46 @@ def ensure_probe(lab: Lab) -> Probe | None:
     Returns: None where they cannot be measured; the run itself will say why.
     """
     known = stored_probe(lab)
-    if known is not None:
+    if known is not None or PERPLEXITY.lacking(lab):
         return known
     key = _key(lab)
     settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads}
     provenance = lab.provenance("probe", key, {"model": lab.model.sha256}, settings)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "probe.npy"
-        task = PerplexityTask(
-            model_path=lab.model.path,
-            format=lab.model.baseline,
-            n_threads=lab.n_threads,
-            text=lab.text,
-            n_ctx=lab.config.ctx,
-            n_first=N_SIDE,
-            nll_path=str(path),
-            shown_nll_path=path.name,
-            provenance=provenance,
-        )
-        try:
-            run = lab.run(task, PerplexityRun, "probe", lab.model.baseline, None)
-        except LabError:
-            return None
-    if run.wall_s <= 0:
+    task = PerplexityTask(
+        model_path=lab.model.path,
+        format=lab.model.baseline,
+        n_threads=lab.n_threads,
+        text=lab.text,
+        n_ctx=lab.config.ctx,
+        n_first=N_SIDE,
+    )
+    try:
+        scored = lab.run(task, Scored, "probe", lab.model.baseline)
+    except LabError:
         return None
     probe = Probe(
         key=key,
-        tokens_per_s=run.n_tokens_evaluated / run.wall_s,
-        peak_rss_bytes=run.peak_rss_bytes,
+        tokens_per_s=len(scored.done_s) * lab.config.ctx / scored.done_s[-1],
+        peak_rss_bytes=scored.peak_rss_bytes,
         provenance=provenance,
     )
     write_record(lab.folder.record_path("probe"), probe)
     return probe
 
 
-def spool_bytes(planned: Sequence[Step]) -> int:
+def spool_bytes(planned: Sequence[Planned]) -> int:
     """Of what a plan writes, the temporary file of probabilities: without room for it, all else goes on."""
-    return sum(one.write_bytes for one in planned if one.step == "divergence")
+    return sum(row.temporary_bytes for row in planned)
 
 
-def preflight(lab: Lab, planned: Sequence[Step]) -> Preflight:
+def preflight(lab: Lab, planned: Sequence[Planned]) -> Preflight:
     """Put together what a plan means for this machine."""
-    import psutil
-
-    from labctl.engines.llama_cpp.gguf.header import read_model
-
     probe = stored_probe(lab)
-    header, _ = read_model(Path(lab.model.path))
     return Preflight(
         write_bytes=sum(one.write_bytes for one in planned),
         spool_bytes=spool_bytes(planned),
-        free_bytes=int(psutil.disk_usage(str(lab.folder.root)).free),
-        peak_ram_bytes=max(peak_ram_bytes(header, lab.config.ctx), probe.peak_rss_bytes if probe else 0),
+        free_bytes=free_bytes(lab.folder.root),
+        peak_ram_bytes=max(lab.source.peak_ram_bytes(lab.config.ctx), probe.peak_rss_bytes if probe else 0),
         ram_bytes=lab.machine.usable_ram_bytes,
         estimate_s=sum(one.estimate_s for one in planned),
         probed=probe is not None,

@@ -6,22 +6,23 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines import in_order
 from labctl.errors import LabError
-from labctl.lab.config import LabConfig, Source, merged, sources
+from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
+from labctl.lab.values import Source, merged, sources
 from labctl.pipeline import asked, labs, opening
 from labctl.pipeline.plan import STEPS
 from labctl.records.places import typed
 from labctl.records.sources import TextSource
 from labctl.records.store import read_record
+from labctl.steps.quantize.step import formats_made
 
 
-def to_measure(flags: Mapping[str, Any], display: Listener, names: Sequence[str], *, keep: bool = True) -> Lab:
+def to_measure(flags: Mapping[str, object], display: Listener, names: Sequence[str], *, keep: bool = True) -> Lab:
     """The lab that a measuring command works on.
 
     The whole run asks anew. A single step takes what is not said now from what the lab was asked before, its model,
@@ -53,16 +54,16 @@ def to_measure(flags: Mapping[str, Any], display: Listener, names: Sequence[str]
         config = merged(_without_clash(remembered, found), *found)
         wanted = config.formats if _is_given("formats", found) else before.formats
         others = [name for name in before.formats if name not in wanted]
-        if "bench" in names and others:
+        if others and any("formats" in asked.OF_STEP[name] for name in names):
             display.note(f"Speed is timed over all formats of the lab, against each other: {', '.join(others)}, too.")
-            wanted = tuple(name for name in FORMATS if name in (*wanted, *others))
+            wanted = in_order((*wanted, *others))
         config = dataclasses.replace(config, formats=wanted)
     text = text if config.text == named else None
     lab = opening.open_lab(config, display, keep=keep, model=model, text=text)
     return dataclasses.replace(lab, asked={} if before is None else before.steps, standing=standing)
 
 
-def to_read(flags: Mapping[str, Any], display: Listener, *, notices: bool = True) -> Lab:
+def to_read(flags: Mapping[str, object], display: Listener, *, notices: bool = True) -> Lab:
     """The lab that a command reads, with the settings it was measured with; nothing is made.
 
     Without --model it is the only lab in the outputs folder, or the one measured last. A flag asks for other settings;
@@ -74,21 +75,24 @@ def to_read(flags: Mapping[str, Any], display: Listener, *, notices: bool = True
     toml, said, given = sources(flags)
     config = merged({}, toml, said, given)
     known = _known_as(config) if _is_given("model", (toml, said, given)) else _newest(config, display)
+    keep = bool(labs.labs(Path(config.outputs)))
     if known is not None and Path(known.model.path).is_file():
         model, folder = known.model, known.folder
     else:
-        model = opening.find_model(_with_spec(config, known), display)
+        # What a lab was measured with was allowed then; of another model nothing is shown anyway.
+        allowed = dataclasses.replace(config, allow_quantized_source=True, allow_missing_pre_tokenizer=True)
+        model = opening.find_model(_with_spec(allowed, known), display, keep=keep)
         folder = RunFolder(Path(config.outputs) / model.name) if known is None else known.folder
     _say_unreadable(folder, display)
     before = asked.read(folder)
     if before is None:
-        return opening.open_lab(config, display, notices=notices, model=model, folder=folder)
+        return opening.open_lab(config, display, notices=notices, keep=keep, model=model, folder=folder)
     settings = before.settings(asked.OF_STEP)
     measured = {name: settings[name] for name in asked.MEASURING if settings.get(name) is not None}
-    if not Path(measured.get("lab_data", ".")).is_dir():  # moved since
+    if not Path(str(measured.get("lab_data", "."))).is_dir():  # moved since
         del measured["lab_data"]
     if given.values.get("chunks", "auto") != "auto":
-        measured["budget_s"] = None
+        measured |= {"budget_s": None, "settle": False}
     _say_differences(before, (toml, said), display)
     report = {name: before.of_lab[name] for name in asked.OF_REPORT if name in before.of_lab}
     config = merged(report, toml, said, Source(_without_clash(measured, (given,)), str), given)
@@ -97,14 +101,14 @@ def to_read(flags: Mapping[str, Any], display: Listener, *, notices: bool = True
     return dataclasses.replace(lab, asked=asked.flags_over(before.steps, given.values))
 
 
-def _of_steps(before: asked.Asked, names: Sequence[str]) -> dict[str, Any]:
+def _of_steps(before: asked.Asked, names: Sequence[str]) -> dict[str, object]:
     """What steps were asked with; of another step nothing that is these steps' own: their first time is not its."""
     own = {setting for name in names for setting in asked.OF_STEP.get(name, ())}
     others = {name: value for name, value in before.settings(asked.OF_STEP).items() if name not in own}
     return others | before.settings(names)
 
 
-def _news(source: Source, before: asked.Asked, remembered: Mapping[str, Any]) -> Source:
+def _news(source: Source, before: asked.Asked, remembered: Mapping[str, object]) -> Source:
     """What lab.toml or variables say, less what they said when the lab was last asked, by flags perhaps otherwise.
 
     What these steps were not asked with yet is news, too.
@@ -127,7 +131,7 @@ def require_measured(lab: Lab) -> None:
     Raises:
         LabError: the lab's folder holds no record.
     """
-    if any(lab.folder.records.glob("quantize-*.json")):
+    if formats_made(lab.folder):
         return
     command = "labctl run" if lab.is_demo else shlex.join(["labctl", "run", "--model", lab.model.spec])
     there = labs.listed(Path(lab.config.outputs))
@@ -138,10 +142,13 @@ def _is_given(name: str, found: Sequence[Source]) -> bool:
     return any(name in source.values for source in found)
 
 
-def _without_clash(settings: Mapping[str, Any], found: Sequence[Source]) -> dict[str, Any]:
+def _without_clash(settings: Mapping[str, object], found: Sequence[Source]) -> dict[str, object]:
     """What was asked before, less what does not go together with what is asked now."""
-    dropped = "chunks" if _is_given("budget_s", found) else "budget_s" if _is_given("chunks", found) else ""
-    return {name: value for name, value in settings.items() if name != dropped or value is None}
+    spending = ("budget_s", "settle")
+    dropped: tuple[str, ...] = spending if _is_given("chunks", found) else ()
+    if any(_is_given(name, found) for name in spending):
+        dropped = ("chunks",)
+    return {name: value for name, value in settings.items() if name not in dropped or value is None}
 
 
 def _newest(config: LabConfig, display: Listener) -> labs.Known | None:

@@ -2,99 +2,76 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-from labctl import __version__
+from labctl import __version__, steps
 from labctl.errors import LabError
+from labctl.lab.heard import EngineNotices
 from labctl.lab.lab import Lab
 from labctl.pipeline.labs import STAMP, report_owner
-from labctl.pipeline.plan import STEP, is_fresh
 from labctl.records.digests import digest
 from labctl.records.disk import write_text
+from labctl.records.sources import SourceModel, TextSource
 from labctl.records.store import read_record, refuse_newer
-from labctl.steps.divergence.record import DivergenceRun
-from labctl.steps.divergence.step import fresh_divergence, stale_divergence
-from labctl.steps.groups import Failures, runs
-from labctl.steps.measured import LabRecords, StepFailure
-from labctl.steps.speed import rounds, sweeps
+from labctl.steps.measured import Failures, Measured, StepFailure
+from labctl.steps.quantize.step import QUANTIZE
 
 
-def load_records(lab: Lab) -> LabRecords:
+def kinds() -> dict[str, type[object]]:
+    """What a lab's record files hold, by the name of the kind that each file states."""
+    return {**steps.kinds(), **{kind.__name__: kind for kind in (SourceModel, TextSource, EngineNotices, Failures)}}
+
+
+def load_records(lab: Lab) -> Measured:
     """All fresh records of the lab, and what failed."""
-
-    def fresh(name: str) -> dict[str, object]:
-        found = {}
-        asked = lab.at(name)
-        for label in lab.labels:
-            try:
-                record = STEP[name](label).fresh(asked)
-            except LabError:  # the file that the step measures is not there
-                record = None
-            if record is not None:
-                found[label] = record
-        return found
-
     refuse_newer(lab.folder.records)
-    timed = lab.at("bench")
-    speed, conditions = rounds.load_speed(timed), rounds.load_conditions(timed)
-    return LabRecords(
+    measured = Measured(
         folder=str(lab.folder.root),
         model=lab.model,
         text=lab.text,
-        formats=lab.labels,
-        files=fresh("quantize"),  # type: ignore[arg-type]
-        perplexity=fresh("perplexity"),  # type: ignore[arg-type]
-        divergence=_divergence(lab),
-        speed=speed,
-        memory=fresh("memory"),  # type: ignore[arg-type]
-        generation=fresh("generate"),  # type: ignore[arg-type]
-        batch=sweeps.load_batches(lab.at("batch")),
-        threads=sweeps.load_threads(lab),
+        formats=lab.formats,
+        records={step.name: step.others(lab) | step.load(lab.at(step.name)) for step in steps.every()},
         failures=failures_of(lab),
-        warnings=rounds.warnings(timed, speed, conditions),
-        conditions=conditions,
     )
-
-
-def _divergence(lab: Lab) -> dict[str, DivergenceRun]:
-    found, asked = {}, lab.at("divergence")
-    for label in lab.labels:
-        with contextlib.suppress(LabError):  # the file that was compared is not there
-            if label != lab.model.baseline and (run := fresh_divergence(asked, label)) is not None:
-                found[label] = run
-    return found
+    beside: dict[str, Any] = {}
+    warnings: list[str] = []
+    for step in steps.every():
+        asked = lab.at(step.name)
+        beside |= step.load_beside(asked)
+        warnings += step.warnings(asked, measured.of(step))
+    return dataclasses.replace(measured, warnings=tuple(warnings), **beside)
 
 
 def failures_of(lab: Lab) -> tuple[StepFailure, ...]:
     """What failed and is still to be done for the formats of this lab."""
     stored = read_record(lab.folder.record_path("failures"), Failures)
     return tuple(
-        one
-        for one in (() if stored is None else stored.failures)
-        if one.format in lab.labels and not _is_done(lab, one)
+        failure
+        for failure in (() if stored is None else stored.failures)
+        if failure.format in lab.formats and failure.step in steps.TABLE and not _is_done(lab, failure)
     )
 
 
 def _is_done(lab: Lab, failure: StepFailure) -> bool:
-    """Whether what failed once has been made since."""
-    lab = lab.at(failure.step)
-    if failure.step == "divergence":
-        left = stale_divergence(lab, force=False)
-        return failure.format not in left and not (failure.format == lab.model.baseline and left)
-    return failure.step in STEP and is_fresh(lab, STEP[failure.step](failure.format))
+    """Whether what failed once has been made since; what is no case of its own failed for all cases."""
+    lab, step = lab.at(failure.step), steps.named(failure.step)
+    if failure.case != step.case(lab, failure.format):  # of another text
+        return step.read(lab.folder, failure.case) is not None
+    stale = step.stale(lab)
+    return failure.case not in stale if failure.case in step.cases(lab) else not stale
 
 
-def load_measured(lab: Lab) -> LabRecords:
+def load_measured(lab: Lab) -> Measured:
     """All fresh records of a lab that has some.
 
     Raises:
         LabError: none of its files is as it was.
     """
     records = load_records(lab)
-    if not records.files:
+    if not records.of(QUANTIZE):
         raise LabError(
             f"Nothing that was measured for {lab.model.name} holds any more: its files are gone or have changed.",
             f"Measure again: {lab.command('run', exact=True)}",
@@ -106,7 +83,7 @@ def report_folder(lab: Lab) -> Path:
     return Path(lab.config.reports) / lab.model.name
 
 
-def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple[Path, ...]:
+def build_report(lab: Lab, records: Measured, *, force: bool = False) -> tuple[Path, ...]:
     """Render worksheet, charts and course files, unless they are there and made from the same records.
 
     Raises:
@@ -130,9 +107,8 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
             pass
     from labctl.report.build import ReportOptions, build
 
-    weights = lab.config.weights
     options = ReportOptions(
-        weights=(weights.get("size", 0.0), weights.get("quality", 0.0), weights.get("speed", 0.0)),
+        weights=lab.config.shares,
         limit=lab.config.limit,
         machine=lab.machine,
         blank=lab.config.blank,
@@ -146,10 +122,13 @@ def build_report(lab: Lab, records: LabRecords, *, force: bool = False) -> tuple
     return paths
 
 
-def _report_key(lab: Lab, records: LabRecords) -> str:
+def _report_key(lab: Lab, records: Measured) -> str:
     """Digest of everything the report shows; a record's visits or chunks change its key or its time of making."""
     answers = report_folder(lab) / "answers.toml"
-    stamps = [[one.group.step, one.label, one.provenance.key, one.provenance.created_at] for one in runs(records)]
+    stamps = [
+        [kept.step.name, str(kept.case), kept.record.provenance.key, kept.record.provenance.created_at]
+        for kept in records
+    ]
     return digest(
         {
             "version": __version__,
@@ -158,7 +137,7 @@ def _report_key(lab: Lab, records: LabRecords) -> str:
             "warnings": list(records.warnings),
             "model": dataclasses.asdict(records.model),
             "text": dataclasses.asdict(lab.text),
-            "formats": list(lab.labels),
+            "formats": list(lab.formats),
             "weights": lab.config.weights,
             "limit": lab.config.limit,
             "blank": lab.config.blank,

@@ -1,7 +1,7 @@
-"""Per-token NLL on disk, chunk by chunk, so that a killed run loses at most the chunks it was computing.
+"""Rows of numbers on disk, kept one by one, so that a killed run loses at most what it was computing.
 
-While a file is measured its chunks go to an append-only journal, each row with its own checksum; a torn last row is
-dropped at the next opening. `finish` folds the journal into the .npy file that everything else reads.
+While a file is measured its rows go to an append-only journal, each with its own checksum; a torn last row is dropped
+at the next opening. `finish` folds the journal into the .npy file that everything else reads.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ from numpy.typing import NDArray
 
 from labctl.records.disk import write_bytes, writing
 
-_ROW = struct.Struct("<III")  # chunk number, number of values, crc32 of chunk number and values
+_ROW = struct.Struct("<III")  # row number, number of values, crc32 of row number and values
 _SYNC_EVERY = 16  # rows; a power cut costs at most these, a kill costs none
 
-NllArray = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
-class NllStore:
-    """NLL of one file on one text: (n_chunks, n_scored) float64 in nats, NaN rows where nothing is measured.
+class ArrayJournal:
+    """An array of float64, (n_rows, n_values), of which some rows are measured.
 
     Args:
-        path: the .npy file; the journal stands beside it under a hidden name.
+        path: the .npy file, in which a row that is not measured is NaN; the journal stands beside it.
+        n_values: of each row.
+    Attributes:
+        rows: row number -> its values, (n_values,).
     """
 
-    def __init__(self, path: Path, n_chunks: int, n_scored: int) -> None:
-        self.path = path
-        self._journal_path = path.with_name(f".journal-{path.stem}")
+    def __init__(self, path: Path, n_values: int) -> None:
+        self._path = path
+        self._journal_path = journal_path(path)
         self._journal: io.RawIOBase | None = None
         self._rows_since_sync = 0
-        self.values: NllArray = np.full((n_chunks, n_scored), np.nan)
-        if (finished := load_nll(path)) is not None and finished.shape == self.values.shape:
-            self.values[:] = finished
+        self._n_values = n_values
+        self.rows: dict[int, FloatArray] = {}
+        if (finished := load_rows(path)) is not None and finished.shape[1] == n_values:
+            self.rows = {int(number): finished[number] for number in np.flatnonzero(~np.isnan(finished[:, 0]))}
         self._replay()
 
     def _replay(self) -> None:
@@ -50,58 +54,52 @@ class NllStore:
             data = self._journal_path.read_bytes()
         except FileNotFoundError:
             return
-        n_scored = self.values.shape[1]
-        size = _ROW.size + 8 * n_scored
+        size = _ROW.size + 8 * self._n_values
         good = 0
         while good + size <= len(data):
-            chunk, count, checksum = _ROW.unpack_from(data, good)
+            number, count, checksum = _ROW.unpack_from(data, good)
             payload = data[good + _ROW.size : good + size]
-            if count != n_scored or chunk >= len(self.values) or _checksum(chunk, payload) != checksum:
+            if count != self._n_values or _checksum(number, payload) != checksum:
                 break
-            self.values[chunk] = np.frombuffer(payload, dtype="<f8")
+            self.rows[number] = np.frombuffer(payload, dtype="<f8")
             good += size
         if good < len(data):
             with writing(self._journal_path), self._journal_path.open("r+b") as stream:
                 stream.truncate(good)
 
-    @property
-    def measured(self) -> NDArray[np.bool_]:
-        """(n_chunks,) which chunks are there."""
-        return ~np.isnan(self.values[:, 0])
-
-    def missing(self, chunks: Iterable[int]) -> list[int]:
-        """Those of `chunks` that are not measured yet, in the order given."""
-        done = self.measured
-        return [chunk for chunk in chunks if not done[chunk]]
-
-    def add(self, chunk: int, nll: NllArray) -> None:
-        """Keep one chunk's NLL, (n_scored,) nats.
+    def add(self, number: int, values: bytes) -> None:
+        """Keep one row, little-endian float64.
 
         Raises:
-            LabError: the disk is full or not writable; chunks kept before stay.
+            LabError: the disk is full or not writable; rows kept before stay.
         """
-        payload = np.ascontiguousarray(nll, dtype="<f8").tobytes()
+        row = _ROW.pack(number, len(values) // 8, _checksum(number, values)) + values
         with writing(self._journal_path):
             if self._journal is None:
                 self._journal_path.parent.mkdir(parents=True, exist_ok=True)
                 # Unbuffered: a row that a full disk refused must not be tried again by close().
                 self._journal = self._journal_path.open("ab", buffering=0)
-            row = _ROW.pack(chunk, len(nll), _checksum(chunk, payload)) + payload
+            end = self._journal.tell()
             if self._journal.write(row) != len(row):
+                self._journal.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._rows_since_sync += 1
             if self._rows_since_sync >= _SYNC_EVERY:
                 os.fsync(self._journal.fileno())
                 self._rows_since_sync = 0
-        self.values[chunk] = nll
+        self.rows[number] = np.frombuffer(values, dtype="<f8")
 
-    def finish(self) -> None:
-        """Write the .npy file and drop the journal; a kill between the two loses nothing."""
+    def finish(self, n_rows: int) -> None:
+        """Write the .npy file of n_rows and drop the journal; a kill between the two loses nothing."""
         self.close()
-        if self._journal_path.exists() or not self.path.exists():
+        if self._journal_path.exists() or not self._path.exists():
+            array = np.full((n_rows, self._n_values), np.nan)
+            for number, values in self.rows.items():
+                if number < n_rows:
+                    array[number] = values
             buffer = io.BytesIO()
-            np.save(buffer, self.values)
-            write_bytes(self.path, buffer.getvalue())
+            np.save(buffer, array)
+            write_bytes(self._path, buffer.getvalue())
             self._journal_path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -110,12 +108,17 @@ class NllStore:
             self._journal = None
 
 
-def _checksum(chunk: int, payload: bytes) -> int:
-    return zlib.crc32(payload, chunk)
+def journal_path(path: Path) -> Path:
+    """Where the journal of a .npy file is."""
+    return path.with_name(f".journal-{path.stem}")
 
 
-def load_nll(path: Path) -> NllArray | None:
-    """Read a finished .npy of NLL; None where there is none or it is damaged (its chunks are then measured again)."""
+def _checksum(number: int, payload: bytes) -> int:
+    return zlib.crc32(payload, number)
+
+
+def load_rows(path: Path) -> FloatArray | None:
+    """Read a finished .npy of rows; None where there is none or it is damaged (its rows are then measured again)."""
     values = map_array(path)
     return np.array(values) if values is not None and values.ndim == 2 and values.dtype == np.float64 else None
 
@@ -129,6 +132,11 @@ def map_array(path: Path) -> NDArray[Any] | None:
     except tokenize.TokenError:  # numpy reads a header as Python's literals
         return None
     return values if isinstance(values, np.ndarray) else None
+
+
+def from_ranges(ranges: Iterable[tuple[int, int]]) -> set[int]:
+    """The numbers in [start, stop) ranges."""
+    return {number for start, stop in ranges for number in range(start, stop)}
 
 
 def to_ranges(chunks: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -13,7 +13,7 @@ from labctl.errors import LabError
 from labctl.records.disk import write_text
 
 
-def digest(value: Mapping[str, Any]) -> str:
+def digest(value: Mapping[str, object]) -> str:
     """sha256 of a mapping of plain values, independent of key order."""
     import hashlib
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.errors import LabError
+from labctl.records.units import size_text
 
 PARTIAL = ".partial-"
+SCRATCH = ".scratch"  # in the model's folder
 
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -50,7 +52,7 @@ def refusal(error: OSError, path: Path) -> LabError | None:
     shown = f"{str(path)[:80]}..." if len(str(path)) > 200 else str(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LabError(
-            f"The disk is full: cannot write {path.name} in {place}.",
+            f"The disk is full: cannot write {path.name} in {place.parent if place.name == SCRATCH else place}.",
             "Free some space and run the same command again: what is finished is kept.",
         )
     if error.errno == errno.EFBIG:
@@ -130,19 +132,29 @@ def remove_partials(folder: Path, pattern: str = "*") -> None:
                 leftover.unlink()
 
 
-def require_space(folder: Path, needed_bytes: int, what: str, option: str = "--outputs") -> None:
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not be there yet."""
+    import shutil  # and with it the compressors: not in children that measure memory
+
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_space(
+    folder: Path, needed_bytes: int, what: str, elsewhere: str = "choose another disk with --outputs"
+) -> None:
     """Check that a folder's disk has room, before anything is written.
 
     Args:
-        option: the flag that chooses another folder.
+        elsewhere: what to do if no space can be made.
     Raises:
         LabError: it has not.
     """
-    import psutil
-
-    free = psutil.disk_usage(str(folder)).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise LabError(
-            f"Not enough disk for {what}: {needed_bytes / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {folder}.",
-            f"Free some space, or choose another disk with {option}.",
+            f"Not enough disk for {what}: {size_text(needed_bytes)} needed, {size_text(free)} free in {folder}.",
+            f"Free some space, or {elsewhere}.",
         )

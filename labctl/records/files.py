@@ -78,6 +78,10 @@ class GgufFile:
         return 8 * self.tensor_bytes / self.n_params
 
     @property
+    def n_fallbacks(self) -> int:
+        return len(self.fallbacks)
+
+    @property
     def main_type(self) -> str:
         """The ggml type that holds the most bytes."""
         return max(self.types, key=lambda share: share.size_bytes).tensor_type

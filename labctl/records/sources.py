@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -10,6 +11,7 @@ class SourceModel:
     """The model a lab is about, as an unquantized GGUF file on this disk.
 
     Attributes:
+        engine: what runs it, by its name in labctl.engines.TABLE.
         name: folder name under outputs/ and reports/; letters, digits, dot, dash, underscore.
         spec: what the user typed for --model.
         path: the GGUF file (the first part of a split one).
@@ -26,6 +28,7 @@ class SourceModel:
     sha256: str
     baseline: str = "F16"
     quantized: bool = False
+    engine: str = "llama_cpp"  # the only one that there was before records named it
     notices: tuple[str, ...] = ()
 
 
@@ -45,3 +48,14 @@ class TextSource:
     size_bytes: int
     sha256: str
     notice: str = ""
+
+    @property
+    def slug(self) -> str:
+        """Short name of the text in names of files; empty for WikiText-2 and for the demo text in its place.
+
+        It ends with a dash and a digest, so it is no part of a format's name, and no other text of that name has it.
+        """
+        if self.kind != "custom":
+            return ""
+        words = re.sub(r"[^a-z0-9]+", "_", self.name.rpartition(".")[0].lower() or self.name.lower()).strip("_")
+        return f"{words[:24] or 'text'}-{self.sha256[:8]}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from labctl.lab.config import Weights
+from labctl.report.figures import Figures
 from labctl.report.order import Order, Orders
 from labctl.report.rules import is_smaller
 from labctl.report.scoring import (
     Candidate,
     Leads,
     Score,
-    Weights,
     WinnerMap,
     least_leads,
     literal_scores,
@@ -21,9 +20,6 @@ from labctl.report.scoring import (
     score_order,
     winner_map,
 )
-from labctl.report.text import known
-
-Rows = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +66,25 @@ class Boards:
         return len(self.literal.scores) > 1
 
 
-def candidates(rows: Rows) -> tuple[Candidate, ...]:
+def candidates(figures: Figures) -> tuple[Candidate, ...]:
     """Formats that have all three figures of the scores and save space; none if the baseline lacks a figure."""
-    base = next(iter(rows))
-    found = []
-    for name, row in rows.items():
-        quality = 1.0 if row["verdict"] == "baseline" else 1 / (1 + row["ppl_increase_pct"] / 100)
-        if all(map(known, (row["size_bytes"], quality, row["speedup"]))) and (name == base or is_smaller(row)):
-            found.append(Candidate(format=name, size_bytes=row["size_bytes"], quality=quality, speedup=row["speedup"]))
-    return tuple(found) if found and found[0].format == base else ()
+    base = next(iter(figures))
+    compared = []
+    for name, row in figures.items():
+        increase_pct = 0.0 if row.verdict == "baseline" else row.increase_pct
+        if row.size_bytes is None or increase_pct is None or row.speedup is None:
+            continue
+        if name == base or is_smaller(row):
+            quality = 1 / (1 + increase_pct / 100)
+            compared.append(
+                Candidate(format=name, size_bytes=row.size_bytes, quality=quality, speedup=row.speedup.ratio)
+            )
+    return tuple(compared) if compared and compared[0].format == base else ()
 
 
-def boards(rows: Rows, orders: Orders, weights: Weights) -> Boards:
+def boards(figures: Figures, orders: Orders, weights: Weights) -> Boards:
     """Both scores of a lab at these weights."""
-    compared = candidates(rows)
+    compared = candidates(figures)
     literal, scaled = literal_scores(compared, weights), normalised_scores(compared, weights)
     leads = least_leads(compared, orders.ppl, orders.tg)
     return Boards(

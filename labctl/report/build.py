@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.errors import LabError
+from labctl.lab.config import USUAL_LIMIT, USUAL_WEIGHTS, Weights
 from labctl.lab.toml_words import read_toml
 from labctl.records.base import Machine
 from labctl.records.disk import write_bytes
 from labctl.report.gaps import mark_names
-from labctl.report.scoring import Weights
+from labctl.report.questions import PRODUCTION, QUESTIONS
+from labctl.report.sheet import Sheet
 from labctl.report.text import printable, shortened
-from labctl.steps.measured import LabRecords
-from labctl.steps.perplexity.increase import DEFAULT_LIMIT
+from labctl.steps.measured import Measured
 
 ANSWERS = "answers.toml"
 _MAX_ANSWERS_BYTES = 1 << 20
@@ -35,15 +36,15 @@ class ReportOptions:
         command: what to type for this very report.
     """
 
-    weights: Weights = (0.3, 0.4, 0.3)
-    limit: float = DEFAULT_LIMIT
+    weights: Weights = USUAL_WEIGHTS
+    limit: float = USUAL_LIMIT
     machine: Machine | None = None
     blank: bool = False
     q13_limits: Mapping[str, float] = field(default_factory=dict)
     command: str = "labctl report"
 
 
-def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Path, ...]:
+def build(records: Measured, folder: Path, options: ReportOptions) -> tuple[Path, ...]:
     """Render everything.
 
     Args:
@@ -53,48 +54,53 @@ def build(records: LabRecords, folder: Path, options: ReportOptions) -> tuple[Pa
     Raises:
         LabError: answers.toml cannot be read, or the folder cannot be written.
     """
-    from labctl.report import analysis, coursefiles, page, worksheet
+    from labctl.report import coursefiles, worksheet
     from labctl.report.advice import named_format
-    from labctl.report.charts import CHARTS, draw_charts
+    from labctl.report.charts import CHARTS, draw_charts, findings_of
+    from labctl.report.figures import figures_of, table
+    from labctl.report.page.render import render_page
 
     answers = read_answers(folder / ANSWERS)
-    frame = analysis.frame(records, options.limit)
-    rows = analysis.rows_of(frame)
-    charts = draw_charts(records, rows, options.limit)
-    values = worksheet.context(
-        records,
-        rows,
+    figures = figures_of(records, options.limit)
+    findings = findings_of(records, figures, options.limit)
+    charts = draw_charts(records, figures, options.limit, findings)
+    sheet = Sheet(
+        records=records,
+        figures=figures,
         weights=options.weights,
         limit=options.limit,
         machine=options.machine,
-        charts=[name for name in CHARTS if f"{name}.png" in charts],
+        charts=[CHARTS[name].entry(finding) for name, finding in findings.items() if f"{name}.png" in charts],
         answers={number: _place_of(number) for number, text in answers.items() if text},
         blank=options.blank,
-        named=named_format(answers.get(10, ""), records.formats),
         q13_limits=options.q13_limits,
     )
-    sheet, advice = (
-        own_words(mark_names(worksheet.render(f"{name}.md.j2", values), records), answers)
-        for name in ("worksheet", "recommendation")
+    own_choice = answers.get(PRODUCTION.number, "")
+    filled, advice = (
+        own_words(mark_names(text, records), answers)
+        for text in (
+            worksheet.render_worksheet(sheet),
+            worksheet.render_recommendation(sheet, named_format(own_choice, records.formats)),
+        )
     )
     texts = {
-        "worksheet.md": sheet,
-        "index.html": page.render_page(
+        "worksheet.md": filled,
+        "index.html": render_page(
             records,
-            rows,
-            worksheet=sheet,
+            figures,
+            worksheet=filled,
             recommendation=advice,
             charts=charts,
-            pick=values["q10"],
-            own_choice=answers.get(10, ""),
+            pick=sheet.production,
+            own_choice=own_choice,
             weights=options.weights,
             limit=options.limit,
         ),
         "recommendation.md": advice,
-        "results.csv": coursefiles.results_csv(frame),
-        "model_sizes.txt": coursefiles.model_sizes(records, rows),
-        "perplexity_results.txt": coursefiles.perplexity_results(records, rows),
-        "performance_results.csv": coursefiles.performance_results(rows),
+        "results.csv": coursefiles.results_csv(table(records, figures)),
+        "model_sizes.txt": coursefiles.model_sizes(records, figures),
+        "perplexity_results.txt": coursefiles.perplexity_results(records, figures),
+        "performance_results.csv": coursefiles.performance_results(figures),
         "test_prompts.txt": coursefiles.prompt_lines(records),
     }
     if not (folder / ANSWERS).exists():
@@ -115,15 +121,15 @@ def own_words(text: str, answers: Mapping[int, str]) -> str:
     return re.sub("\ue000(\\d+)\ue001", lambda found: answers.get(int(found[1]), ""), text)
 
 
-def answer_gaps(worksheet: str, command: str) -> str:
+def answer_gaps(sheet: Sheet, command: str) -> str:
     """A new answers.toml: every question of the worksheet as a comment, with a gap to fill."""
     lines = [
         "# Your own words. Take the # away before a line that begins with Q and write between the quotes;",
         '# for several lines, use three quotes on either side: Q6 = """...""".',
         f"# Then run `{command}`: the worksheet takes your words over. labctl never changes this file.",
     ]
-    for number, question in re.findall(r"^### Q(\d+)\. (.*)$", worksheet, re.MULTILINE):
-        lines += ["", f"# Q{number}. {printable(question)}", f'# Q{number} = ""']
+    for question in QUESTIONS.values():
+        lines += ["", f"# {question.name}. {printable(question.asked(sheet))}", f'# {question.name} = ""']
     return "\n".join(lines) + "\n"
 
 
@@ -134,27 +140,31 @@ def read_answers(path: Path) -> dict[int, str]:
     Raises:
         LabError: the file is not TOML, or names something that is not a question.
     """
-    content = read_toml(path, what="eighteen answers", max_bytes=_MAX_ANSWERS_BYTES)
+    content = read_toml(path, what=f"{len(QUESTIONS)} answers", max_bytes=_MAX_ANSWERS_BYTES)
     answers: dict[int, str] = {}
     for key, value in content.items():
-        number = key[1:] if key[:1] in ("Q", "q") else key
-        if not re.fullmatch(r"0?[1-9]|1[0-8]", number) or not isinstance(value, str):
+        asked = re.fullmatch(r"[Qq]?0?(\d{1,2})", key)
+        number = int(asked[1]) if asked else 0
+        if number not in QUESTIONS or not isinstance(value, str):
+            named = list(QUESTIONS.values())
             raise LabError(
-                f"{path}: {shortened(key, 60)!r} is not an answer.{_meant(number, value)}",
-                'Write Q1 to Q18 with text in quotes: Q6 = "my words".',
+                f"{path}: {shortened(key, 60)!r} is not an answer.{_meant(key, value)}",
+                f'Write {named[0].name} to {named[-1].name} with text in quotes: Q6 = "my words".',
             )
-        if int(number) in answers:
+        if number in answers:
             raise LabError(f"{path}: Q{number} is answered twice.", "Keep one of the two.")
-        answers[int(number)] = value.strip()
+        answers[number] = value.strip()
     return answers
 
 
-def _meant(number: str, value: object) -> str:
+def _meant(key: str, value: object) -> str:
     """What a line that is no answer was perhaps meant to be."""
-    if re.fullmatch(r"0?[1-9]|1[0-8]", number):
-        return f" Q{int(number)} needs text in quotes." if not isinstance(value, str) else ""
-    digits = re.search(r"(?<!\d)0?([1-9]|1[0-8])(?!\d)", number)
-    return f" Did you mean Q{digits[1]}?" if digits else ""
+    numbers = [int(digits) for digits in re.findall(r"(?<!\d)\d{1,2}(?!\d)", key) if int(digits) in QUESTIONS]
+    if not numbers:
+        return ""
+    if re.fullmatch(r"[Qq]?\d+", key):
+        return f" Q{numbers[0]} needs text in quotes." if not isinstance(value, str) else ""
+    return f" Did you mean Q{numbers[0]}?"
 
 
 def _write(path: Path, data: bytes) -> None:

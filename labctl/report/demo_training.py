@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labctl.records.sources import SourceModel
-from labctl.report.answers import answer_changes, probe_names
 from labctl.report.text import words
+from labctl.steps.generate.answers import answer_changes, probe_names
 from labctl.steps.generate.record import GenerationRun
-from labctl.steps.measured import LabRecords
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
 
 DEMO_SHA256 = "c88227c168f83ab59dd03ecf86dcbfc59785b357953e388898d85381ff70d1ad"
 CARD = "`lab_data/demo/MODEL_CARD.md`"
@@ -30,7 +31,7 @@ def unseen(run: GenerationRun) -> GenerationRun:
     )
 
 
-def unseen_scores(records: LabRecords) -> dict[str, dict[str, tuple[int, int]]]:
+def unseen_scores(records: Measured) -> dict[str, dict[str, tuple[int, int]]]:
     """Probe -> format -> (right, asked) of the questions that the demo model was not trained on.
 
     Only probes with questions of either kind are in it; for another model it is empty.
@@ -39,16 +40,16 @@ def unseen_scores(records: LabRecords) -> dict[str, dict[str, tuple[int, int]]]:
         return {}
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for name in records.formats:
-        run = records.generation.get(name)
+        run = records.of(GENERATE).get(name)
         for whole, part in zip(run.probes, unseen(run).probes, strict=True) if run is not None else ():
             if 0 < len(part.answers) < len(whole.answers):
                 found.setdefault(part.name, {})[name] = (part.n_correct, len(part.answers))
     return found
 
 
-def training_note(records: LabRecords) -> str:
+def training_note(records: Measured) -> str:
     """How much of the probes the demo model was trained on; empty for any other model, or if it saw none of them."""
-    run = next((records.generation[name] for name in records.formats if name in records.generation), None)
+    run = next((records.of(GENERATE)[name] for name in records.formats if name in records.of(GENERATE)), None)
     if run is None or not is_demo(records.model):
         return ""
     parts = []
@@ -64,9 +65,9 @@ def training_note(records: LabRecords) -> str:
     )
 
 
-def unseen_changes(records: LabRecords, name: str) -> str:
+def unseen_changes(records: Measured, name: str) -> str:
     """What a format loses of the questions that the demo model was not trained on; empty for other models."""
-    base, run = (records.generation.get(one) for one in (records.formats[0], name))
+    base, run = (records.of(GENERATE).get(one) for one in (records.formats[0], name))
     if base is None or run is None or not training_note(records):
         return ""
     n_all, n_new = (sum(len(probe.answers) for probe in one.probes) for one in (run, unseen(run)))

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labctl.steps.measured import LabRecords
-from labctl.steps.memory.record import MemoryLoad, MemoryRun
+from labctl.steps.measured import Measured
+from labctl.steps.memory.record import plain_load
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.quantize.step import QUANTIZE
 
 GIB = 1024**3
 COMFORTABLE = 0.9
@@ -56,9 +58,9 @@ def free_bytes(ram_gib: float) -> int:
     return max(0, round(ram_gib * GIB) - reserve_bytes(ram_gib))
 
 
-def trained_for(records: LabRecords) -> int:
+def trained_for(records: Measured) -> int:
     """Tokens of context that a lab's model was trained for; 0 where no file says."""
-    return max((file.shape.n_ctx_train for file in records.files.values()), default=0)
+    return max((file.shape.n_ctx_train for file in records.of(QUANTIZE).values()), default=0)
 
 
 def judge_context(need_bytes: int, ram_gib: float, n_ctx: int, n_ctx_train: int) -> FitVerdict:
@@ -93,17 +95,17 @@ def gib(n_bytes: int) -> str:
     return f"{n_bytes / GIB:.3f} GiB"
 
 
-def kv_bytes_at(records: LabRecords, name: str, n_ctx: int) -> int | None:
+def kv_bytes_at(records: Measured, name: str, n_ctx: int) -> int | None:
     """Size of a format's KV cache at a context size: from the model's shape, else scaled from the measured one."""
-    file = records.files.get(name)
+    file = records.of(QUANTIZE).get(name)
     if file is not None:
         return file.shape.kv_bytes(n_ctx)
-    run = records.memory.get(name)
+    run = records.of(MEMORY).get(name)
     load = plain_load(run)
     return None if run is None or load is None else round(load.kv_bytes * n_ctx / run.n_ctx)
 
 
-def fit_table(records: LabRecords, ram_gb: float, n_ctx: int | None = None) -> list[FitRow]:
+def fit_table(records: Measured, ram_gb: float, n_ctx: int | None = None) -> list[FitRow]:
     """Whether each format of a lab fits, in the lab's order.
 
     Args:
@@ -115,8 +117,8 @@ def fit_table(records: LabRecords, ram_gb: float, n_ctx: int | None = None) -> l
     return [_fit(records, name, ram_gb, n_ctx) for name in records.formats]
 
 
-def _fit(records: LabRecords, name: str, ram_gib: float, n_ctx: int | None) -> FitRow:
-    run = records.memory.get(name)
+def _fit(records: Measured, name: str, ram_gib: float, n_ctx: int | None) -> FitRow:
+    run = records.of(MEMORY).get(name)
     load = plain_load(run)
     if run is None or load is None:
         return FitRow(
@@ -181,8 +183,3 @@ def _share(need: int, free: int) -> str:
         return "more than all"
     share = 100 * need / free
     return f"{share:.1f} %" if round(share, 1) not in (90.0, 100.0) else f"{share:.4f} %"
-
-
-def plain_load(run: MemoryRun | None) -> MemoryLoad | None:
-    """The load with mmap off: a mapped file's pages count or do not, as the system likes."""
-    return None if run is None else next((load for load in run.loads if not load.mmap), None)

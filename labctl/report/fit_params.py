@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 
-from labctl.engines.llama_cpp.formats import FORMATS
-from labctl.engines.llama_cpp.mixtures import type_bytes
+from labctl import engines
 from labctl.errors import LabError
-from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context, plain_load
+from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context
 from labctl.report.shapes import SHAPES, KnownShape
-from labctl.steps.measured import LabRecords
+from labctl.steps.measured import Measured
+from labctl.steps.memory.record import plain_load
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.quantize.step import QUANTIZE
 
 PROGRAM_BYTES = 35_000_000
 """Python with llama.cpp's libraries, where no lab has measured it."""
@@ -22,9 +24,7 @@ PARAMS_RULE = (
 )
 
 
-def fit_params_table(
-    records: LabRecords, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int
-) -> list[FitRow]:  # fmt: skip
+def fit_params_table(records: Measured, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int) -> list[FitRow]:
     """Whether each format of a model of this shape would fit, in the lab's order.
 
     Args:
@@ -33,18 +33,18 @@ def fit_params_table(
         n_ctx: context size in tokens.
         n_params: weights to count with.
     """
-    loads = [load for run in records.memory.values() if (load := plain_load(run)) is not None]
+    loads = [load for run in records.of(MEMORY).values() if (load := plain_load(run)) is not None]
     program = round(statistics.median(load.start_rss_bytes for load in loads)) if loads else PROGRAM_BYTES
     return [
         _row(records, name, ram_gib, n_ctx, shape, n_params, program)
         for name in records.formats
-        if name in FORMATS or name in records.files
+        if name in engines.formats() or name in records.of(QUANTIZE)
     ]
 
 
 def _row(
-    records: LabRecords, name: str, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int, program: int
-) -> FitRow:  # fmt: skip
+    records: Measured, name: str, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int, program: int
+) -> FitRow:
     kv, work = shape.kv_bytes(n_ctx), shape.work_bytes()
     try:
         weights, bits = _weights(records, name, shape, n_params)
@@ -77,22 +77,25 @@ def _row(
     )
 
 
-def _weights(records: LabRecords, name: str, shape: KnownShape, n_params: int) -> tuple[int, str]:
+def _weights(records: Measured, name: str, shape: KnownShape, n_params: int) -> tuple[int, str]:
     """Bytes of all weights, and the bits per weight they come from in words.
 
     Raises:
         LabError: llama.cpp refuses to make that format of such a model.
     """
-    file = records.files.get(name)
-    if name not in FORMATS:  # a source that was quantized by other rules: its own figure is all that is known
+    file = records.of(QUANTIZE).get(name)
+    engine = engines.named(records.model.engine)
+    if name not in engine.formats:  # a source that was quantized by other rules: its own figure is all that is known
         assert file is not None
         return round(n_params * file.bpw / 8), f"{file.bpw:.3f} bits (as in this lab's file)"
-    format_ = FORMATS[name]
-    has_imatrix = format_.needs_imatrix or bool(file is not None and file.imatrix)
-    by_type = shape.weights_by_type(format_, has_imatrix=has_imatrix)
-    n_bytes = sum(type_bytes(*item) for item in by_type.items())
-    shares = ", ".join(f"{kind} {100 * n / shape.n_params:.0f} %" for kind, n in by_type.items() if kind != "f32" or
-                       2 * n > shape.n_params)  # fmt: skip
+    has_imatrix = engine.formats[name].needs_imatrix or bool(file is not None and file.imatrix)
+    by_type = shape.weights_by_type(engine, name, has_imatrix=has_imatrix)
+    n_bytes = sum(engine.type_bytes(*item) for item in by_type.items())
+    shares = ", ".join(
+        f"{kind} {100 * n / shape.n_params:.0f} %"
+        for kind, n in by_type.items()
+        if kind != "f32" or 2 * n > shape.n_params
+    )
     measured = f"; this lab's file: {file.bpw:.3f}" if file is not None else ""
     return round(n_bytes * n_params / shape.n_params), f"{8 * n_bytes / shape.n_params:.3f} bits ({shares}{measured})"
 

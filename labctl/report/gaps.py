@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from labctl.engines.llama_cpp.formats import FORMATS, UNQUANTIZED_TYPES
+from labctl import steps
+from labctl.engines import formats
+from labctl.engines.base import UNQUANTIZED_TYPES
+from labctl.lab.folder import RunFolder
 from labctl.records.base import Provenance
 from labctl.records.files import GgufFile
-from labctl.report.analysis import load_nll
-from labctl.steps.groups import GROUPS, Group, of_group, runs
-from labctl.steps.measured import LabRecords, StepFailure
+from labctl.steps.base import Case
+from labctl.steps.measured import Measured, StepFailure
+from labctl.steps.quantize.step import QUANTIZE
 
 MARK = "⚠"
 """Stands behind the name of a format whose file is not what the name says."""
@@ -27,71 +31,66 @@ class Gap:
     log_path: str = ""
 
 
-def gaps(records: LabRecords) -> tuple[Gap, ...]:
+def gaps(records: Measured) -> tuple[Gap, ...]:
     """What was not measured, in the lab's order, with the reason; failures of the whole model come first."""
-    asked = [group for group in GROUPS if not group.on_request]
-    known = {group.step for group in asked}
-    found = [
-        Gap(
-            step=failure.step,
-            format=failure.format,
-            reason=_sentence(failure.message, failure.hint),
-            log_path=failure.log_path,
-        )
-        for failure in records.failures
-        if failure.format not in records.formats or failure.step not in known
-    ]
-    usable = load_nll(records)
-    for group in asked:
-        step, there = group.field, of_group(records, group)
-        for name in records.formats if group.of_baseline else records.formats[1:]:
-            missing = name not in there
-            failure = _failure(records, group, name, missing)
+    found = [_gap(failure) for failure in records.failures if failure.format not in records.formats]
+    for step in steps.every():
+        cases, there = step.cases(records), records[step]
+        unusable = step.unusable(records.of(step), Path(records.folder))
+        failures = {failure.case: failure for failure in records.failures if failure.step == step.name}
+        # What failed and is no case of its own, such as the baseline of a comparison, failed for all.
+        own = [failure for case, failure in failures.items() if case == step.case(records, case.format)]
+        common = next((failure for failure in own if failure.case not in cases), None)
+        for case in cases:
+            missing = case not in there
+            failure = failures.get(case) or (common if missing else None)
             if failure is not None:
-                reason = _sentence(failure.message, failure.hint)
-                if not missing:
-                    reason += " The figures shown are from an earlier run."
-                found.append(Gap(step=step, format=name, reason=reason, log_path=failure.log_path))
-            elif missing:
-                found.append(Gap(step=step, format=name, reason="This step has not been run with these settings yet."))
-            elif step == "perplexity" and name not in usable:
-                reason = "The file of its token values is missing or damaged, or belongs to another text or chunk size."
-                found.append(Gap(step=step, format=name, reason=reason))
+                found.append(_gap(failure, case, "" if missing else " The figures shown are from an earlier run."))
+            elif missing and not step.on_request:
+                reason = step.lacking(records) or "This step has not been run with these settings yet."
+                found.append(Gap(step=step.name, format=case.format, reason=reason))
+            elif case.format in unusable:
+                found.append(Gap(step=step.name, format=case.format, reason=unusable[case.format]))
     return tuple(found)
 
 
-def _failure(records: LabRecords, group: Group, name: str, missing: bool) -> StepFailure | None:
-    """What failed for a format in a step; where it all begins with the baseline, its failure is every format's."""
-    names = (name, records.model.baseline) if missing and not group.of_baseline else (name,)
-    found = (one for name in names for one in records.failures if (one.step, one.format) == (group.step, name))
-    return next(found, None)
+def _gap(failure: StepFailure, case: Case | None = None, more: str = "") -> Gap:
+    return Gap(
+        step=failure.step,
+        format=failure.format if case is None else case.format,
+        reason=_sentence(failure.message, failure.hint) + more,
+        log_path=failure.log_path,
+    )
 
 
 def _sentence(message: str, hint: str) -> str:
     return f"{message} {hint}".strip()
 
 
-def provenances(records: LabRecords) -> tuple[Provenance, ...]:
+def provenances(records: Measured) -> tuple[Provenance, ...]:
     """Where all figures come from, oldest first."""
-    return tuple(sorted((one.provenance for one in runs(records)), key=lambda one: one.created_at))
+    return tuple(sorted((kept.record.provenance for kept in records), key=lambda one: one.created_at))
 
 
-def outputs_name(records: LabRecords) -> str:
+def outputs_name(records: Measured) -> str:
     """The model's outputs folder as the worksheet names it: outputs/<model>."""
     folder = Path(records.folder)
     return f"{folder.parent.name}/{folder.name}".lstrip("/")
 
 
-def record_name(records: LabRecords, step: str, name: str) -> str | None:
+def record_name(records: Measured, step: str, name: str) -> str | None:
     """Where a format's record of a step lies, as outputs/<model>/records/<step>-<format>.json; None without one."""
-    run = getattr(records, step).get(name)
-    return None if run is None else f"{outputs_name(records)}/records/{run.provenance.step}-{name}.json"
+    its = steps.named(step)
+    if name not in records.of(its):
+        return None
+    path = its.path(RunFolder(Path(records.folder)), its.case(records, name))
+    return f"{outputs_name(records)}/records/{path.name}"
 
 
 def content_notes(file: GgufFile) -> tuple[str, ...]:
     """What a reader must know about a file whose label says more than its contents keep."""
     notes = []
-    label = FORMATS[file.format].tensor_type if file.format in FORMATS else file.main_type
+    label = format_.tensor_type if (format_ := formats().get(file.format)) is not None else file.main_type
     own = label.lower()
     if file.main_type.lower() != own and not {own, file.main_type.lower()} <= UNQUANTIZED_TYPES:
         total = sum(share.size_bytes for share in file.types)
@@ -117,30 +116,32 @@ def main_contents(file: GgufFile) -> str:
     return ", ".join(f"{share.tensor_type} {100 * share.size_bytes / total:.0f} %" for share in largest)
 
 
-def mislabelled(records: LabRecords) -> tuple[str, ...]:
+def mislabelled(records: Measured) -> tuple[str, ...]:
     """Formats whose files hold other types than the label says, because the model's rows do not fill its blocks."""
-    return tuple(name for name in records.formats if name in records.files and records.files[name].fallbacks)
+    return tuple(
+        name for name in records.formats if name in records.of(QUANTIZE) and records.of(QUANTIZE)[name].fallbacks
+    )
 
 
-def mislabelled_notice(records: LabRecords) -> str:
+def mislabelled_notice(records: Measured) -> str:
     """What every table and chart must say about such files; empty if there are none."""
     names = mislabelled(records)
     if not names:
         return ""
-    held = "; ".join(f"{name}: {main_contents(records.files[name])}" for name in names)
-    row = min(one.row_length for name in names for one in records.files[name].fallbacks)
+    held = "; ".join(f"{name}: {main_contents(records.of(QUANTIZE)[name])}" for name in names)
+    row = min(one.row_length for name in names for one in records.of(QUANTIZE)[name].fallbacks)
     return (
         f"This model's rows (of {row} weights, for example) do not fill the formats' blocks, so some files hold other"
         f" types than their names say. By bytes, {held}."
     )
 
 
-def shown_name(records: LabRecords, name: str) -> str:
+def shown_name(records: Measured, name: str) -> str:
     """A format's name, with the mark behind it if its file holds other types than the name says."""
     return f"{name} {MARK}" if name in mislabelled(records) else name
 
 
-def mark_names(markdown: str, records: LabRecords) -> str:
+def mark_names(markdown: str, records: Measured) -> str:
     """Put the mark behind such a format's name wherever it stands but in headings, in notes about it, and in code."""
     names = mislabelled(records)
     if not names:
@@ -158,7 +159,7 @@ def mark_names(markdown: str, records: LabRecords) -> str:
     return "\n".join(map(marked, markdown.split("\n")))
 
 
-def twins(files: dict[str, GgufFile]) -> tuple[tuple[str, ...], ...]:
+def twins(files: Mapping[str, GgufFile]) -> tuple[tuple[str, ...], ...]:
     """Groups of formats whose files hold the same types in the same amounts: different labels, same contents."""
     groups: dict[object, list[str]] = {}
     for name, file in files.items():

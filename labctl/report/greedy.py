@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.report.answers import Divergence, first_divergence
 from labctl.report.text import counted, quote, shortened, words
+from labctl.steps.generate.answers import Divergence, first_divergence
 from labctl.steps.generate.record import Generation
-from labctl.steps.measured import LabRecords
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
 
 N_GRAM = 4
 LOOPS = 0.5
@@ -20,12 +21,12 @@ LOOP_RULE = (
 )
 
 
-def greedy_divergences(records: LabRecords) -> dict[str, dict[int, Divergence]]:
+def greedy_divergences(records: Measured) -> dict[str, dict[int, Divergence]]:
     """Where each greedy text leaves the baseline's: format -> prompt number -> place."""
-    base = records.generation.get(records.formats[0])
+    base = records.of(GENERATE).get(records.formats[0])
     found: dict[str, dict[int, Divergence]] = {}
     for name in records.formats[1:]:
-        run = records.generation.get(name)
+        run = records.of(GENERATE).get(name)
         if run is None or base is None:
             continue
         found[name] = {
@@ -113,12 +114,12 @@ def repeated_share(tokens: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else math.nan
 
 
-def loops(records: LabRecords) -> list[Loop]:
+def loops(records: Measured) -> list[Loop]:
     """Every text that LOOP_RULE names, the worst first."""
-    base = records.generation.get(records.formats[0])
+    base = records.of(GENERATE).get(records.formats[0])
     found = []
     for name in records.formats[1:]:
-        run = records.generation.get(name)
+        run = records.of(GENERATE).get(name)
         for mine in run.generations if run is not None and base is not None else ():
             theirs = base.find(mine.prompt_number, mine.decoding) if base is not None else None
             share = repeated_share(mine.tokens)

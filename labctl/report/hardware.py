@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from labctl.machine.fingerprint import clock_text
 from labctl.records.hardware import Conditions
-from labctl.report.text import NOT_MEASURED, counted, significant, size, table
-from labctl.steps.measured import LabRecords
+from labctl.records.units import significant, size_text
+from labctl.report.figures import Figures
+from labctl.report.text import NOT_MEASURED, counted, table
+from labctl.steps.bench.record import BenchConditions
+from labctl.steps.bench.step import BENCH
+from labctl.steps.measured import Measured
 from labctl.steps.memory.record import MemoryLoad
-from labctl.steps.speed.record import BenchConditions
-
-Rows = Mapping[str, Mapping[str, Any]]
+from labctl.steps.memory.step import MEMORY
 
 
-def work_table(records: LabRecords, rows: Rows) -> str:
+def work_table(records: Measured, figures: Figures) -> str:
     """What the tests ask for, and how much of it the machine did in a second; empty without conditions."""
     state = records.conditions
     lines = []
@@ -23,14 +22,15 @@ def work_table(records: LabRecords, rows: Rows) -> str:
         if state is None or (work := state.work.get(name)) is None:
             continue
         read = done = 0.0
-        if (run := records.speed.get(name)) is not None:
-            read = (work.weight_bytes_per_token + work.kv_bytes_per_token) * rows[name]["tg_tps"]
-            done = work.prompt_flop * rows[name]["pp_tps"] / run.n_prompt
+        if (tg := figures[name].speed("tg")) is not None:
+            read = (work.weight_bytes_per_token + work.kv_bytes_per_token) * tg.tps
+        if (pp := figures[name].speed("pp")) is not None:
+            done = work.prompt_flop * pp.tps / records.of(BENCH)[name].n_prompt
         lines.append(
             [
                 name,
-                size(work.weight_bytes_per_token),
-                size(work.kv_bytes_per_token),
+                size_text(work.weight_bytes_per_token),
+                size_text(work.kv_bytes_per_token),
                 f"{significant(read / 1e9)} GB/s" if read > 0 else NOT_MEASURED,
                 f"{significant(done / 1e9)} GFLOP/s" if done > 0 else NOT_MEASURED,
             ]
@@ -46,26 +46,26 @@ WORK_NOTE = (
 )
 
 
-def memory_parts(records: LabRecords) -> str:
+def memory_parts(records: Measured) -> str:
     """What peak memory is made of, mmap off and on; empty without memory records."""
     lines = []
     for name in records.formats:
-        run = records.memory.get(name)
+        run = records.of(MEMORY).get(name)
         for load in run.loads if run is not None else ():
             lines.append(
                 [
                     name,
                     "on" if load.mmap else "off",
-                    size(load.peak_rss_bytes),
+                    size_text(load.peak_rss_bytes),
                     *(
-                        size(part) if part is not None else "not told by this system"
+                        size_text(part) if part is not None else "not told by this system"
                         for part in (load.anonymous_bytes, load.file_bytes)
                     ),
-                    size(sum(load.model_bytes.values()) - repacked_bytes(load)),
-                    size(repacked_bytes(load)) if repacked_bytes(load) else "none",
-                    size(load.kv_bytes),
-                    size(load.compute_bytes + load.output_bytes),
-                    size(load.start_rss_bytes),
+                    size_text(sum(load.model_bytes.values()) - repacked_bytes(load)),
+                    size_text(repacked_bytes(load)) if repacked_bytes(load) else "none",
+                    size_text(load.kv_bytes),
+                    size_text(load.compute_bytes + load.output_bytes),
+                    size_text(load.start_rss_bytes),
                 ]
             )
     if not lines:
@@ -87,12 +87,12 @@ MEMORY_NOTE = (
 )
 
 
-def conditions_lines(records: LabRecords) -> list[tuple[str, str]]:
+def conditions_lines(records: Measured) -> list[tuple[str, str]]:
     """What the speeds were measured under, for the table at the head of the worksheet."""
     state = records.conditions
-    if state is None or not records.speed:
+    if state is None or not records.of(BENCH):
         return []
-    machine = next(iter(records.speed.values())).provenance.machine
+    machine = next(iter(records.of(BENCH).values())).provenance.machine
     cores = ""
     if machine.n_cores_efficiency:
         cores = f"{machine.n_cores_performance} performance and {machine.n_cores_efficiency} efficiency cores; "
@@ -123,6 +123,6 @@ def _state(now: Conditions) -> str:
         f"{now.temperature_c:.0f} °C" if now.temperature_c is not None else "",
         f"on {now.power}" if now.power else "",
         f"other programs on {now.busy_cores:.1f} cores" if now.busy_cores is not None else "",
-        f"{size(now.available_bytes)} free" if now.available_bytes else "",
+        f"{size_text(now.available_bytes)} free" if now.available_bytes else "",
     ]
     return ", ".join(part for part in parts if part)

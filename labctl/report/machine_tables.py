@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from labctl.records.units import rate, significant, size_text
+from labctl.report.figures import Figures
 from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
-from labctl.report.tables import cell
-from labctl.report.text import NOT_MEASURED, known, rate, significant, size, table, words
-from labctl.steps.measured import LabRecords
-from labctl.steps.speed.ratios import PRECISE, RATIO_RULE, times
+from labctl.report.text import NOT_MEASURED, cell, table, words
+from labctl.steps.bench.figures import SpeedFigures
+from labctl.steps.bench.ratios import PRECISE, RATIO_RULE, times
+from labctl.steps.bench.step import BENCH
+from labctl.steps.measured import Measured
+from labctl.steps.memory.step import MEMORY
 
-Rows = Mapping[str, Mapping[str, Any]]
 CONTEXTS = (512, 2048, 4096, 8192, 32768)
 
 
-def speeds(rows: Rows) -> str:
+def speeds(figures: Figures) -> str:
     """Q8."""
     lines = []
-    for name, row in rows.items():
-        latencies = [row[f"token_p{percent_}_ms"] for percent_ in (50, 95, 99)]
+    for name, row in figures.items():
+        is_base, bench = name == next(iter(figures)), row.bench
+        tg, pp = row.speed("tg"), row.speed("pp")
+        latencies = () if bench is None else (bench.token_p50_ms, bench.token_p95_ms, bench.token_p99_ms)
+        known = [significant(latency) for latency in latencies if latency is not None]
         lines.append(
             [
                 name,
-                _speed(row, "tg"),
-                _speedup(rows, name, "speedup"),
-                _speed(row, "pp"),
-                _speedup(rows, name, "pp_speedup"),
-                cell(latencies[0], " / ".join(significant(latency) for latency in latencies)),
-                cell(row["n_rounds"], f"{row['n_rounds']:.0f} / {row['n_speed_samples']:.0f}"),
+                cell(tg, _speed),
+                _speedup(tg, is_base),
+                cell(pp, _speed),
+                _speedup(pp, is_base),
+                " / ".join(known) or NOT_MEASURED,
+                NOT_MEASURED if bench is None or bench.n_rounds is None else f"{bench.n_rounds} / {bench.n_samples}",
             ]
         )
     header = ("Format", "Tokens/second (tg)", "Speed-up (tg)", "Prompt, tokens/second (pp)", "Speed-up (pp)")
     return table((*header, "ms per token, p50 / p95 / p99", "Rounds / repetitions"), lines)
 
 
-def _speedup(rows: Rows, name: str, column: str) -> str:
-    row = rows[name]
-    if name == next(iter(rows)):
-        return cell(row[column], "1.0")
-    return cell(row[column], times(*(row[f"{column}{end}"] for end in ("", "_low", "_high"))))
-
-
-def _speed(row: Mapping[str, Any], test: str) -> str:
-    middle, low, high = (row[f"{test}_{part}tps"] for part in ("", "low_", "high_"))
-    if not known(middle):
+def _speedup(speed: SpeedFigures | None, is_base: bool) -> str:
+    if speed is None or speed.speedup is None:
         return NOT_MEASURED
-    return f"{rate(middle)} ({rate(low)} to {rate(high)})" if known(low) else rate(middle)
+    return "1.0" if is_base else times(speed.speedup.ratio, speed.speedup.low, speed.speedup.high)
 
 
-def speed_note(records: LabRecords, rule: str) -> str:
+def _speed(speed: SpeedFigures) -> str:
+    if speed.low_tps is None or speed.high_tps is None:
+        return rate(speed.tps)
+    return f"{rate(speed.tps)} ({rate(speed.low_tps)} to {rate(speed.high_tps)})"
+
+
+def speed_note(records: Measured, rule: str) -> str:
     """What the columns of Q8 mean."""
-    run = next(iter(records.speed.values()), None)
+    run = next(iter(records.of(BENCH).values()), None)
     if run is None:
         return "Speed was not measured."
     return (
@@ -62,7 +63,7 @@ def speed_note(records: LabRecords, rule: str) -> str:
     )
 
 
-def memories(records: LabRecords, rows: Rows) -> str:
+def memories(records: Measured, figures: Figures) -> str:
     """Q9: peak memory and the verdict for each size of RAM."""
     fits = {ram: {one.format: one for one in fit_table(records, ram)} for ram in RAM_GB}
     return table(
@@ -70,20 +71,20 @@ def memories(records: LabRecords, rows: Rows) -> str:
         (
             (
                 name,
-                cell(row["peak_rss_bytes"], size(row["peak_rss_bytes"])),
-                cell(row["peak_rss_mmap_bytes"], size(row["peak_rss_mmap_bytes"])),
-                cell(row["kv_bytes"], size(row["kv_bytes"])),
-                cell(row["memory_n_ctx"], f"{row['memory_n_ctx']:.0f} tokens"),
+                cell(row.peak_rss_bytes, size_text),
+                cell(None if row.memory is None else row.memory.peak_rss_mmap_bytes, size_text),
+                cell(row.memory, lambda memory: size_text(memory.kv_bytes)),
+                cell(row.memory, lambda memory: f"{memory.n_ctx} tokens"),
                 *(fits[ram][name].verdict for ram in RAM_GB),
             )
-            for name, row in rows.items()
+            for name, row in figures.items()
         ),
     )
 
 
-def contexts(records: LabRecords) -> str:
+def contexts(records: Measured) -> str:
     """Q9: KV cache and 8 GB verdict at other context sizes; empty without memory records."""
-    measured = [name for name in records.formats if name in records.memory]
+    measured = [name for name in records.formats if name in records.of(MEMORY)]
     if not measured:
         return ""
     lines = []
@@ -95,11 +96,5 @@ def contexts(records: LabRecords) -> str:
         verdict = "; ".join(
             f"{word}: {'all' if len(grouped) == 1 else words(names)}" for word, names in grouped.items()
         )
-        lines.append(
-            [
-                str(n_ctx),
-                NOT_MEASURED if kv is None else size(kv),
-                verdict,
-            ]
-        )
+        lines.append([str(n_ctx), NOT_MEASURED if kv is None else size_text(kv), verdict])
     return table(("Context, tokens", "KV cache", "8 GB"), lines, left=(0, 2))

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from labctl.report.board import Boards
+from labctl.report.figures import Figures
 from labctl.report.order import Order, Orders, beaten_by, tells_little
 from labctl.report.rules import Answer, smallest_passing
 from labctl.report.scoring import perplexity_stars, quality_stars, size_stars, speed_stars
-from labctl.report.text import known, stars, words
-
-Rows = Mapping[str, Mapping[str, Any]]
+from labctl.report.text import cell, stars, words
 
 
-def matrix(rows: Rows, orders: Orders, boards: Boards, uses: Sequence[tuple[str, Answer]]) -> list[list[str]]:
+def matrix(figures: Figures, orders: Orders, boards: Boards, uses: Sequence[tuple[str, Answer]]) -> list[list[str]]:
     """Rows of the decision matrix: format, size, perplexity, speed, quality, best for.
 
     Args:
         uses: the answers to Q13.
     """
-    tags = best_for(rows, orders, boards, uses)
+    tags = best_for(figures, orders, boards, uses)
     lines = []
-    for name, row in rows.items():
-        exact = 0.0 if row["verdict"] == "baseline" else None
-        increase = (row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]) if exact is None else (exact, exact)
+    for name, row in figures.items():
+        increase = cell(row.increase, lambda change: stars(perplexity_stars(change.low_pct, change.high_pct)))
         lines.append(
             [
                 name,
-                stars(size_stars(row["compression_ratio"])),
-                stars(perplexity_stars(*increase)),
-                stars(speed_stars(row["speedup_low"], row["speedup_high"])),
-                stars(quality_stars(row["answers_kept_low_pct"], row["answers_kept_high_pct"])),
+                cell(row.compression_ratio, lambda ratio: stars(size_stars(ratio))),
+                stars(perplexity_stars(0.0, 0.0)) if row.verdict == "baseline" else increase,
+                cell(row.speedup, lambda ratio: stars(speed_stars(ratio.low, ratio.high))),
+                cell(row.kept, lambda kept: stars(quality_stars(kept.low_pct, kept.high_pct))),
                 tags[name],
             ]
         )
     return lines
 
 
-def best_for(rows: Rows, orders: Orders, boards: Boards, uses: Sequence[tuple[str, Answer]]) -> dict[str, str]:
+def best_for(figures: Figures, orders: Orders, boards: Boards, uses: Sequence[tuple[str, Answer]]) -> dict[str, str]:
     """What each format comes first in, alone or tied, and the uses it is the least format for (Q13)."""
-    found: dict[str, list[str]] = {name: [] for name in rows}
-    base = next(iter(rows))
-    quantized = [name for name in rows if name != base]
+    found: dict[str, list[str]] = {name: [] for name in figures}
+    base = next(iter(figures))
+    quantized = [name for name in figures if name != base]
     for label, order in (
         ("smallest file", orders.size),
         ("lowest perplexity of the quantized", orders.ppl.among(quantized)),
@@ -53,9 +50,9 @@ def best_for(rows: Rows, orders: Orders, boards: Boards, uses: Sequence[tuple[st
     ):
         for name, text in _firsts(label, order).items():
             found[name].append(text)
-    if known(rows[base]["ppl"]):
+    if figures[base].ppl is not None:
         found[base].append("reference quality")
-    passing = smallest_passing(rows)
+    passing = smallest_passing(figures)
     if passing is not None:
         found[passing].append("smallest file that passes Q3")
     named = {}

@@ -7,21 +7,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from labctl.report.analysis import Floats, load_nll
-from labctl.report.answers import answer_changes, probe_names
-from labctl.report.text import known, words
-from labctl.steps.intervals import mcnemar_exact
-from labctl.steps.measured import LabRecords
+from labctl.report.figures import Figures
+from labctl.report.text import words
+from labctl.steps.bench.ratios import Ratio, Test, round_ratio
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.answers import answer_changes, probe_names
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.intervals import ALPHA, mcnemar_exact
+from labctl.steps.measured import Measured
+from labctl.steps.perplexity.figures import Floats, load_nll
 from labctl.steps.perplexity.increase import chunk_differences, paired_increase
-from labctl.steps.speed.ratios import Ratio, Test, round_ratio
+from labctl.steps.perplexity.record import COMMON_CHUNKS
+from labctl.steps.perplexity.step import PERPLEXITY
 
-Rows = Mapping[str, Mapping[str, Any]]
 Names = tuple[str, str]
-ALPHA = 0.05
 SMALLER = 1.01
 """A file is smaller only if another is at least so many times as large: headers alone differ by less."""
 
@@ -101,13 +103,13 @@ def order_of(values: Mapping[str, float], pairs: Mapping[Names, Pair]) -> Order:
 class Orders:
     """The orders of one lab, each worked out when first asked for."""
 
-    def __init__(self, records: LabRecords, rows: Rows) -> None:
-        self.records, self.rows = records, rows
+    def __init__(self, records: Measured, figures: Figures) -> None:
+        self.records, self.figures = records, figures
 
     @cached_property
     def size(self) -> Order:
         """By file size, the smallest first."""
-        sizes = {name: float(row["size_bytes"]) for name, row in self.rows.items() if known(row["size_bytes"])}
+        sizes = {name: row.size_bytes for name, row in self.figures.items() if row.size_bytes is not None}
         ratios = {(a, b): sizes[b] / sizes[a] for a, b in itertools.permutations(sizes, 2)}
         return Order(
             names=tuple(sorted(sizes, key=lambda name: sizes[name])),
@@ -118,35 +120,33 @@ class Orders:
     @cached_property
     def ppl(self) -> Order:
         """By perplexity, the lowest first, the baseline among them."""
-        nll = {name: values for name, values in load_nll(self.records).items() if name in self.rows}
+        nll = {name: values for name, values in load_nll(self.records).items() if name in self.figures}
         n_pairs = max(1, math.comb(len(nll), 2))
         pairs: dict[Names, Pair] = {}
         for a, b in itertools.combinations(nll, 2):
             pair = self._perplexity_pair((a, b), nll, ALPHA / n_pairs)
             if pair is not None:
                 pairs[a, b], pairs[b, a] = pair, _turned(pair)
-        increase = {
-            name: 0.0 if name == self.records.formats[0] else self.rows[name]["ppl_increase_pct"] for name in nll
-        }
-        if not all(known(value) for value in increase.values()):
-            increase = {name: self.rows[name]["ppl"] for name in nll}
-        return order_of({name: -value for name, value in increase.items()}, pairs)
+        worse = {name: 0.0 if name == self.records.formats[0] else self.figures[name].increase_pct for name in nll}
+        if None in worse.values():
+            worse = {name: self.figures[name].ppl for name in nll}
+        return order_of({name: -value for name, value in worse.items() if value is not None}, pairs)
 
     def _perplexity_pair(self, names: Names, nll: Mapping[str, Floats], alpha: float) -> Pair | None:
         """How many times as high the second's perplexity is as the first's."""
         one, other = (nll[name] for name in names)
         if not (np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)).any():
             return None
-        found = paired_increase(other, one, 1 - alpha)
-        low, high = found.low, found.high
-        runs = [self.records.perplexity[name] for name in names]
-        seeds = {run.order_seed for run in runs if run.order_seed is not None and run.n_chunks < run.n_chunks_text}
+        increase = paired_increase(other, one, 1 - alpha)
+        low, high = increase.low, increase.high
+        runs = [self.records.of(PERPLEXITY)[name] for name in names]
+        seeds = {run.order_seed for run in runs if run.order_seed is not None and run.could_stop}
         if seeds:  # the end of a run hung on its figures: only bounds that hold at every look are true
             from labctl.steps.perplexity.sequence import confidence_sequence, shuffled_chunks
 
             visited = shuffled_chunks(runs[0].n_chunks_text, seeds.pop())
-            low, high = confidence_sequence(chunk_differences(other[visited], one[visited]), alpha)
-        return Pair(ratio=1 + found.increase, low=1 + low, high=1 + high)
+            low, high = confidence_sequence(chunk_differences(other[visited], one[visited]), alpha, COMMON_CHUNKS)
+        return Pair(ratio=1 + increase.increase, low=1 + low, high=1 + high)
 
     @cached_property
     def tg(self) -> Order:
@@ -158,27 +158,26 @@ class Orders:
         """By speed of reading a prompt, the fastest first."""
         return self._speed("pp")
 
-    def speed(self, test: str) -> Order:
+    def speed(self, test: Test) -> Order:
         """The order of a test: "tg" or "pp"."""
         return self.tg if test == "tg" else self.pp
 
     def _speed(self, test: Test) -> Order:
-        runs = {name: run for name, run in self.records.speed.items() if name in self.rows}
+        runs = {name: run for name, run in self.records.of(BENCH).items() if name in self.figures}
         pairs: dict[Names, Pair] = {}
         for a, b in itertools.combinations(runs, 2):
             ratio = round_ratio(runs[a], runs[b], test)
             if ratio is not None:
                 pairs[a, b] = _pair_of(ratio)
                 pairs[b, a] = _turned(pairs[a, b])
-        column = "speedup" if test == "tg" else "pp_speedup"
-        if not all(known(self.rows[name][column]) for name in runs):
-            column = f"{test}_tps"
-        return order_of({n: float(self.rows[n][column]) for n in runs if known(self.rows[n][column])}, pairs)
+        timed = {name: speed for name in runs if (speed := self.figures[name].speed(test)) is not None}
+        ratios = {name: speed.speedup.ratio for name, speed in timed.items() if speed.speedup is not None}
+        return order_of(ratios if len(ratios) == len(runs) else {n: speed.tps for n, speed in timed.items()}, pairs)
 
     @cached_property
     def answers(self) -> Order:
         """By right answers to the probe questions, the most first."""
-        runs = {name: run for name, run in self.records.generation.items() if name in self.rows and run.probes}
+        runs = {name: run for name, run in self.records.of(GENERATE).items() if name in self.figures and run.probes}
         probes = probe_names(self.records)
         shown = set()
         for a, b in itertools.permutations(runs, 2):
@@ -216,8 +215,8 @@ def tells_little(order: Order) -> bool:
 
 def tied(names: Iterable[str], last: str = "or") -> str:
     """First places as words: "Q4_K_M", or "Q6_K or Q4_K_M (not told apart)"."""
-    found = list(names)
-    return words(found, last) + (" (not told apart)" if len(found) > 1 else "")
+    listed = list(names)
+    return words(listed, last) + (" (not told apart)" if len(listed) > 1 else "")
 
 
 def _pair_of(ratio: Ratio) -> Pair:

@@ -2,63 +2,74 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
 
-from labctl.report.tables import cell
-from labctl.report.text import NOT_MEASURED, counted, interval, known, percent, table, words
-from labctl.steps.measured import LabRecords
+from labctl.records.units import percent, significant
+from labctl.report.figures import Figures, FormatFigures
+from labctl.report.order import Order
+from labctl.report.text import NOT_MEASURED, cell, counted, faint, interval, table, words
+from labctl.steps.divergence.step import DIVERGENCE
+from labctl.steps.measured import Measured
+from labctl.steps.perplexity.figures import IncreaseFigures, PerplexityFigures
 from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun
+from labctl.steps.perplexity.step import PERPLEXITY
 
-Rows = Mapping[str, Mapping[str, Any]]
+_FEW_PAIRS = 5  # that a sentence still names
 
 
-def perplexities(rows: Rows) -> str:
+def perplexities(figures: Figures) -> str:
     """Q2."""
     return table(
-        ("Format", "Perplexity ± standard error", "Increase", "95 % interval of the increase", "Chunks"),
+        ("Format", "Perplexity ± standard error", "Increase", "95 % interval for text like this", "Chunks"),
         (
             (
                 name,
-                cell(row["ppl"], f"{row['ppl']:.4f} ± {row['ppl_se']:.4f}"),
-                "baseline"
-                if row["verdict"] == "baseline"
-                else cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
-                "baseline" if row["verdict"] == "baseline" else increase_interval(row),
-                cell(row["n_chunks"], f"{row['n_chunks']:.0f}"),
+                cell(row.perplexity, _ppl),
+                *(("baseline",) * 2 if row.verdict == "baseline" else _increase(row)),
+                cell(row.perplexity, lambda texts: str(texts.n_chunks)),
             )
-            for name, row in rows.items()
+            for name, row in figures.items()
         ),
     )
 
 
-def increase_interval(row: Mapping[str, Any]) -> str:
-    """The interval of the increase as a cell."""
-    if not known(row["ppl_increase_pct"]):
-        return NOT_MEASURED
-    return interval(row["ppl_increase_low_pct"], row["ppl_increase_high_pct"])
+def _ppl(texts: PerplexityFigures) -> str:
+    return NOT_MEASURED if texts.ppl is None else f"{texts.ppl:.4f} ± {texts.ppl_se:.4f}"
 
 
-def perplexity_notes(records: LabRecords, rows: Rows) -> list[str]:
+def _increase(row: FormatFigures) -> tuple[str, str]:
+    """The increase and its interval as cells."""
+    return (increase_cell(row), cell(row.increase, lambda increase: interval(increase.low_pct, increase.high_pct)))
+
+
+def increase_cell(row: FormatFigures) -> str:
+    """The increase; faint where it is no more than arithmetic."""
+    shown = cell(row.increase_pct, percent)
+    return faint(shown) if row.increase_is_noise else shown
+
+
+def perplexity_notes(records: Measured, figures: Figures) -> list[str]:
     """What a chunk is, how many each format was measured on and why, and how the interval is made."""
-    runs = {name: records.perplexity[name] for name, row in rows.items() if known(row["n_chunks"])}
+    runs = {name: records.of(PERPLEXITY)[name] for name, row in figures.items() if row.perplexity is not None}
     if not runs:
         return []
     base = records.formats[0]
     some = next(iter(runs.values()))
     notes = [
         f"A chunk is a piece of the text of {counted(some.n_ctx, 'token')}, read from its start; its last"
-        f" {counted(some.n_scored_per_chunk, 'token')} are scored. {_chunks_used(runs, rows, base)}"
+        f" {counted(some.n_scored_per_chunk, 'token')} are scored. {_chunks_used(runs, figures, base)}"
     ]
     if base not in runs:
         return [*notes, f"There is no increase without the perplexity of {base}, the baseline."]
-    judged = [name for name in runs if name != base and known(rows[name]["ppl_increase_pct"])]
+    judged = {name: increase for name in runs if (increase := figures[name].increase) is not None}
     if judged:
-        notes.append(_interval_made(runs, judged, base))
-    if any(math.isinf(rows[name]["ppl_increase_high_pct"]) for name in judged):
+        notes.append(_interval_made(runs, list(judged), base))
+    if any(math.isinf(increase.high_pct) for increase in judged.values()):
         notes.append("Where the interval is open, it has no bounds: one chunk gives none.")
-    shared, most = (pick(rows[name][f"n_chunks{end}"] for name in runs) for pick, end in ((min, "_common"), (max, "")))
+    texts = [row.perplexity for row in figures.values() if row.perplexity is not None]
+    shared, most = min(one.n_chunks_common for one in texts), max(one.n_chunks for one in texts)
     if judged and shared < most:
         notes.append(
             f"The perplexities are taken over the {counted(shared, 'chunk')} that all formats share; each increase over"
@@ -68,13 +79,8 @@ def perplexity_notes(records: LabRecords, rows: Rows) -> list[str]:
     return notes
 
 
-def looks(run: PerplexityRun) -> bool:
-    """Whether a run could stop on its own figures, so that its interval has to hold at every look."""
-    return run.order_seed is not None and run.n_chunks < run.n_chunks_text
-
-
-def _chunks_used(runs: Mapping[str, PerplexityRun], rows: Rows, base: str) -> str:
-    counts = {name: int(rows[name]["n_chunks"]) for name in runs}
+def _chunks_used(runs: Mapping[str, PerplexityRun], figures: Figures, base: str) -> str:
+    counts = {name: texts.n_chunks for name in runs if (texts := figures[name].perplexity) is not None}
     n_text = next(iter(runs.values())).n_chunks_text
     floor, most = min(counts.values()), max(counts.values())
     who = "Every format was" if len(runs) > 1 else f"{next(iter(runs))} was"
@@ -87,8 +93,8 @@ def _chunks_used(runs: Mapping[str, PerplexityRun], rows: Rows, base: str) -> st
     text = (
         f"Chunks come in one shuffled order, the same for all formats. {who} measured on the first {floor} of {n_text}"
     )
-    others = [name for name in runs if known(rows[name]["ppl_increase_pct"])]
-    still_open = [name for name in others if rows[name]["verdict"] == "undecided"]
+    others = [name for name in runs if figures[name].increase is not None]
+    still_open = [name for name in others if figures[name].verdict == "undecided"]
     at_the_end = (
         f"Still open at the end: {words(still_open)}." if still_open else "In the end every verdict was settled."
     )
@@ -104,11 +110,12 @@ def _chunks_used(runs: Mapping[str, PerplexityRun], rows: Rows, base: str) -> st
 
 
 def _interval_made(runs: Mapping[str, PerplexityRun], judged: list[str], base: str) -> str:
-    sequential = [name for name in judged if looks(runs[name])]
+    sequential = [name for name in judged if runs[name].could_stop]
     plain = [name for name in judged if name not in sequential]
     note = (
         f"The interval is paired: a format and {base} read the same chunks, and it is the interval of their mean"
         " difference (in nats a token, then turned into percent), so that what makes a chunk hard for both drops out."
+        " Chunks count as independent of each other."
     )
     student = "Student's t over the chunks"
     holds = (
@@ -123,31 +130,90 @@ def _interval_made(runs: Mapping[str, PerplexityRun], judged: list[str], base: s
     return f"{note} Method: {holds}; for {words(plain)}: {student}."
 
 
-def divergences(rows: Rows) -> str:
+def pairs(order: Order) -> tuple[str, str]:
+    """Every two formats against each other (Q4): the table, and which of them are not told apart; empty for one."""
+    names = order.names
+    if not any(pair in order.pairs for pair in itertools.combinations(names, 2)):
+        return "", ""
+    rows = [
+        (worse, *(_pair(order, better, worse) for better in names[:place]), *["-"] * (len(names) - 1 - place))
+        for place, worse in enumerate(names)
+        if place
+    ]
+    known = [pair for pair in itertools.combinations(names, 2) if pair in order.pairs]
+    same = [f"{a} and {b}" for a, b in known if not order.apart(a, b)]
+    told = "All of them are told apart."
+    if same:
+        few = len(same) <= _FEW_PAIRS
+        told = f"Not told apart: {'; '.join(same)}." if few else f"{len(same)} of {len(known)} are not told apart."
+    return table(("Format", *names[:-1]), rows), told
+
+
+def _pair(order: Order, better: str, worse: str) -> str:
+    """How far one format's perplexity lies above another's; faint where the interval leaves it open."""
+    pair = order.pairs.get((better, worse))
+    if pair is None:
+        return NOT_MEASURED
+    shown = interval(100 * (pair.low - 1), 100 * (pair.high - 1))
+    return shown if order.apart(better, worse) else faint(shown)
+
+
+def divergences(figures: Figures) -> str:
     """Evidence for Q6 and Q14: how far the predictions are from the baseline's; empty if nothing was measured."""
-    found = {name: row for name, row in rows.items() if known(row["kld_mean"])}
-    if not found:
+    runs = {name: row.divergence for name, row in figures.items() if row.divergence is not None}
+    if not runs:
         return ""
     return table(
         ("Format", "KL divergence, mean", "95 % interval", "median", "p90", "p99", "max", "Same top token"),
         (
             (
                 name,
-                f"{row['kld_mean']:.5f}",
-                f"{row['kld_mean_low']:.5f} to {row['kld_mean_high']:.5f}"
-                if math.isfinite(row["kld_mean_high"])
-                else "open",
-                *(f"{row[column]:.4f}" for column in ("kld_median", "kld_p90", "kld_p99", "kld_max")),
-                f"{row['same_top_pct']:.2f} % ({row['same_top_low_pct']:.2f} to {row['same_top_high_pct']:.2f} %)",
+                faint(f"{run.kld_mean:.5f}") if figures[name].divergence_is_noise else f"{run.kld_mean:.5f}",
+                f"{run.kld_mean_low:.5f} to {run.kld_mean_high:.5f}" if math.isfinite(run.kld_mean_high) else "open",
+                *(f"{value:.4f}" for value in (run.kld_median, run.kld_p90, run.kld_p99, run.kld_max)),
+                f"{run.same_top_pct:.2f} % ({run.same_top_low_pct:.2f} to {run.same_top_high_pct:.2f} %)",
             )
-            for name, row in found.items()
+            for name, run in runs.items()
         ),
     )
 
 
-def divergence_note(records: LabRecords) -> str:
+def noise_note(figures: Figures, base: str) -> str:
+    """What arithmetic alone changes, and so which differences mean nothing; empty where it was not measured."""
+    noise = next((row.noise for row in figures.values() if row.noise is not None), None)
+    if noise is None:
+        return ""
+    again = (
+        f"The noise of arithmetic: {counted(noise.n_chunks, 'chunk')} of the text were computed by {base} twice, the"
+        f" second time {noise.n_at_once} tokens at once, which changes no weight and only the order of the sums."
+    )
+    if noise.is_none:
+        return f"{again} The digits are the same: on this machine the arithmetic adds nothing to a difference."
+    found = (
+        f"The two are apart by a KL divergence of {significant(noise.kld_mean, 2)} nats a token, and have the same top"
+        f" token at {noise.same_top_pct:.2f} % of {counted(noise.n_tokens, 'token')}."
+    )
+    floors = {name: row.noise_pct for name, row in figures.items() if row.noise_pct is not None}
+    if floors:
+        low, high = significant(min(floors.values()), 2), significant(max(floors.values()), 2)
+        found += (
+            f" Over as many chunks as the increases rest on, that alone moves a perplexity by up to about"
+            f" {low if low == high else f'{low} to {high}'} %."
+        )
+    below = [name for name, row in figures.items() if row.increase_is_noise or row.divergence_is_noise]
+    if not floors and all(row.kld_mean is None for row in figures.values()):
+        return f"{again} {found}"  # nothing was compared
+    if not below:
+        return f"{again} {found} Every difference in the tables is larger."
+    return (
+        f"{again} {found} What is not larger stands in small grey print ({words(below)}): it tells no more of a format"
+        " than of the order of the sums."
+    )
+
+
+def divergence_note(records: Measured) -> str:
     """What the divergence table counts."""
-    run = next(iter(records.divergence.values()), None)
+    run = next(iter(records.of(DIVERGENCE).values()), None)
     if run is None:
         return ""
     base = records.formats[0]
@@ -158,19 +224,27 @@ def divergence_note(records: LabRecords) -> str:
     )
 
 
-def verdicts(rows: Rows) -> str:
-    """Q3."""
+def verdicts(figures: Figures) -> str:
+    """Q3: for the text that was read, and for text like it."""
     return table(
-        ("Format", "Increase", "95 % interval", "Verdict"),
+        ("Format", "Increase", "On this text, 95 % interval", "Verdict", "Text like it, 95 % interval", "Verdict"),
         (
             (
                 name,
-                cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
-                increase_interval(row),
-                row["verdict"] or NOT_MEASURED,
+                increase_cell(row),
+                cell(row.increase, _on_text),
+                row.verdict or NOT_MEASURED,
+                cell(row.increase, lambda increase: interval(increase.low_pct, increase.high_pct)),
+                cell(row.increase, lambda increase: increase.beyond),
             )
-            for name, row in rows.items()
-            if row["verdict"] != "baseline"
+            for name, row in figures.items()
+            if row.verdict != "baseline"
         ),
-        left=(0, 3),
+        left=(0, 3, 5),
     )
+
+
+def _on_text(increase: IncreaseFigures) -> str:
+    if increase.is_exact:
+        return "all of it read"
+    return interval(increase.text_low_pct, increase.text_high_pct)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from labctl.records.units import percent, rate, significant, size_text, time_text
+from labctl.report.figures import Figures, FormatFigures
 from labctl.report.fit import FIT_RULE, TOO_LONG, TOO_LONG_WORDS, fit_table
 from labctl.report.order import SMALLER, Orders
-from labctl.report.text import interval, known, percent, rate, significant, size, speedup_words, words
-from labctl.steps.measured import LabRecords
+from labctl.report.text import NOT_MEASURED, counted, interval, speedup_words, words
+from labctl.steps.generate.figures import Changes
+from labctl.steps.intervals import ALPHA
+from labctl.steps.measured import Measured
+from labctl.steps.perplexity.figures import IncreaseFigures
 
-Rows = Mapping[str, Mapping[str, Any]]
 SUMS = "sums"
-CHANCE_ALPHA = 0.05
+VERDICTS = ("pass", "fail", "undecided")
 NO_INCREASE = "Not measured: no quantized format has an increase of perplexity yet."
 
 
@@ -27,78 +29,120 @@ class Answer:
     pick: str | None = None
 
 
-def increase_words(row: Mapping[str, Any]) -> str:
-    """+2.08 % (95 % interval +1.89 to +2.26 %)."""
-    low, high = row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]
-    return f"{percent(row['ppl_increase_pct'])} (95 % interval {interval(low, high)})"
+def displacement(figures: Figures) -> str:
+    """That near the baseline a distance has no direction, by the answers that changed; empty where they show one.
+
+    Source: arXiv 2606.19558: near the baseline neither perplexity nor KL divergence ranks formats by what they can do.
+    """
+    near = [name for name in judged(figures, "pass") if figures[name].changes is not None]
+    found = [changes for name in near if (changes := figures[name].changes) is not None]
+    if not near or any(changes.p < ALPHA for changes in found):
+        return ""
+    lost, gained = sum(one.lost for one in found), sum(one.gained for one in found)
+    who = f"{words(near)}, which {'passes' if len(near) == 1 else 'pass'} the limit"
+    changed = (
+        f"{counted(lost, 'known answer')} {'was' if lost == 1 else 'were'} lost and {gained:,} gained, in no format"
+        " more one way than chance allows"
+    )
+    return (
+        "Near the baseline perplexity and KL divergence say how far a format has moved, not whether it can do less:"
+        f" with {who}, {changed if lost or gained else 'no known answer changed'}."
+    )
 
 
-def under_limit(rows: Rows, limit: float) -> Answer:
+def increase_words(increase: IncreaseFigures | None) -> str:
+    """The increase on the text measured: +2.08 % on all of the text, or +1.88 % (95 % interval +1.28 to +2.48 %)."""
+    if increase is None:
+        return NOT_MEASURED
+    if increase.is_exact:
+        return f"{percent(increase.pct)} on all of the text"
+    return f"{percent(increase.pct)} (95 % interval {interval(increase.text_low_pct, increase.text_high_pct)})"
+
+
+def price_words(increase: IncreaseFigures | None) -> str:
+    """What settling an open verdict costs: about 530 more chunks (4 min) would settle it for this text: ..."""
+    if increase is None or increase.n_chunks_needed is None:
+        return "more chunks would settle it for this text: labctl perplexity --settle"
+    more = increase.n_chunks_needed - increase.n_pairs
+    time = "" if increase.s_needed is None else f" ({time_text(increase.s_needed)})"
+    return f"about {counted(more, 'more chunk')}{time} would settle it for this text: labctl perplexity --settle"
+
+
+def judged(figures: Figures, *verdicts: str) -> list[str]:
+    """Formats with one of these verdicts."""
+    return [name for name, row in figures.items() if row.verdict in verdicts]
+
+
+def under_limit(figures: Figures, limit: float) -> Answer:
     """Q3: the verdict of every format."""
     bar = f"{100 * limit:g} %"
     rule = (
-        f"Pass: the whole 95 % interval of the increase lies under {bar}. Fail: the whole interval lies above."
-        " Undecided: the interval contains the limit, so the measurement does not settle it."
+        f"Pass: on this text the increase lies under {bar}; all of the text was read, or the whole 95 % interval for it"
+        " lies under. Fail: it lies above. Undecided: the interval contains the limit, so what was read does not settle"
+        " it. Beside it stands the same for text like this one, of which the whole text is only a sample."
     )
     parts = [
         f"{head}: {words(names)}."
         for word, head in (("pass", "Pass"), ("undecided", "Undecided"), ("fail", "Fail"))
-        if (names := [name for name, row in rows.items() if row["verdict"] == word])
+        if (names := judged(figures, word))
     ]
-    missing = [name for name, row in rows.items() if row["verdict"] is None]
+    missing = [name for name, row in figures.items() if row.verdict is None]
     parts += [f"Not measured: {words(missing)}."] if missing else []
-    for name, row in rows.items():
-        if row["verdict"] == "undecided":
-            parts.append(f"{name}: {increase_words(row)}; {_how_many_more(row)}")
+    for name in judged(figures, "undecided"):
+        increase = figures[name].increase
+        parts.append(f"{name}, {increase_words(increase)}: {price_words(increase)}.")
+    if beyond := open_beyond(figures):
+        parts.append(
+            f"For text like this one it is not settled for {words(beyond)}: what holds here need not hold there."
+        )
     return Answer(rule=rule, text=" ".join(parts) or NO_INCREASE)
 
 
-def _how_many_more(row: Mapping[str, Any]) -> str:
-    if math.isnan(row["n_chunks_needed"]):
-        return "it is so close to the limit that no number of chunks can be forecast to settle it."
-    measured = f"{row['n_pairs']:.0f} {'was' if row['n_pairs'] == 1 else 'were'} measured"
-    if row["n_chunks_needed"] <= row["n_pairs"]:
-        return f"more chunks like them would settle it ({measured})."
-    return f"about {row['n_chunks_needed']:.0f} chunks like these in all would settle it ({measured})."
-
-
-def is_smaller(row: Mapping[str, Any]) -> bool:
-    """Whether the file saves space against the baseline; not so where every tensor stayed as it was."""
-    return not row["compression_ratio"] < SMALLER
-
-
-def not_smaller(rows: Rows) -> list[str]:
-    """Quantized formats that save nothing."""
-    return [name for name in list(rows)[1:] if not is_smaller(rows[name])]
-
-
-def smallest_passing(rows: Rows) -> str | None:
-    """The smallest quantized format whose increase is under the limit with its whole interval, and that saves space."""
-    passing = [
-        n for n, row in rows.items() if row["verdict"] == "pass" and known(row["compression_ratio"]) and is_smaller(row)
+def open_beyond(figures: Figures) -> list[str]:
+    """Formats with a verdict on this text that is not settled for text like it."""
+    return [
+        name
+        for name in judged(figures, "pass", "fail")
+        if (increase := figures[name].increase) is not None and increase.beyond == "undecided"
     ]
-    return min(passing, key=lambda name: float(rows[name]["size_bytes"]), default=None)
 
 
-def to_drop(rows: Rows, orders: Orders, limit: float) -> Answer:
+def is_smaller(row: FormatFigures) -> bool:
+    """Whether the file saves space against the baseline; not so where every tensor stayed as it was."""
+    return row.compression_ratio is None or row.compression_ratio >= SMALLER
+
+
+def not_smaller(figures: Figures) -> list[str]:
+    """Quantized formats that save nothing."""
+    return [name for name in list(figures)[1:] if not is_smaller(figures[name])]
+
+
+def smallest_passing(figures: Figures) -> str | None:
+    """The smallest quantized format whose increase on this text is under the limit, and that saves space."""
+    passing = {
+        name: row.size_bytes
+        for name in judged(figures, "pass")
+        if (row := figures[name]).compression_ratio is not None and is_smaller(row) and row.size_bytes is not None
+    }
+    return min(passing, key=lambda name: passing[name], default=None)
+
+
+def to_drop(figures: Figures, orders: Orders, limit: float) -> Answer:
     """Q4: the format with the largest proven loss."""
     rule = (
-        f"Drop the format with the largest increase among those that fail the {100 * limit:g} % limit with their whole"
-        " interval; name the others that fail as well. If none fails, perplexity alone gives no reason to drop one."
+        f"Drop the format with the largest increase among those that fail the {100 * limit:g} % limit on the text"
+        " measured; name the others that fail as well. If none fails, perplexity alone gives no reason to drop one."
     )
-    failing = sorted(
-        (name for name, row in rows.items() if row["verdict"] == "fail"),
-        key=lambda name: -rows[name]["ppl_increase_pct"],
-    )
-    judged = [name for name, row in rows.items() if row["verdict"] in ("pass", "fail", "undecided")]
-    if not judged:
+    loss = {name: increase.pct for name in judged(figures, "fail") if (increase := figures[name].increase) is not None}
+    failing = sorted(loss, key=lambda name: -loss[name])
+    if not judged(figures, *VERDICTS):
         return Answer(rule=rule, text=NO_INCREASE)
     if not failing:
         return Answer(rule=rule, text="None: no format is shown to exceed the limit.")
     worst, *others = failing
-    text = f"{worst}: {increase_words(rows[worst])}."
+    text = f"{worst}: {increase_words(figures[worst].increase)}."
     if others:
-        listed = words(f"{name} ({percent(rows[name]['ppl_increase_pct'])})" for name in others)
+        listed = words(f"{name} ({percent(loss[name])})" for name in others)
         text += f" Also above the limit: {listed}."
         close = [name for name in others if not orders.ppl.better(name, worst)]
         if close:
@@ -106,12 +150,12 @@ def to_drop(rows: Rows, orders: Orders, limit: float) -> Answer:
     return Answer(rule=rule, text=text, pick=worst)
 
 
-def is_worse(row: Mapping[str, Any]) -> bool:
+def is_worse(changes: Changes | None) -> bool:
     """Whether McNemar's exact test shows more answers lost than gained against the baseline."""
-    return bool(row["answers_p"] < CHANCE_ALPHA and row["answers_lost"] > row["answers_gained"])
+    return changes is not None and changes.p < ALPHA and changes.lost > changes.gained
 
 
-def in_ram(records: LabRecords, rows: Rows, orders: Orders, ram_gb: float) -> Answer:
+def in_ram(records: Measured, figures: Figures, orders: Orders, ram_gb: float) -> Answer:
     """Q9: the most faithful format that fits comfortably."""
     rule = (
         f"{FIT_RULE} Of the formats that fit, take the one with the lowest perplexity (the baseline counts as an"
@@ -126,17 +170,13 @@ def in_ram(records: LabRecords, rows: Rows, orders: Orders, ram_gb: float) -> An
         head = TOO_LONG_WORDS if least.verdict == TOO_LONG else "None fits comfortably."
         return Answer(rule=rule, text=f"{head} Nearest is {least.format}: {least.arithmetic}")
     base = records.formats[0]
-    usable = [row for row in fitting if row.format == base or is_smaller(rows[row.format])] or fitting
+    usable = [row for row in fitting if row.format == base or is_smaller(figures[row.format])] or fitting
     loss = {
-        row.format: 0.0 if row.format == base else rows[row.format]["ppl_increase_pct"]
+        row.format: 0.0 if increase is None else increase.pct
         for row in usable
-        if row.format == base or known(rows[row.format]["ppl_increase_pct"])
+        if (increase := figures[row.format].increase) is not None or row.format == base
     }
-    pick = (
-        min(loss, key=lambda name: float(loss[name]))
-        if loss
-        else max(usable, key=lambda row: row.need_bytes or 0).format
-    )
+    pick = min(loss, key=lambda name: loss[name]) if loss else max(usable, key=lambda row: row.need_bytes or 0).format
     chosen = next(row for row in fitting if row.format == pick)
     text = f"{pick}. {chosen.arithmetic}"
     measured = [row for row in table if row.verdict != "not measured"]
@@ -154,39 +194,38 @@ def in_ram(records: LabRecords, rows: Rows, orders: Orders, ram_gb: float) -> An
     return Answer(rule=rule, text=text, pick=pick)
 
 
-def production(records: LabRecords, rows: Rows, limit: float) -> Answer:
+def production(records: Measured, figures: Figures, limit: float) -> Answer:
     """Q10: the smallest file that keeps the quality."""
     base = records.formats[0]
     rule = (
-        f"The smallest file whose increase of perplexity is under {100 * limit:g} % with its whole 95 % interval, and"
+        f"The smallest file whose increase of perplexity is under {100 * limit:g} % on the text measured, and"
         f" which is at least {100 * (SMALLER - 1):.0f} % smaller than {base}. If there is none, stay with {base}."
     )
-    judged = [name for name, row in rows.items() if row["verdict"] in ("pass", "fail", "undecided")]
-    if not judged:
+    if not judged(figures, *VERDICTS):
         return Answer(rule=rule, text=NO_INCREASE)
-    undecided = [name for name, row in rows.items() if row["verdict"] == "undecided"]
-    pick, same = smallest_passing(rows), not_smaller(rows)
+    undecided = judged(figures, "undecided")
+    pick, same = smallest_passing(figures), not_smaller(figures)
     if pick is None:
         text = f"{base}: no smaller file is shown to stay under the limit."
         if same:
             text += f" {words(same)} {'saves' if len(same) == 1 else 'save'} no space against {base}."
         if undecided:
-            text += f" Undecided: {words(f'{name}, {increase_words(rows[name])}' for name in undecided)}."
+            text += f" Undecided: {words(f'{name}, {increase_words(figures[name].increase)}' for name in undecided)}."
         return Answer(rule=rule, text=text, pick=base)
-    row = rows[pick]
-    reasons = [f"perplexity {increase_words(row)}"]
-    if known(row["compression_ratio"]):
-        reasons.insert(
-            0, f"{size(row['size_bytes'])}, {significant(row['compression_ratio'])} times smaller than {base}"
-        )
-    if known(row["speedup"]):
-        reasons.append(f"{rate(row['tg_tps'])} tokens/second, {speedup_words(row)} {base}")
-    if known(row["peak_rss_bytes"]):
-        reasons.append(f"{size(row['peak_rss_bytes'])} peak memory")
+    row = figures[pick]
+    reasons = [f"perplexity {increase_words(row.increase)}"]
+    if row.size_bytes is not None and row.compression_ratio is not None:
+        ratio = significant(row.compression_ratio)
+        reasons.insert(0, f"{size_text(row.size_bytes)}, {ratio} times smaller than {base}")
+    if (speed := row.speed("tg")) is not None and speed.speedup is not None:
+        reasons.append(f"{rate(speed.tps)} tokens/second, {speedup_words(speed.speedup)} {base}")
+    if row.peak_rss_bytes is not None:
+        reasons.append(f"{size_text(row.peak_rss_bytes)} peak memory")
     text = f"{pick}: {'; '.join(reasons)}."
-    smaller = [name for name in undecided if rows[name]["size_bytes"] < row["size_bytes"]]
+    smaller = [name for name in undecided if (figures[name].size_bytes or math.inf) < (row.size_bytes or 0)]
     if smaller:
-        text += f" Smaller but undecided: {words(f'{name}, {increase_words(rows[name])}' for name in smaller)}."
-    if known(row["answers_p"]) and is_worse(row):
-        text += f" Beware: {pick} loses {row['answers_lost']:.0f} probe answers and gains {row['answers_gained']:.0f}."
+        listed = words(f"{name}, {increase_words(figures[name].increase)}" for name in smaller)
+        text += f" Smaller but undecided: {listed}."
+    if (changes := row.changes) is not None and is_worse(changes):
+        text += f" Beware: {pick} loses {changes.lost} probe answers and gains {changes.gained}."
     return Answer(rule=rule, text=text, pick=pick)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from labctl.lab.config import Weights
 from labctl.report.order import Names, Order, Pair
 
-Weights = tuple[float, float, float]
 """Weight of size, quality and speed, in this order."""
 Leads = Mapping[Names, Weights]
 """(One, other) -> how much each term of the one is at least above the other's, by the intervals; may be negative."""
@@ -117,11 +117,7 @@ def literal_scores(candidates: Sequence[Candidate], weights: Weights) -> tuple[S
         return ()
     base = candidates[0]
     return tuple(
-        _score(
-            one.format,
-            (1 - one.size_bytes / base.size_bytes, one.quality, one.speedup),
-            weights,
-        )
+        _score(one.format, (1 - one.size_bytes / base.size_bytes, one.quality, one.speedup), weights)
         for one in candidates
     )
 
@@ -224,29 +220,27 @@ Stars = tuple[int, int]
 """Fewest and most stars that an interval allows, from 1 to 5."""
 
 
-def size_stars(compression_ratio: float) -> Stars | None:
-    """Stars of a file that is this many times smaller than the baseline; None if not measured."""
+def size_stars(compression_ratio: float) -> Stars:
+    """Stars of a file that is this many times smaller than the baseline."""
     return _rising((1.5, 2.0, 2.5, 3.0), compression_ratio, compression_ratio)
 
 
-def perplexity_stars(low_pct: float, high_pct: float) -> Stars | None:
-    """Stars of a perplexity increase in percent, by its interval; None if not measured."""
+def perplexity_stars(low_pct: float, high_pct: float) -> Stars:
+    """Stars of a perplexity increase in percent, by its interval."""
     return _rising((-10.0, -5.0, -2.0, -0.5), -high_pct, -low_pct)
 
 
-def speed_stars(low: float, high: float) -> Stars | None:
-    """Stars of a generation's speed-up over the baseline, by its interval; None if not measured."""
+def speed_stars(low: float, high: float) -> Stars:
+    """Stars of a generation's speed-up over the baseline, by its interval."""
     return _rising((1.1, 1.5, 2.0, 2.5), low, high)
 
 
-def quality_stars(low_pct: float, high_pct: float) -> Stars | None:
+def quality_stars(low_pct: float, high_pct: float) -> Stars:
     """Stars of the share of the baseline's correct answers that are still correct, by its interval in percent."""
     return _rising((80.0, 92.0, 97.0, 99.0), low_pct, high_pct)
 
 
-def _rising(bars: tuple[float, ...], low: float, high: float) -> Stars | None:
-    if math.isnan(low) or math.isnan(high):
-        return None
+def _rising(bars: tuple[float, ...], low: float, high: float) -> Stars:
     return 1 + sum(low >= bar for bar in bars), 1 + sum(high >= bar for bar in bars)
 
 

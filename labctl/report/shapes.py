@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from labctl.engines.llama_cpp.formats import Format
-from labctl.engines.llama_cpp.mixtures import Frame, Matrix, Role, mixture, type_bytes
+from labctl.engines.base import Engine, Frame, Matrix, Role
 from labctl.errors import LabError
 
 
@@ -50,15 +49,19 @@ class KnownShape:
         if not self.tied:
             yield Matrix(role="output", layer=0, row_length=self.n_embd, n_rows=self.n_vocab)
         sizes: tuple[tuple[Role, int, int], ...] = (
-            ("attn_q", self.n_embd, q), ("attn_k", self.n_embd, kv), ("attn_v", self.n_embd, kv),
-            ("attn_output", q, self.n_embd), ("ffn_gate", self.n_embd, self.n_ff), ("ffn_up", self.n_embd, self.n_ff),
+            ("attn_q", self.n_embd, q),
+            ("attn_k", self.n_embd, kv),
+            ("attn_v", self.n_embd, kv),
+            ("attn_output", q, self.n_embd),
+            ("ffn_gate", self.n_embd, self.n_ff),
+            ("ffn_up", self.n_embd, self.n_ff),
             ("ffn_down", self.n_ff, self.n_embd),
-        )  # fmt: skip
+        )
         for layer in range(self.n_layer):
             for role, row_length, n_rows in sizes:
                 yield Matrix(role=role, layer=layer, row_length=row_length, n_rows=n_rows)
 
-    def weights_by_type(self, format_: Format, *, has_imatrix: bool = False) -> dict[str, int]:
+    def weights_by_type(self, engine: Engine, format_: str, *, has_imatrix: bool = False) -> dict[str, int]:
         """Number of weights that a file of this format would hold in each type, most weights first."""
         frame = Frame(
             n_layer=self.n_layer,
@@ -66,14 +69,14 @@ class KnownShape:
             tied=self.tied,
             is_70b=self.n_layer == 80 and self.n_head != self.n_head_kv,
         )
-        found = mixture(format_, self.matrices(), frame, has_imatrix=has_imatrix)
+        found = engine.planned_types(format_, self.matrices(), frame, has_imatrix=has_imatrix)
         found["f32"] = found.get("f32", 0) + self.n_params - sum(found.values())
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    def tensor_bytes(self, format_: Format, *, has_imatrix: bool = False) -> int:
+    def tensor_bytes(self, engine: Engine, format_: str, *, has_imatrix: bool = False) -> int:
         """Bytes of all tensors in a file of this format."""
-        found = self.weights_by_type(format_, has_imatrix=has_imatrix)
-        return sum(type_bytes(name, n_params) for name, n_params in found.items())
+        found = self.weights_by_type(engine, format_, has_imatrix=has_imatrix)
+        return sum(engine.type_bytes(name, n_params) for name, n_params in found.items())
 
     def kv_bytes(self, n_ctx: int, bytes_per_value: int = 2) -> int:
         """Size of the key and value cache for n_ctx tokens (f16 unless told)."""
@@ -90,9 +93,19 @@ class KnownShape:
 def _shape(name: str, source: str, sizes: tuple[int, ...], *, tied: bool = False, qkv_bias: bool = False) -> KnownShape:
     n_layer, n_embd, n_ff, n_head, n_head_kv, d_head, n_vocab, n_ctx_train = sizes
     return KnownShape(
-        name=name, source=source, n_layer=n_layer, n_embd=n_embd, n_ff=n_ff, n_head=n_head, n_head_kv=n_head_kv,
-        d_head=d_head, n_vocab=n_vocab, n_ctx_train=n_ctx_train, tied=tied, qkv_bias=qkv_bias,
-    )  # fmt: skip
+        name=name,
+        source=source,
+        n_layer=n_layer,
+        n_embd=n_embd,
+        n_ff=n_ff,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        d_head=d_head,
+        n_vocab=n_vocab,
+        n_ctx_train=n_ctx_train,
+        tied=tied,
+        qkv_bias=qkv_bias,
+    )
 
 
 # Sizes: layers, embedding, feed-forward, heads, key-value heads, head size, vocabulary, context trained for.

@@ -6,11 +6,16 @@ import itertools
 import statistics
 from dataclasses import dataclass
 
+from labctl.records.units import rate
 from labctl.report.order import Order, Pair, order_of, tied
-from labctl.report.text import NOT_MEASURED, counted, rate, table
-from labctl.steps.measured import LabRecords
-from labctl.steps.speed.ratios import Test, visits_ratio
-from labctl.steps.speed.record import BatchRun, ThreadSweep
+from labctl.report.text import NOT_MEASURED, counted, table
+from labctl.steps.batch.record import BatchRun
+from labctl.steps.batch.step import BATCH
+from labctl.steps.bench.ratios import Test, visits_ratio
+from labctl.steps.bench.step import BENCH
+from labctl.steps.measured import Measured
+from labctl.steps.threads.record import ThreadSweep
+from labctl.steps.threads.step import THREADS
 
 _CUT = " The time allowed was over before all repetitions were made; --bench-time allows more."
 
@@ -68,7 +73,7 @@ def _order(sweep: ThreadSweep, test: Test) -> Order:
     return order_of({str(row.n_threads): _speed(row, test)[0] for row in sweep_rows(sweep)}, pairs)
 
 
-def threads_table(records: LabRecords) -> str:
+def threads_table(records: Measured) -> str:
     """The sweep of threads; empty if there was none."""
     sweep = _sweep(records)
     if sweep is None:
@@ -84,12 +89,12 @@ def threads_table(records: LabRecords) -> str:
     )
 
 
-def threads_note(records: LabRecords) -> str:
+def threads_note(records: Measured) -> str:
     """What the sweep says; empty if there was none."""
     sweep = _sweep(records)
     if sweep is None:
         return ""
-    usual = next((run.n_threads for run in records.speed.values()), max(sweep.visits))
+    usual = next((run.n_threads for run in records.of(BENCH).values()), max(sweep.visits))
     rounds = max(len(visits) for visits in sweep.visits.values())
     return (
         f"{sweep.format}; medians of {counted(rounds, 'round')} that went up and down in turn, in brackets the lowest"
@@ -98,7 +103,7 @@ def threads_note(records: LabRecords) -> str:
     )
 
 
-def batch_table(records: LabRecords) -> str:
+def batch_table(records: Measured) -> str:
     """Tokens per second of all sequences together, by how many there were; empty if nobody asked."""
     runs = _batches(records)
     if not runs:
@@ -122,7 +127,7 @@ def batch_table(records: LabRecords) -> str:
     return table(("Format", *ahead, "Most against fewest", f"pp{some.n_prompt}, most at once"), lines)
 
 
-def batch_note(records: LabRecords) -> str:
+def batch_note(records: Measured) -> str:
     """What the columns mean; empty if nobody asked."""
     some = next(iter(_batches(records).values()), None)
     if some is None:
@@ -136,12 +141,12 @@ def batch_note(records: LabRecords) -> str:
     )
 
 
-def _sweep(records: LabRecords) -> ThreadSweep | None:
-    return next((sweep for sweep in records.threads.values() if sweep.visits), None)
+def _sweep(records: Measured) -> ThreadSweep | None:
+    return next((sweep for sweep in records.of(THREADS).values() if sweep.visits), None)
 
 
-def _batches(records: LabRecords) -> dict[str, BatchRun]:
-    return {name: records.batch[name] for name in records.formats if name in records.batch}
+def _batches(records: Measured) -> dict[str, BatchRun]:
+    return {name: records.of(BATCH)[name] for name in records.formats if name in records.of(BATCH)}
 
 
 def _both(row: ThreadsRow) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from labctl.report.answers import probe_names
+from labctl import steps
+from labctl.records.units import gigabytes, significant, size_text
 from labctl.report.demo_training import unseen_scores
+from labctl.report.figures import Figures
 from labctl.report.gaps import Gap, content_notes, twins
 from labctl.report.rules import SUMS
-from labctl.report.text import (
-    NOT_MEASURED,
-    escape,
-    gigabytes,
-    known,
-    quote,
-    significant,
-    size,
-    table,
-    words,
-)
-from labctl.steps.measured import LabRecords
+from labctl.report.text import NOT_MEASURED, cell, escape, quote, table, words
+from labctl.steps.generate.answers import probe_names
+from labctl.steps.generate.figures import ProbeFigures
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
+from labctl.steps.quantize.step import QUANTIZE
 
-Rows = Mapping[str, Mapping[str, Any]]
 SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")
-STEP_WORDS = {"files": "file", "speed": "speed", "generation": "text and probes"}
-
-
-def cell(value: float, text: str) -> str:
-    """The text, if there is a figure behind it."""
-    return text if known(value) else NOT_MEASURED
 
 
 def gap_table(found: Sequence[Gap]) -> str:
@@ -41,35 +28,36 @@ def gap_table(found: Sequence[Gap]) -> str:
         names.append(escape(gap.format) or "all")
     return table(
         ("Step", "Format", "Why", "Log"),
-        (
-            (STEP_WORDS.get(step, escape(step)), ", ".join(names), escape(reason), log)
-            for (step, reason, log), names in grouped.items()
-        ),
+        ((_step_words(step), ", ".join(names), escape(reason), log) for (step, reason, log), names in grouped.items()),
         left=range(4),
     )
+
+
+def _step_words(name: str) -> str:
+    """What a reader calls a step, or what is no step, such as loading the model."""
+    return (steps.named(name).words if name in steps.TABLE else "") or escape(name)
 
 
 # -- parts 1 and 2 ----------------------------------------------------------------------------------------------------
 
 
-def sizes(records: LabRecords, rows: Rows) -> str:
+def sizes(records: Measured, figures: Figures) -> str:
     """Q1."""
     lines = []
-    for name, row in rows.items():
-        file = records.files.get(name)
+    for name, row in figures.items():
+        file = records.of(QUANTIZE).get(name)
         if file is None:
             lines.append([name, *[NOT_MEASURED] * 5])
             continue
         total = sum(share.size_bytes for share in file.types)
         ordered = sorted(file.types, key=lambda share: -share.size_bytes)
         contents = ", ".join(f"{share.tensor_type} {_share(share.size_bytes / total)}" for share in ordered)
-        ratio = row["compression_ratio"]
         lines.append(
             [
                 f"{name} ⚠" if content_notes(file) else name,
                 gigabytes(file.size_bytes),
                 f"{file.size_bytes:,}",
-                cell(ratio, f"{significant(ratio) if ratio != 1 else '1.0'}x"),
+                cell(row.compression_ratio, lambda ratio: f"{significant(ratio) if ratio != 1 else '1.0'}x"),
                 f"{file.bpw:.2f}",
                 escape(contents),
             ]
@@ -81,16 +69,16 @@ def _share(fraction: float) -> str:
     return f"{100 * fraction:.0f} %" if fraction >= 0.005 else "under 0.5 %"
 
 
-def size_notes(records: LabRecords) -> list[str]:
+def size_notes(records: Measured) -> list[str]:
     """Marks on labels that say more than the file, and on labels that mean the same file."""
-    notes = [f"{name}: {note}." for name, file in records.files.items() for note in content_notes(file)]
+    notes = [f"{name}: {note}." for name, file in records.of(QUANTIZE).items() for note in content_notes(file)]
     notes += [
         f"{words(names)} have identical contents: the labels differ, the tensors' types do not."
-        for names in twins(records.files)
+        for names in twins(records.of(QUANTIZE))
     ]
     notes += [
         f"{name} was made with the importance matrix {file.imatrix}."
-        for name, file in records.files.items()
+        for name, file in records.of(QUANTIZE).items()
         if file.imatrix
     ]
     return notes
@@ -99,9 +87,9 @@ def size_notes(records: LabRecords) -> list[str]:
 # -- part 3 -----------------------------------------------------------------------------------------------------------
 
 
-def sampling(records: LabRecords) -> str:
+def sampling(records: Measured) -> str:
     """How the sampled texts were drawn, from the records' own settings."""
-    for run in records.generation.values():
+    for run in records.of(GENERATE).values():
         settings = run.provenance.settings
         named = [
             f"{label} {settings[key]}"
@@ -117,7 +105,7 @@ def sampling(records: LabRecords) -> str:
     return ""
 
 
-def probes(records: LabRecords, rows: Rows) -> str:
+def probes(records: Measured, figures: Figures) -> str:
     """Q6: scores of all probes, and answers lost and gained against the baseline."""
     names = probe_names(records)
     if not names:
@@ -133,12 +121,18 @@ def probes(records: LabRecords, rows: Rows) -> str:
                 *(
                     text
                     for probe, part in columns
-                    for text in (_score(row, probe), *([_unseen(part, name)] if part else []))
+                    for text in (cell(row.probe(probe), _score), *([_unseen(part, name)] if part else []))
                 ),
-                *("baseline" if name == base else count(row, column) for column in ("answers_lost", "answers_gained")),
-                "baseline" if name == base else cell(row["answers_p"], _probability(row["answers_p"])),
+                *(
+                    "baseline" if name == base else cell(row.changes, write)
+                    for write in (
+                        lambda changes: str(changes.lost),
+                        lambda changes: str(changes.gained),
+                        lambda changes: _probability(changes.p),
+                    )
+                ),
             )
-            for name, row in rows.items()
+            for name, row in figures.items()
         ),
     )
 
@@ -152,40 +146,32 @@ def _unseen(scores: Mapping[str, tuple[int, int]], name: str) -> str:
     return f"{right} of {asked}" if asked else NOT_MEASURED
 
 
-def _score(row: Mapping[str, Any], probe: str) -> str:
-    n = row.get(f"{probe}_n", math.nan)
-    if not known(n):
-        return NOT_MEASURED
-    return (
-        f"{row[f'{probe}_correct']:.0f} of {n:.0f} ({row[f'{probe}_low_pct']:.0f} to {row[f'{probe}_high_pct']:.0f} %)"
-    )
-
-
-def count(row: Mapping[str, Any], column: str) -> str:
-    """A whole number of the frame."""
-    return cell(row[column], f"{row[column]:.0f}")
+def _score(probe: ProbeFigures) -> str:
+    if probe.low_pct is None or probe.high_pct is None:
+        return f"{probe.n_correct} of {probe.n}"
+    return f"{probe.n_correct} of {probe.n} ({probe.low_pct:.0f} to {probe.high_pct:.0f} %)"
 
 
 def _probability(value: float) -> str:
     return "under 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def sums(records: LabRecords, rows: Rows, prompt_number: int = 5) -> str:
+def sums(records: Measured, figures: Figures, prompt_number: int = 5) -> str:
     """Q7: size, sums right, and how each format goes on from Prompt 5."""
     lines = []
     new = unseen_scores(records).get(SUMS, {})
-    for name, row in rows.items():
-        run = records.generation.get(name)
+    for name, row in figures.items():
+        run = records.of(GENERATE).get(name)
         greedy = run.find(prompt_number, "greedy") if run else None
         begin = NOT_MEASURED if greedy is None else quote("".join(greedy.pieces[:12]))
         paired = [NOT_MEASURED] * 2
-        if known(row.get(f"{SUMS}_p")):
-            changes = f"{row[f'{SUMS}_lost']:.0f} / {row[f'{SUMS}_gained']:.0f}"
-            paired = [changes, _probability(row[f"{SUMS}_p"])]
+        probe = row.probe(SUMS)
+        if probe is not None and (changes := probe.changes) is not None:
+            paired = [f"{changes.lost} / {changes.gained}", _probability(changes.p)]
         if name == records.formats[0]:
             paired = ["baseline"] * 2
-        scores = [_score(row, SUMS), *([_unseen(new, name)] if new else [])]
-        lines.append([name, cell(row["size_bytes"], size(row["size_bytes"])), *scores, *paired, begin])
+        scores = [cell(probe, _score), *([_unseen(new, name)] if new else [])]
+        lines.append([name, cell(row.size_bytes, size_text), *scores, *paired, begin])
     header = ["Format", "Size", "Small sums right (95 % interval)", *([_unseen_head("Sums")] if new else [])]
     header += ["Lost / gained", "McNemar", "Prompt 5, greedy, first 12 tokens"]
     return table(header, lines, left=(0, len(header) - 1))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
-from labctl.steps.speed.ratios import times
+from labctl.records.units import signed
+from labctl.steps.bench.ratios import Ratio, times
 
 NOT_MEASURED = "not measured"
 
@@ -20,48 +21,17 @@ _UNIT = re.compile(r"(\d) (%|[kMG]i?B\b)")
 _CODE = re.compile(r"`([^`|\n]+)`")
 
 
-def known(value: object) -> bool:
-    """Whether a cell of the frame holds a figure."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value)) and str(value) != "<NA>"
+ValueT = TypeVar("ValueT")
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and no exponent: 0.0307, 12.8, 2918.
-
-    Digits before the decimal point are never rounded away.
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
+def cell(value: ValueT | None, write: Callable[[ValueT], str]) -> str:
+    """A figure as words, if there is one."""
+    return NOT_MEASURED if value is None else write(value)
 
 
-def gigabytes(n_bytes: float) -> str:
-    """10^9 bytes, three significant digits, without the unit."""
-    return significant(n_bytes / 1e9)
-
-
-def size(n_bytes: float) -> str:
-    """A size with the decimal unit that suits it: 12.8 MB, 4.08 GB."""
-    if not math.isfinite(n_bytes):
-        return NOT_MEASURED
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(n_bytes) >= factor:
-            return f"{significant(n_bytes / factor)} {unit}"
-    return f"{n_bytes:.0f} bytes"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A change with its sign; what rounds to nothing has none, and thousands need no decimals."""
-    if abs(value) >= 1000:
-        return f"{value:+,.0f}" if abs(value) < 1e6 else f"{'over +' if value > 0 else 'under -'}1,000,000"
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def percent(value: float, digits: int = 2) -> str:
-    """A change in percent, with its sign."""
-    return f"{signed(value, digits)} %"
+def faint(text: str) -> str:
+    """A cell of a table that is not worth more than a glance: small print, and grey on the page."""
+    return f"<sub>{text}</sub>"
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:
@@ -76,24 +46,16 @@ def counted(n: float, noun: str, many: str = "") -> str:
     return f"{n:,.0f} {noun if n == 1 else many or f'{noun}s'}"
 
 
-def rate(value: float) -> str:
-    """Tokens per second: 2918, 45.3, 4.53."""
-    return significant(value) if abs(value) < 100 else f"{value:.0f}"
-
-
-def speedup_words(row: Mapping[str, Any], test: str = "tg") -> str:
+def speedup_words(speedup: Ratio) -> str:
     """1.55 (1.29 to 1.65) times; the baseline's name follows."""
-    column = "speedup" if test == "tg" else "pp_speedup"
-    return f"{times(*(row[f'{column}{end}'] for end in ('', '_low', '_high')))} times"
+    return f"{times(speedup.ratio, speedup.low, speedup.high)} times"
 
 
-def stars(found: tuple[int, int] | None) -> str:
+def stars(ends: tuple[int, int]) -> str:
     """One to five stars, the missing ones hollow; the fewest and the most where an interval leaves it open."""
-    if found is None:
-        return NOT_MEASURED
-    if found == (1, 5):
+    if ends == (1, 5):
         return "not settled"
-    low, high = found
+    low, high = ends
     return "★" * low + "☆" * (5 - low) if low == high else f"{'★' * low} to {'★' * high}"
 
 

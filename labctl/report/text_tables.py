@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from labctl.report.answers import first_divergence, split_text
+from labctl.report.figures import Figures
 from labctl.report.greedy import greedy_divergences, loop_quote, loops, same_words
-from labctl.report.text import NOT_MEASURED, counted, escape, known, quote, table
+from labctl.report.text import NOT_MEASURED, counted, escape, quote, table
+from labctl.steps.generate.answers import first_divergence, split_text
 from labctl.steps.generate.record import Generation
-from labctl.steps.measured import LabRecords
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
 
-Rows = Mapping[str, Mapping[str, Any]]
 SIDE_BY_SIDE = ("Q5_K_M", "Q4_K_M", "Q3_K_M")
 
 
-def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
+def side_by_side(records: Measured, prompt_number: int = 2) -> str:
     """Q5: sampled and greedy text of one prompt, and the first greedy token that is not the baseline's."""
     base = records.formats[0]
     lines = []
     whole = set(SIDE_BY_SIDE) <= set(records.formats)
     for name in (base, *(SIDE_BY_SIDE if whole else records.formats[1:])):
-        run = records.generation.get(name)
+        run = records.of(GENERATE).get(name)
         texts = [run.find(prompt_number, decoding) if run else None for decoding in ("sampled", "greedy")]
         lines.append(
             [
@@ -34,9 +32,9 @@ def side_by_side(records: LabRecords, prompt_number: int = 2) -> str:
     return table(("Format", "Sampled", "Greedy", f"First greedy token that is not {base}'s"), lines, left=range(4))
 
 
-def _marked(records: LabRecords, name: str, greedy: Generation) -> str:
+def _marked(records: Measured, name: str, greedy: Generation) -> str:
     """A greedy text with the first token that is not the baseline's in bold."""
-    base_run = records.generation.get(records.formats[0])
+    base_run = records.of(GENERATE).get(records.formats[0])
     base = base_run.find(greedy.prompt_number, "greedy") if base_run and name != records.formats[0] else None
     same, first, rest = split_text(greedy, base)
     if first is None or not first.strip():
@@ -48,11 +46,11 @@ def _marked(records: LabRecords, name: str, greedy: Generation) -> str:
     return f'"{same}{opened}{first}{closed}{rest}"' if first.strip() else quote(greedy.text)
 
 
-def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
+def _leaves(records: Measured, name: str, greedy: Generation | None) -> str:
     base = records.formats[0]
     if name == base:
         return "baseline"
-    base_run = records.generation.get(base)
+    base_run = records.of(GENERATE).get(base)
     theirs = base_run.find(greedy.prompt_number, "greedy") if base_run and greedy else None
     if greedy is None or theirs is None:
         return NOT_MEASURED
@@ -65,7 +63,7 @@ def _leaves(records: LabRecords, name: str, greedy: Generation | None) -> str:
     return f"after {found.n_same} of {counted(found.n_tokens, 'token')}: {mine}; {base}: {other}"
 
 
-def same_tokens(records: LabRecords) -> str:
+def same_tokens(records: Measured) -> str:
     """Q6: tokens in common with the baseline from the start, per prompt and of all."""
     found = greedy_divergences(records)
     numbers = sorted({number for by_prompt in found.values() for number in by_prompt})
@@ -85,7 +83,7 @@ def same_tokens(records: LabRecords) -> str:
     return table(("Format", *(f"Prompt {number}" for number in numbers), "All prompts"), lines)
 
 
-def looping(records: LabRecords) -> str:
+def looping(records: Measured) -> str:
     """Q6: texts that go round in circles where the baseline's does not; empty without one."""
     found = loops(records)
     if not found:
@@ -108,7 +106,7 @@ def looping(records: LabRecords) -> str:
     )
 
 
-def worst_beside_base(records: LabRecords, rows: Rows, shown_prompt: int = 2) -> tuple[str, str]:
+def worst_beside_base(records: Measured, figures: Figures, shown_prompt: int = 2) -> tuple[str, str]:
     """Q6: the greedy texts of the format with the largest loss beside the baseline's; prompt 2 stands in Q5 already.
 
     Returns: which format and why, and the table; both empty where there are no texts, or none differs.
@@ -121,14 +119,15 @@ def worst_beside_base(records: LabRecords, rows: Rows, shown_prompt: int = 2) ->
     }
     if not leaving:
         return "", ""
-    column, sign, why = "greedy_same_pct", -1, "the fewest tokens in common"
-    if any(known(rows[name]["ppl_increase_pct"]) for name in leaving):
-        column, sign, why = "ppl_increase_pct", 1, "the highest increase of perplexity"
-    figures = {name: sign * float(rows[name][column]) for name in leaving if known(rows[name][column])}
-    worst = max(figures, key=lambda name: figures[name])
+    why = "the highest increase of perplexity"
+    harm = {name: loss for name in leaving if (loss := figures[name].increase_pct) is not None}
+    if not harm:
+        why = "the fewest tokens in common"
+        harm = {name: share for name in leaving if (share := figures[name].greedy_differs_pct) is not None}
+    worst = max(harm, key=lambda name: harm[name])
     lines = []
     for number in sorted(set(leaving[worst]) - {shown_prompt}):
-        mine, theirs = (records.generation[name].find(number, "greedy") for name in (worst, base))
+        mine, theirs = (records.of(GENERATE)[name].find(number, "greedy") for name in (worst, base))
         if mine is not None and theirs is not None:
             lines.append([str(number), quote(theirs.text), _marked(records, worst, mine)])
     which = f"{worst} (of the formats whose texts differ, the one with {why})"

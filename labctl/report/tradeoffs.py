@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from labctl.lab.config import Weights
+from labctl.records.units import rate, size_text
 from labctl.report.board import Board, Boards
+from labctl.report.figures import Figures, FormatFigures
 from labctl.report.greedy import greedy_divergences
 from labctl.report.order import Order, tied
+from labctl.report.perplexity_tables import increase_cell
 from labctl.report.rules import Answer, increase_words, is_smaller, not_smaller
-from labctl.report.scoring import MAP_STEPS, PLACES_RULE, Weights, weigh
-from labctl.report.tables import cell, count
-from labctl.report.text import NOT_MEASURED, interval, known, percent, rate, size, table, words
-from labctl.steps.measured import LabRecords
-
-Rows = Mapping[str, Mapping[str, Any]]
+from labctl.report.scoring import MAP_STEPS, PLACES_RULE, weigh
+from labctl.report.text import NOT_MEASURED, cell, interval, table, words
+from labctl.steps.measured import Measured
 
 
-def compared(rows: Rows, names: Sequence[str]) -> str:
+def compared(figures: Figures, names: Sequence[str]) -> str:
     """Q12: the chosen formats beside each other."""
-    return summary({name: rows[name] for name in names if name in rows})
+    return summary({name: figures[name] for name in names if name in figures})
 
 
-def summary(rows: Rows) -> str:
+def summary(figures: Figures) -> str:
     """One line a format with the figures that decide."""
     return table(
         (
@@ -40,25 +40,25 @@ def summary(rows: Rows) -> str:
         (
             (
                 name,
-                cell(row["size_bytes"], size(row["size_bytes"])),
-                "baseline" if row["verdict"] == "baseline" else cell(row["ppl_increase_pct"], _increase(row)),
-                row["verdict"] or NOT_MEASURED,
-                cell(row["tg_tps"], rate(row["tg_tps"])),
-                cell(row["pp_tps"], rate(row["pp_tps"])),
-                cell(row["peak_rss_bytes"], size(row["peak_rss_bytes"])),
-                cell(row["answers_p"], f"{row['answers_lost']:.0f} / {row['answers_gained']:.0f}"),
+                cell(row.size_bytes, size_text),
+                "baseline" if row.verdict == "baseline" else _increase(row),
+                row.verdict or NOT_MEASURED,
+                cell(row.speed("tg"), lambda speed: rate(speed.tps)),
+                cell(row.speed("pp"), lambda speed: rate(speed.tps)),
+                cell(row.peak_rss_bytes, size_text),
+                cell(row.changes, lambda changes: f"{changes.lost} / {changes.gained}"),
             )
-            for name, row in rows.items()
+            for name, row in figures.items()
         ),
     )
 
 
-def _increase(row: Mapping[str, Any]) -> str:
-    low, high = row["ppl_increase_low_pct"], row["ppl_increase_high_pct"]
-    return f"{percent(row['ppl_increase_pct'])} ({interval(low, high)})"
+def _increase(row: FormatFigures) -> str:
+    bounds = "" if row.increase is None else f" ({interval(row.increase.low_pct, row.increase.high_pct)})"
+    return increase_cell(row) + bounds
 
 
-def prediction(records: LabRecords, rows: Rows) -> str:
+def prediction(records: Measured, figures: Figures) -> str:
     """Q14: perplexity beside what the texts and probes show."""
     same = greedy_divergences(records)
     return table(
@@ -72,27 +72,27 @@ def prediction(records: LabRecords, rows: Rows) -> str:
         (
             (
                 name,
-                cell(row["ppl_increase_pct"], percent(row["ppl_increase_pct"])),
-                count(row, "answers_lost"),
-                count(row, "answers_gained"),
+                increase_cell(row),
+                cell(row.changes, lambda changes: str(changes.lost)),
+                cell(row.changes, lambda changes: str(changes.gained)),
                 f"{statistics.fmean(one.n_same for one in same[name].values()):.1f}"
                 if same.get(name)
                 else NOT_MEASURED,
             )
-            for name, row in list(rows.items())[1:]
+            for name, row in list(figures.items())[1:]
         ),
     )
 
 
-def scores(rows: Rows, boards: Boards) -> str:
+def scores(figures: Figures, boards: Boards) -> str:
     """Q15: terms, totals and places of both scores."""
     found = {score.format for score in boards.literal.scores}
     places = [board.order().ranks for board in boards.both]
     header = ("Format", "size_score", "quality_score", "speed_score", "Literal score", "Place")
     lines = []
-    for name, row in rows.items():
+    for name, row in figures.items():
         if name not in found:
-            reason = NOT_MEASURED if found and is_smaller(row) else f"no smaller than {next(iter(rows))}"
+            reason = NOT_MEASURED if found and is_smaller(row) else f"no smaller than {next(iter(figures))}"
             lines.append([name, *[reason if found else NOT_MEASURED] * 8])
             continue
         literal, scaled = (board.score(name) for board in boards.both)
@@ -115,7 +115,7 @@ def place(ends: tuple[int, int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def sweet_spot(rows: Rows, boards: Boards) -> Answer:
+def sweet_spot(figures: Figures, boards: Boards) -> Answer:
     """Q11: the highest normalised score under equal weights."""
     rule = (
         "The highest normalised score (see Q15) with size, quality and speed weighted equally, one third each."
@@ -123,7 +123,7 @@ def sweet_spot(rows: Rows, boards: Boards) -> Answer:
     )
     board = boards.normalised
     if not boards.comparable:
-        return Answer(rule=rule, text=too_little(rows))
+        return Answer(rule=rule, text=too_little(figures))
     order = board.order((1 / 3, 1 / 3, 1 / 3))
     text = _leader(board, order, (1 / 3, 1 / 3, 1 / 3))
     text = f"{text[0].upper()}{text[1:]}"
@@ -133,12 +133,12 @@ def sweet_spot(rows: Rows, boards: Boards) -> Answer:
     text += f" Over all weightings the highest score is that of {listed}; {_settled_words(settled)}."
     pick = order.first[0] if len(order.first) == 1 else None
     for name in order.first if pick else ():
-        row = rows[name]
-        if row["verdict"] in ("fail", "undecided"):
-            state = "is above" if row["verdict"] == "fail" else "is not shown to be under"
+        row = figures[name]
+        if row.verdict in ("fail", "undecided"):
+            state = "is above" if row.verdict == "fail" else "is not shown to be under"
             text += (
-                f" Its increase of perplexity, {increase_words(row)}, {state} the limit of Q3: the score trades that"
-                " for size and speed."
+                f" Its increase of perplexity, {increase_words(row.increase)}, {state} the limit of Q3: the score"
+                " trades that for size and speed."
             )
     return Answer(rule=rule, text=text, pick=pick)
 
@@ -164,43 +164,45 @@ def _leader(board: Board, order: Order, weights: Weights) -> str:
     )
 
 
-def too_little(rows: Rows) -> str:
+def too_little(figures: Figures) -> str:
     """Why there is no score, as a sentence."""
-    return f"There is nothing to rank: {missing_words(rows)}."
+    return f"There is nothing to rank: {missing_words(figures)}."
 
 
-def missing_words(rows: Rows) -> str:
+def missing_words(figures: Figures) -> str:
     """What keeps formats out of the scores: figures that are missing, or no space saved; empty if all take part."""
-    base = next(iter(rows))
-    if len(rows) == 1:
+    base = next(iter(figures))
+    if len(figures) == 1:
         return f"{base} is the only format of this lab"
-    columns = (("size", "size_bytes"), ("perplexity", "ppl"), ("speed", "tg_tps"))
     groups: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        missing = [what for what, column in columns if not known(row[column])]
+    for name, row in figures.items():
+        needed = {"size": row.size_bytes, "perplexity": row.ppl, "speed": row.speed("tg")}
+        missing = [what for what, value in needed.items() if value is None]
         if missing:
             reason = f"{words(missing)} {'is' if len(missing) == 1 else 'are'} not measured"
             groups.setdefault(reason, []).append(name)
-    parts = [reason + ("" if len(names) == len(rows) else f" for {words(names)}") for reason, names in groups.items()]
-    same = not_smaller(rows)
+    parts = [
+        reason + ("" if len(names) == len(figures) else f" for {words(names)}") for reason, names in groups.items()
+    ]
+    same = not_smaller(figures)
     parts += [f"{words(same)} {'is' if len(same) == 1 else 'are'} no smaller than {base}"] if same else []
     return "; ".join(parts)
 
 
-def score_words(rows: Rows, boards: Boards) -> str:
+def score_words(figures: Figures, boards: Boards) -> str:
     """Q15 in words, with how sure the lead is."""
     if not boards.comparable:
-        return too_little(rows)
+        return too_little(figures)
     return " ".join(
         f"{head}: {_leader(board, board.order(), board.weights)}"
         for head, board in (("Literal score", boards.literal), ("Normalised score", boards.normalised))
     )
 
 
-def change_words(rows: Rows, boards: Boards, weights: Weights) -> str:
+def change_words(figures: Figures, boards: Boards, weights: Weights) -> str:
     """Q16 in words, for both scores."""
     if not boards.comparable:
-        return too_little(rows)
+        return too_little(figures)
     parts = []
     for head, board in (("Literal score", boards.literal), ("Normalised score", boards.normalised)):
         before, after = (board.order(one).first for one in (None, weights))
@@ -237,10 +239,7 @@ def shares(boards: Boards) -> str:
     return table(
         ("Format", "Literal: highest", "settled", "Normalised: highest", "settled"),
         (
-            (
-                name,
-                *(f"{100 * found.get(name, 0):.0f} %" for one in maps for found in (one.shares, one.settled_shares)),
-            )
+            (name, *(f"{100 * found.get(name, 0):.0f} %" for one in maps for found in (one.shares, one.settled_shares)))
             for name in names
         ),
     )

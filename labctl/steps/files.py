@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines import formats
+from labctl.engines.base import Imatrix
 from labctl.errors import LabError
+from labctl.lab.lab import Lab, key_of
 from labctl.records.digests import model_sha256
 from labctl.records.files import GgufFile
-
-if TYPE_CHECKING:
-    from labctl.engines.llama_cpp.imatrix import Imatrix
-from labctl.lab.lab import Lab, key_of
 from labctl.steps.base import stored
 
 
-def _quantize_key(lab: Lab, label: str) -> str:
+def quantize_key(lab: Lab, label: str) -> str:
     imatrix = imatrix_of(lab, label)
     parts = {} if imatrix is None else {"imatrix": imatrix.key}
-    return key_of(
-        "quantize", lab, source=lab.model.sha256, format=label, requantize=lab.model.quantized, **parts
-    )  # fmt: skip
+    return key_of("quantize", lab, source=lab.model.sha256, format=label, requantize=lab.model.quantized, **parts)
 
 
 def imatrix_of(lab: Lab, label: str) -> Imatrix | None:
     """The importance matrix that a format is made with: the lab's, if the format can use one."""
-    return lab.imatrix if label != lab.model.baseline and FORMATS[label].uses_imatrix else None
+    return lab.imatrix if label != lab.model.baseline and formats()[label].uses_imatrix else None
 
 
 def fresh_file(lab: Lab, label: str) -> GgufFile | None:
     """The record of a format's file, if the file is there and unchanged since."""
-    record = stored(lab, "quantize", label, GgufFile, _quantize_key(lab, label))
+    record = stored(lab, "quantize", label, GgufFile, quantize_key(lab, label))
     if record is None:
         return None
-    paths = lab.source_files if label == lab.model.baseline else (lab.gguf_path(label),)
+    paths = lab.source.files if label == lab.model.baseline else (lab.gguf_path(label),)
     if not all(path.is_file() for path in paths) or sum(path.stat().st_size for path in paths) != record.size_bytes:
         return None
     return record if model_sha256(paths, lab.digests.sha256) == record.sha256 else None

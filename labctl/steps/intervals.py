@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+ALPHA = 0.05
+"""Accepted probability that an interval, or what is said of one, is wrong: intervals are of 95 %."""
 MEDIAN_INTERVAL_RULE = (
     "95 % interval of the median by order statistics (no assumption about the shape of the spread); with fewer than six"
     " repetitions such an interval does not exist, and the lowest and highest repetition stand in"
@@ -27,7 +29,7 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
 def median_ranks(n: int) -> tuple[int, int]:
     """Places, from 0, of the ordered values between which the median lies in 95 of 100 cases; the ends for few."""
     below, rank = 0.0, 0
-    while below + math.comb(n, rank) * 0.5**n <= 0.025:
+    while below + math.comb(n, rank) * 0.5**n <= ALPHA / 2:
         below += math.comb(n, rank) * 0.5**n
         rank += 1
     rank = max(rank, 1)

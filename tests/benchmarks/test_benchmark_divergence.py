@@ -15,9 +15,7 @@ from benchmarks.divergence import _stored_kl, stored
 _N_SCORED = 255
 
 
-@given(
-    st.lists(st.floats(-40, 0, width=32), min_size=2, max_size=40).filter(lambda row: max(row) - min(row) > 1e-3),
-)
+@given(st.lists(st.floats(-40, 0, width=32), min_size=2, max_size=40).filter(lambda row: max(row) - min(row) > 1e-3))
 def test_each_value_is_at_most_half_a_step_away_or_at_the_floor(row: list[float]) -> None:
     logp = np.array([row], dtype=np.float32)
     (found,) = stored(logp)

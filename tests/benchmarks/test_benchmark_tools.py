@@ -36,9 +36,12 @@ def test_launcher_measures_the_child_not_its_parent(tmp_path: Path, code: str, s
     ballast = np.ones(25_000_000)  # 200 MB in this process must not show in the child
     job = {
         "argv": [sys.executable, "-I", "-S", "-c", f"import sys; print(sys.stdin.readline().strip()); {code}"],
-        "stdin": "hello\n", "stdout": str(tmp_path / "out"), "stderr": str(tmp_path / "err"), "env": {},
+        "stdin": "hello\n",
+        "stdout": str(tmp_path / "out"),
+        "stderr": str(tmp_path / "err"),
+        "env": {},
         "cwd": str(tmp_path),
-    }  # fmt: skip
+    }
     (tmp_path / "job.json").write_text(json.dumps(job))
     launcher = ROOT / "benchmarks" / "launch.py"
     command = [sys.executable, "-I", "-S", str(launcher), str(tmp_path / "job.json"), str(tmp_path / "figures.json")]

@@ -52,9 +52,7 @@ def test_a_machine_of_another_speed_is_learned_without_turning_back(factor: floa
     assert errors[-1] < 15
 
 
-@given(
-    factors=st.lists(st.floats(0.1, 8.0), min_size=4, max_size=4),
-)
+@given(factors=st.lists(st.floats(0.1, 8.0), min_size=4, max_size=4))
 def test_the_end_shown_never_jumps(factors: list[float]) -> None:
     true_s = {name: factor * seconds for (name, seconds), factor in zip(EXPECTED.items(), factors, strict=True)}
     shown = played(EXPECTED, true_s)

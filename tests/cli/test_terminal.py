@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from labctl.cli.layout import table_lines, text_width, wrapped
@@ -70,7 +70,7 @@ TITLES_LEFT_OUT = {"check", "what", "to", "do"}
 """doctor's: a block has none for what names it, and none for a column that is empty where all is well."""
 
 
-@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("columns", [80, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arguments", [*COMMANDS, ["compare", "outputs/labllama-15m", "outputs/labllama-15m"]], ids=str)
 def test_no_figure_name_or_word_is_broken(
     screen: Shown, cli: Any, lab_copy: Path, columns: int, arguments: list[str]
@@ -85,7 +85,7 @@ def test_no_figure_name_or_word_is_broken(
         assert text_width(line) <= columns or " " not in line.strip().partition("  ")[2].strip(), line
 
 
-@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("columns", [80, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_result_of_a_run_has_every_figure_whole(screen: Shown, lab_copy: Path, columns: int) -> None:
     shown = without_codes(screen(columns, "memory", "--force", cwd=lab_copy))
     table = shown[shown.index("format ") :]
@@ -125,13 +125,13 @@ def test_help_groups_the_commands_and_cuts_no_description(screen: Shown, tmp_pat
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
-@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("columns", [80, pytest.param(60, marks=pytest.mark.slow)])
 def test_help_of_every_command_breaks_no_word(screen: Shown, tmp_path: Path, columns: int) -> None:
     from labctl.cli.app import cli as group
 
     for name, command in group.commands.items():
         shown = re.sub(r"-\n +", "-", without_codes(screen(columns, name, "--help", cwd=tmp_path))).split()
-        for option in command.params:
+        for option in command.get_params(click.Context(command)):
             told = option.help.split() if isinstance(option, click.Option) and option.help else []
             assert not [word for word in told if word not in shown], (name, option.name)
 
@@ -149,6 +149,7 @@ CELL = st.one_of(
     width=st.integers(30, 160),
     keys=st.integers(1, 3),
 )
+@example(rows=[["0.0", "0,000.0 MB", "Q4_K_M"]], width=30, keys=3)
 def test_any_table_keeps_its_words_whole_and_within_the_width(rows: list[list[str]], width: int, keys: int) -> None:
     titles = [f"column {n}" for n in range(len(rows[0]))]
     lines = ["".join(text for text, _ in line) for line in table_lines(titles, rows, width, keys)]

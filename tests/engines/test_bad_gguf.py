@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Quantized
-from lab_factory import provenance
-from small_gguf import (
+from kit.bad_gguf import NORM, Q, corrupted, extra, key, poisoned, set_to, tensor, without
+from kit.small_gguf import (
     ARRAY,
     F32,
     I32,
@@ -27,7 +26,6 @@ from small_gguf import (
     U32,
     U64,
     Small,
-    Tensor,
     array,
     string,
     text,
@@ -35,61 +33,21 @@ from small_gguf import (
     u32,
 )
 
-from labctl.engines.llama_cpp.gguf import header as gh
-from labctl.engines.llama_cpp.gguf.weights import _SCALES, require_finite
-from labctl.engines.llama_cpp.tasks import LoadTask
+from labctl.engines.llama_cpp.gguf.reader import read_header
 from labctl.errors import LabError
-from labctl.executors.child import ChildError, run_task
+from labctl.executors.base import ChildError, Rows
+from labctl.executors.local import run_task
 from labctl.lab.sources.models import resolve_model
 from labctl.records.digests import DigestCache, file_sha256
 from labctl.records.sources import TextSource
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask
+from labctl.steps.perplexity.record import PerplexityTask, Scored
+from labctl.steps.quantize.record import LoadTask
 
 ROOT = Path(__file__).resolve().parents[2]
 N_THROUGH_LLAMA_CPP = int(os.environ.get("LABCTL_TEST_CORRUPTIONS", "14"))
 HUGE = 2**63
 
 
-def key(**changed: Any) -> Callable[[Small], Small]:
-    """Change keys, named with __ for a dot; None takes one away."""
-    return lambda small: small.with_keys({name.replace("__", "."): value for name, value in changed.items()})
-
-
-def tensor(name: str, **changed: Any) -> Callable[[Small], Small]:
-    def change(small: Small) -> Small:
-        for attribute, value in changed.items():
-            setattr(small.tensors[name], attribute, value)
-        return small
-
-    return change
-
-
-def without(name: str) -> Callable[[Small], Small]:
-    def change(small: Small) -> Small:
-        del small.tensors[name]
-        return small
-
-    return change
-
-
-def set_to(**changed: Any) -> Callable[[Small], Small]:
-    def change(small: Small) -> Small:
-        for attribute, value in changed.items():
-            setattr(small, attribute, value)
-        return small
-
-    return change
-
-
-def extra(name: str, shape: tuple[int, ...] = (N_EMBD,), kind: int = 0, data: bytes = bytes(256)) -> Any:
-    def change(small: Small) -> Small:
-        small.tensors[name] = Tensor(shape, kind, data)
-        return small
-
-    return change
-
-
-Q, NORM = "blk.0.attn_q.weight", "blk.1.attn_norm.weight"
 SCORES, KINDS = "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
 BAD: dict[str, tuple[Callable[[Small], Small], str]] = {
     # the frame
@@ -108,7 +66,9 @@ BAD: dict[str, tuple[Callable[[Small], Small], str]] = {
     "array of arrays": (key(x=(ARRAY, struct.pack("<IQ", ARRAY, 1) + bytes(16))), "unknown value type 9"),
     "array without end": (key(x=array(U64, HUGE, b"")), "more than are possible"),
     "a key of 60 kB twice": (
-        set_to(raw_keys=2 * (text("k" * 60_000) + struct.pack("<II", U32, 1)), n_keys=19), "comes twice"),
+        set_to(raw_keys=2 * (text("k" * 60_000) + struct.pack("<II", U32, 1)), n_keys=19),
+        "comes twice",
+    ),
     "alignment 7": (key(general__alignment=u32(7)), "not a power of two"),
     # tensors
     "overlapping tensors": (tensor(Q, offset=0), "overlaps"),
@@ -137,8 +97,10 @@ BAD: dict[str, tuple[Callable[[Small], Small], str]] = {
     "no context length": (key(llama__context_length=None), "no llama.context_length"),
     "heads that do not divide": (key(llama__attention__head_count_kv=u32(3)), "cannot share"),
     "more key heads than heads": (key(llama__attention__head_count_kv=u32(8)), "cannot share"),
-    "heads of another model": (key(llama__attention__head_count=u32(8), llama__attention__head_count_kv=u32(8)),
-                               "disagree"),
+    "heads of another model": (
+        key(llama__attention__head_count=u32(8), llama__attention__head_count_kv=u32(8)),
+        "disagree",
+    ),
     "heads beyond all": (key(llama__attention__head_count=u32(1 << 30)), "heads"),
     "head size beyond all": (key(llama__attention__key_length=u32(1 << 30)), "heads"),
     "feed-forward of another model": (key(llama__feed_forward_length=u32(256)), "disagree"),
@@ -160,7 +122,7 @@ BAD: dict[str, tuple[Callable[[Small], Small], str]] = {
     "query matrix of another shape": (tensor(Q, shape=(64, 32)), "disagree"),
     "output of another vocabulary": (extra("output.weight", (64, 1)), "disagree"),
     "no weights at all": (set_to(tensors={}), "holds no weights"),
-}  # fmt: skip
+}
 
 
 def refused(path: Path, tmp_path: Path) -> LabError:
@@ -206,7 +168,7 @@ def test_arrays_that_would_fill_the_memory_are_skipped(tmp_path: Path) -> None:
     small.keys |= {f"x{number}": array(U32, 4096, bytes(4 * 4096)) for number in range(600)}
     path = tmp_path / "m.gguf"
     path.write_bytes(small.bytes())
-    found = gh.read_header(path)
+    found = read_header(path)
     assert sum(len(values) for values in found.arrays.values()) <= 1 << 20
     assert sum(found.array_lengths.values()) > 600 * 4096
 
@@ -214,34 +176,13 @@ def test_arrays_that_would_fill_the_memory_are_skipped(tmp_path: Path) -> None:
 # -- chance -----------------------------------------------------------------------------------------------------------
 
 
-def corrupted(whole: bytes, n_head: int, chance: random.Random) -> bytes:
-    """A file with one to four faults, most of them in its header."""
-    data = bytearray(whole)
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        at = chance.randrange(min(n_head, len(data)) if chance.random() < 0.8 else len(data))
-        match chance.randrange(7):
-            case 0 | 1:
-                data[at] = chance.randrange(256)
-            case 2:
-                data[at] ^= 1 << chance.randrange(8)
-            case 3:
-                data[at : at + 4] = chance.choice((b"\xff" * 4, bytes(4), b"\0\0\0\x80", b"\xff\xff\xff\x7f"))
-            case 4:
-                data[at : at + 8] = struct.pack("<Q", chance.choice((0, 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1)))
-            case 5:
-                del data[at : at + chance.choice((1, 4, 8, 64))]
-            case _:
-                data[at:at] = chance.randbytes(chance.choice((1, 4, 8)))
-    return bytes(data)
-
-
 _MANY = """
 import random, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000, 1_500_000_000))
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/engines"]
+sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from small_gguf import Small
-from test_bad_gguf import corrupted
+from kit.bad_gguf import corrupted
+from kit.small_gguf import Small
 from labctl.errors import LabError
 from labctl.lab.sources.models import resolve_model
 from labctl.records.digests import DigestCache
@@ -268,8 +209,12 @@ print(counts["refused"], counts["taken"])
 def test_two_thousand_random_corruptions_within_limits_of_time_and_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _MANY, str(ROOT / "tests"), str(tmp_path)],
-        capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     n_refused, n_taken = map(int, done.stdout.split())
     assert n_refused + n_taken == 2000
@@ -288,13 +233,16 @@ def measure(path: Path, source: TextSource) -> float:
     folder = path.parent
     load = LoadTask(model_path=str(path), format="F16", n_threads=1)
     run_task(load, bool, log_path=folder / "load.log", hang_s=60)
-    (folder / "nll.npy").unlink(missing_ok=True)
-    task = PerplexityTask(
-        model_path=str(path), format="F16", n_threads=1, text=source, n_ctx=64, n_first=1,
-        nll_path=str(folder / "nll.npy"), shown_nll_path="nll.npy", provenance=provenance("perplexity"),
-    )  # fmt: skip
-    run: PerplexityRun = run_task(task, PerplexityRun, log_path=folder / "ppl.log", hang_s=60)
-    return run.ppl
+    task = PerplexityTask(model_path=str(path), format="F16", n_threads=1, text=source, n_ctx=64, n_first=1)
+    sent: list[Rows] = []
+
+    def keep(rows: Rows) -> bool:
+        sent.append(rows)
+        return False
+
+    run_task(task, Scored, log_path=folder / "ppl.log", hang_s=60, on_rows=keep)
+    assert [(rows.to, rows.number) for rows in sent] == [("tokens", 0), ("nll", 0)]
+    return float(np.exp(np.frombuffer(sent[1].values).mean()))
 
 
 @pytest.mark.slow
@@ -319,70 +267,13 @@ def test_corrupt_files_that_pass_the_header_end_in_a_line_or_a_number(tmp_path: 
             assert np.isfinite(ppl) and ppl > 0
 
 
-# -- weights that are no numbers --------------------------------------------------------------------------------------
-
-
-def poisoned(name: str, at: int, value: bytes) -> Callable[[Small], Small]:
-    def change(small: Small) -> Small:
-        data = bytearray(small.tensors[name].data)
-        data[at : at + len(value)] = value
-        small.tensors[name].data = bytes(data)
-        return small
-
-    return change
-
-
-WEIGHTS = {
-    "F16 NaN": (Q, 200, b"\x01\x7e"),
-    "F16 infinity": (Q, 8190, b"\x00\x7c"),
-    "F16 minus infinity": ("token_embd.weight", 0, b"\x00\xfc"),
-    "F32 NaN": (NORM, 252, b"\x00\x00\xc0\x7f"),
-    "F32 infinity": (NORM, 0, b"\x00\x00\x80\xff"),
-}
-
-
-@pytest.mark.parametrize("case", WEIGHTS)
-def test_weights_that_are_no_numbers_are_named(tmp_path: Path, case: str) -> None:
-    name, at, value = WEIGHTS[case]
-    path = tmp_path / "m.gguf"
-    path.write_bytes(poisoned(name, at, value)(Small()).bytes())
-    with pytest.raises(LabError, match="NaN or infinite") as caught:
-        require_finite(path)
-    assert name in caught.value.message and "m.gguf" in caught.value.message
-    path.write_bytes(poisoned(name, at, bytes(len(value)))(Small()).bytes())
-    require_finite(path)
-
-
-def test_scales_that_are_no_numbers_are_found_in_every_type_of_the_lab(tmp_path: Path, quantized: Quantized) -> None:
-    seen = set()
-    for label, source in quantized.paths.items():
-        found = gh.read_header(source)
-        require_finite(source)
-        data = bytearray(source.read_bytes())
-        for one in found.tensors:
-            if one.tensor_type in seen or one.tensor_type not in _SCALES:
-                continue
-            seen.add(one.tensor_type)
-            for column in _SCALES[one.tensor_type]:
-                at = found.data_offset + one.offset + column
-                kept = bytes(data[at : at + 2])
-                data[at : at + 2] = b"\x00\x7e"
-                path = tmp_path / f"{label}.gguf"
-                path.write_bytes(data)
-                with pytest.raises(LabError, match=one.name):
-                    require_finite(path)
-                data[at : at + 2] = kept
-    assert {"q8_0", "q6_K", "q5_K", "q4_K", "q3_K"} <= seen
-
-
 CLI = {
     "NaN": (poisoned(Q, 0, b"\x00\x7e"), "NaN or infinite"),
     "a tensor missing": (without("blk.1.ffn_norm.weight"), "blk.1.ffn_norm.weight"),
     "a tensor too few": (set_to(n_tensors=19), "load F16"),
     "a token twice": (key(tokenizer__ggml__tokens=texts([*TOKENS[:-1], "a"])), "GGML_ASSERT"),
-    "weights that overflow": (
-        tensor("output_norm.weight", data=struct.pack("<f", 3e38) * N_EMBD), "NaN"),
-}  # fmt: skip
+    "weights that overflow": (tensor("output_norm.weight", data=struct.pack("<f", 3e38) * N_EMBD), "NaN"),
+}
 
 
 @pytest.mark.parametrize("case", CLI)

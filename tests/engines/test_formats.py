@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS, parse_format, parse_formats
+from labctl.engines import parse_format, parse_formats
+from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS
 from labctl.errors import LabError
 
 

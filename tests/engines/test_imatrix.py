@@ -12,25 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFWriter
-from lab_factory import provenance
+from kit.lab_factory import provenance
 
+from labctl.engines.llama_cpp.engine import ENGINE
 from labctl.engines.llama_cpp.formats import FORMATS
 from labctl.engines.llama_cpp.gguf.header import read_model
 from labctl.engines.llama_cpp.imatrix import ensure_imatrix, find_imatrix, read_imatrix
 from labctl.errors import LabError
-from labctl.lab.config import load_config
 from labctl.lab.sources.models import resolve_model
+from labctl.lab.values import load_config
 from labctl.records.digests import DigestCache
 from labctl.records.files import GgufFile
 from labctl.records.sources import SourceModel, TextSource
+from labctl.steps.quantize import keep
 from labctl.steps.quantize.record import QuantizeTask
 
 LAB_DATA = Path(__file__).resolve().parents[2] / "lab_data"
-
-
-@pytest.fixture
-def digests(tmp_path: Path) -> DigestCache:
-    return DigestCache(tmp_path / "digests.json")
 
 
 @pytest.fixture
@@ -147,20 +144,14 @@ def test_none_and_missing(tmp_path: Path, model: SourceModel, digests: DigestCac
 
 
 def quantize(child: Callable[..., Any], source: Path, target: Path, name: str, imatrix: Path | None) -> GgufFile:
-    record: GgufFile = child(
-        QuantizeTask(
-            model_path=str(source),
-            format=name,
-            n_threads=2,
-            target_path=str(target),
-            shown_path=target.name,
-            imatrix_path=str(imatrix or ""),
-            imatrix_shown=imatrix.name if imatrix else "",
-            provenance=provenance("quantize"),
-        ),
-        GgufFile,
+    task = QuantizeTask(
+        model_path=str(source),
+        format=name,
+        n_threads=2,
+        target_path=str(target.with_name("scratch")),
+        imatrix_path=str(imatrix or ""),
     )
-    return record
+    return keep.make(ENGINE, child, task, target, provenance("quantize"), imatrix=imatrix.name if imatrix else "")
 
 
 def tensor_data(path: Path) -> bytes:

@@ -13,33 +13,31 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, SMALL_LAB
-from lab_factory import provenance
+from kit.command import ROOT, SMALL_LAB
 
 from labctl.cli.app import cli as command
-from labctl.engines.llama_cpp import footprint as limits
-from labctl.engines.llama_cpp.gguf.header import read_header
-from labctl.executors import child as process
-from labctl.executors.base import Progress, Task
-from labctl.executors.child import ChildError, run_task
+from labctl.engines import base
+from labctl.engines.llama_cpp import engine as limits
+from labctl.engines.llama_cpp.deaths import death
+from labctl.engines.llama_cpp.gguf.header import contents
+from labctl.executors import local
+from labctl.executors.base import ChildError, Progress, Task
+from labctl.executors.local import run_task
 from labctl.lab import lab as opened
 from labctl.records.sources import TextSource
 from labctl.steps.memory.record import MemoryTask
-from labctl.steps.perplexity.record import BatchShape, PerplexityRun, PerplexityTask
+from labctl.steps.perplexity.record import BatchShape, PerplexityTask, Scored
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS as Linux has it, and signals")
 
 
 @pytest.fixture
-def perplexity(demo_model: Path, demo_text: TextSource, tmp_path: Path) -> PerplexityTask:
-    return PerplexityTask(
-        model_path=str(demo_model), format="F16", n_threads=2, text=demo_text, n_ctx=512, n_first=2,
-        nll_path=str(tmp_path / "nll.npy"), shown_nll_path="nll.npy", provenance=provenance("perplexity"),
-    )  # fmt: skip
+def perplexity(demo_model: Path, demo_text: TextSource) -> PerplexityTask:
+    return PerplexityTask(model_path=str(demo_model), format="F16", n_threads=2, text=demo_text, n_ctx=512, n_first=2)
 
 
 def test_the_child_has_the_limit_and_stays_far_below_it(perplexity: PerplexityTask, tmp_path: Path) -> None:
-    limit = limits.address_space_bytes(perplexity)
+    limit = limits.footprint_bytes(perplexity)
     assert limit is not None
     seen: list[tuple[int, int, int]] = []
 
@@ -48,20 +46,18 @@ def test_the_child_has_the_limit_and_stays_far_below_it(perplexity: PerplexityTa
         core = child.rlimit(psutil.RLIMIT_CORE)[0]
         seen.append((child.rlimit(psutil.RLIMIT_AS)[0], child.memory_info().vms, core))
 
-    run = run_task(
-        perplexity, PerplexityRun, log_path=tmp_path / "x.log", hang_s=120, on_progress=look, limit_bytes=limit
-    )
+    run = run_task(perplexity, Scored, log_path=tmp_path / "x.log", hang_s=120, on_progress=look, limit_bytes=limit)
     assert {one[0] for one in seen} == {limit} and {one[2] for one in seen} == {0}
     assert max(one[1] for one in seen) < limit / 2
-    header = read_header(Path(perplexity.model_path))
-    assert run.peak_rss_bytes < 1.5 * limits.peak_ram_bytes(header, 512)  # what the preflight announces
+    announced = contents(Path(perplexity.model_path)).peak_ram_bytes(512)
+    assert run.peak_rss_bytes < 1.5 * announced
 
 
 def test_the_limit_follows_model_context_text_and_machine(perplexity: PerplexityTask, demo_model: Path) -> None:
     import msgspec
 
     def limit(**changed: Any) -> int:
-        found = limits.address_space_bytes(msgspec.structs.replace(perplexity, **changed))
+        found = limits.footprint_bytes(msgspec.structs.replace(perplexity, **changed))
         assert found is not None
         return found
 
@@ -71,18 +67,16 @@ def test_the_limit_follows_model_context_text_and_machine(perplexity: Perplexity
     there = psutil.virtual_memory().total + psutil.swap_memory().total
     most = there + 2 * demo_model.stat().st_size + limits._SLACK_BYTES + 2 * limits._THREAD_BYTES
     assert limit(n_ctx=1 << 30) == most  # a header or a setting gone wrong does not open the door
-    assert limits.address_space_bytes(msgspec.structs.replace(perplexity, model_path="/none.gguf")) is None
+    assert limits.footprint_bytes(msgspec.structs.replace(perplexity, model_path="/none.gguf")) is None
 
 
 @pytest.mark.parametrize("limit_mb", [150, 200, 320])
 def test_out_of_memory_is_named(perplexity: PerplexityTask, tmp_path: Path, limit_mb: int) -> None:
-    wide = MemoryTask(
-        model_path=perplexity.model_path, format="F16", n_threads=1, n_ctx=1 << 16, mmap=False
-    )  # fmt: skip
+    wide = MemoryTask(model_path=perplexity.model_path, format="F16", n_threads=1, n_ctx=1 << 16, mmap=False)
     with pytest.raises(ChildError) as caught:
-        run_task(wide, dict, log_path=tmp_path / "x.log", hang_s=120, limit_bytes=limit_mb << 20)
+        run_task(wide, dict, log_path=tmp_path / "x.log", hang_s=120, limit_bytes=limit_mb << 20, deaths=death)
     assert caught.value.message.startswith("memory F16: out of memory: "), caught.value.message
-    assert f"{(limit_mb << 20) / 1e9:.1f} GB" in caught.value.message
+    assert f"more than the {(limit_mb << 20) / 1e6:.0f} MB" in caught.value.message
     assert "memory_limit_bytes" in caught.value.hint
 
 
@@ -103,17 +97,17 @@ def test_crash_hang_and_memory_leave_gaps_and_the_rest_goes_on(
     monkeypatch.chdir(new_lab)
     for name in [name for name in os.environ if name.startswith("LABCTL_")]:
         monkeypatch.delenv(name)
-    started, limit_of = process._started, limits.limit_bytes
+    started, limit_of = local._started, base.limit_bytes
     doomed: dict[str, Callable[[Any], None]] = {
         "Q8_0": lambda child: child.send_signal(signal.SIGSEGV),
         "Q5_K_M": lambda child: child.send_signal(signal.SIGSTOP),
     }
     now: list[Task] = []
 
-    def limit_bytes(task: Task, asked: int | None) -> int:
+    def limit_bytes(footprint: Callable[[Task], int | None], task: Task, asked: int | None) -> int:
         now[:] = [task]
         tight = isinstance(task, PerplexityTask) and task.format == "Q4_K_M"
-        return 160 << 20 if tight else limit_of(task, asked)
+        return 160 << 20 if tight else limit_of(footprint, task, asked)
 
     @contextlib.contextmanager
     def start(log: Any, limit: int) -> Iterator[Any]:
@@ -125,7 +119,7 @@ def test_crash_hang_and_memory_leave_gaps_and_the_rest_goes_on(
             yield child
 
     monkeypatch.setattr(opened, "limit_bytes", limit_bytes)
-    monkeypatch.setattr(process, "_started", start)
+    monkeypatch.setattr(local, "_started", start)
     (new_lab / "lab.toml").write_text(SMALL_LAB + "hang_s = 12.0\n", "utf-8")
     arguments = ["perplexity", "--formats", "Q8_0,Q5_K_M,Q4_K_M,Q2_K", "--chunks", "2", "--json"]
     status = command.main([*arguments, "--lab-data", str(ROOT / "lab_data")], standalone_mode=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,15 +14,15 @@ from typing import Any
 
 import psutil
 import pytest
-from lab_factory import provenance
 
-from labctl.engines.llama_cpp.tasks import EngineTask
+import labctl
+from labctl.engines.llama_cpp.deaths import death
+from labctl.engines.llama_cpp.identity import EngineTask
 from labctl.errors import LabError
-from labctl.executors.base import Progress
-from labctl.executors.child import ChildError, run_task
+from labctl.executors.base import ChildError, Progress, Rows
+from labctl.executors.local import run_task
 from labctl.executors.reasons import log_tail
-from labctl.records.files import GgufFile
-from labctl.steps.quantize.record import QuantizeTask
+from labctl.steps.quantize.record import Made, QuantizeTask
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="plays a child with a shell script")
 ENGINE = EngineTask(model_path="", format="Q4_K_M", n_threads=1)
@@ -36,7 +38,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(path))
         try:
-            return run_task(ENGINE, dict[str, str], log_path=tmp_path / "logs" / "x.log", hang_s=hang_s, **options)
+            return run_task(
+                ENGINE, dict[str, str], log_path=tmp_path / "logs" / "x.log", hang_s=hang_s, deaths=death, **options
+            )
         finally:
             monkeypatch.undo()
             assert psutil.Process().children() == []
@@ -48,6 +52,31 @@ def test_a_real_child_answers(tmp_path: Path) -> None:
     found = run_task(ENGINE, dict[str, str], log_path=tmp_path / "x.log", hang_s=120)
     assert found["llama_cpp"]
     assert found["system_info"]
+
+
+def test_the_child_runs_the_labctl_of_its_parent(tmp_path: Path) -> None:
+    """Another labctl that is installed, or comes first where modules are looked for, is not mixed in."""
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(labctl.__file__).parent, copy / "labctl", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "labctl" / "mine.py").write_text(
+        "from labctl.engines.llama_cpp.identity import EngineTask\n"
+        "from labctl.executors.base import Report\n"
+        "def work(task: EngineTask, report: Report) -> dict[str, str]:\n    return {'from': __file__}\n",
+        "utf-8",
+    )
+    code = (
+        "import sys; from pathlib import Path; from labctl.__main__ import _settle; _settle()\n"
+        "from labctl.engines.llama_cpp.identity import EngineTask\n"
+        "from labctl.executors.local import run_task\n"
+        "class Mine(EngineTask, frozen=True, kw_only=True): work = 'labctl.mine:work'\n"
+        "task = Mine(model_path='', format='', n_threads=1)\n"
+        "print(run_task(task, dict[str, str], log_path=Path('x.log'), hang_s=60)['from'])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(copy / "labctl" / "mine.py"), done.stderr
 
 
 @pytest.mark.parametrize("name", ["KILL", "SEGV", "ABRT", "BUS", "ILL", "FPE", "TERM"])
@@ -86,6 +115,34 @@ def test_progress_and_result_come_through_in_order(play: Callable[..., Any]) -> 
     assert (found, seen) == ({"a": "b"}, [1, 2, 3])
 
 
+_ROW = """echo '{"event":"rows","to":"x","number":%d,"values":"AAEC/w=="}'"""
+_DONE = """echo '{"event":"result","record":{"a":"b"}}'"""
+
+
+def test_rows_come_through_bit_for_bit_and_one_that_is_enough_stops_the_child(play: Callable[..., Any]) -> None:
+    """This child sends two rows more before it hears that the second was the last one wanted."""
+    kept: list[tuple[str, int, bytes]] = []
+
+    def keep(rows: Rows) -> bool:
+        kept.append((rows.to, rows.number, rows.values))
+        return rows.number == 2
+
+    script = "\n".join([*(_ROW % number for number in (1, 2, 3, 4)), "read line; [ $line = stop ]", _DONE])
+    assert play(script, on_rows=keep) == {"a": "b"}
+    assert kept == [("x", 1, b"\x00\x01\x02\xff"), ("x", 2, b"\x00\x01\x02\xff")]
+    assert play(f"{_ROW % 1}\n{_DONE}") == {"a": "b"}  # nobody wants any
+
+
+def test_rows_that_cannot_be_kept_end_the_task_under_its_name(play: Callable[..., Any]) -> None:
+    def refuse(_: Rows) -> bool:
+        raise LabError("The disk is full.", "Free some space.")
+
+    with pytest.raises(ChildError) as caught:
+        play(f"echo the log >&2\n{_ROW % 1}; exec sleep 600", on_rows=refuse)
+    assert (caught.value.message, caught.value.hint) == ("engine Q4_K_M: The disk is full.", "Free some space.")
+    assert caught.value.log_tail == ("the log",)
+
+
 def test_a_silent_child_is_given_up_and_killed(play: Callable[..., Any]) -> None:
     begun = time.monotonic()
     with pytest.raises(ChildError, match="no sign of life for 1 s") as caught:
@@ -100,14 +157,10 @@ def test_a_frozen_real_child_is_given_up(tmp_path: Path, demo_model: Path) -> No
         for child in psutil.Process().children():
             child.suspend()
 
-    task = QuantizeTask(
-        model_path=str(demo_model), format="Q3_K_M", n_threads=1, target_path=str(tmp_path / "x.gguf"),
-        shown_path="x.gguf", provenance=provenance("quantize"),
-    )  # fmt: skip
+    task = QuantizeTask(model_path=str(demo_model), format="Q3_K_M", n_threads=1, target_path=str(tmp_path / "x.gguf"))
     with pytest.raises(ChildError, match="quantize Q3_K_M: no sign of life"):
-        run_task(task, GgufFile, log_path=tmp_path / "x.log", hang_s=5, on_progress=freeze)
+        run_task(task, Made, log_path=tmp_path / "x.log", hang_s=5, on_progress=freeze)
     assert psutil.Process().children() == []
-    assert not (tmp_path / "x.gguf").exists()
 
 
 @pytest.mark.parametrize("torn", ['{"event":"result","record":{"a":', "not json at all", '{"event":"unknown"}', "[1]"])
@@ -144,8 +197,8 @@ def test_the_tail_of_a_log_has_no_control_characters(tmp_path: Path) -> None:
 _PARENT = """
 import sys
 from pathlib import Path
-from labctl.executors.child import run_task
-from labctl.steps.speed.record import BenchEffort, BenchTask
+from labctl.executors.local import run_task
+from labctl.steps.bench.record import BenchEffort, BenchTask
 task = BenchTask(model_path=sys.argv[1], format="F16", n_threads=1, n_prompt=512, n_gen=128, round=0, order=0,
                        effort=BenchEffort(min_reps=10_000, max_reps=10_000, max_s=1e9))
 run_task(task, dict, log_path=Path(sys.argv[2]), hang_s=600)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_gguf import Small, Tensor
+from kit.small_gguf import Small, Tensor
 
-from labctl.executors.reasons import last_words
+from labctl.engines.llama_cpp.deaths import last_words
 
 PROGRESS = (
     "[  29/  56] blk.2.ffn_up.weight    - [   512,    768,      1,      1], type =    f32, converting to q8_0 .. "

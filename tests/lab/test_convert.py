@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import made_checkpoints
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from kit import made_checkpoints
+from kit.extras import extra, skip_without
 
+from labctl.engines.llama_cpp.engine import ENGINE
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import checkpoint, convert, converter
@@ -22,11 +23,6 @@ from labctl.records.digests import DigestCache
 
 TESTS = Path(__file__).resolve().parents[1]
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
-
-
-@pytest.fixture
-def digests(tmp_path: Path) -> DigestCache:
-    return DigestCache(tmp_path / "digests.json")
 
 
 def safetensors(dtype: str = "BF16", n_bytes: int = 64) -> bytes:
@@ -80,7 +76,7 @@ def test_a_checkpoint_is_described(tmp_path: Path) -> None:
             "1 of 2 weight files are missing in .*, the first of them x.safetensors",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_checkpoint(tmp_path: Path, files: dict[str, bytes | None], message: str) -> None:
     folder_with(tmp_path / "m", **files)
     with pytest.raises(LabError, match=message) as caught:
@@ -205,7 +201,7 @@ def test_overflow_is_found(tmp_path: Path, worst: float, names: tuple[str, ...])
     values = np.zeros((3, 32), dtype=np.float16)
     values[2, 31] = worst
     gguf_with(tmp_path / "m.gguf", values)
-    assert convert.overflows(tmp_path / "m.gguf") == names
+    assert tuple(ENGINE.f16_faults(tmp_path / "m.gguf")) == names
 
 
 def test_bf16_is_the_baseline_where_f16_overflows(tmp_path: Path, digests: DigestCache) -> None:
@@ -261,7 +257,7 @@ def test_nan_that_only_the_converter_could_read_is_told_as_nan(tmp_path: Path, d
         ("Loading", -9, "killed, most likely because memory ran out"),
         ("", 3, "ended with status 3"),
     ],
-)  # fmt: skip
+)
 def test_logs_become_one_line(log: str, status: int, message: str) -> None:
     said, hint = convert.explain(log, status)
     assert message in said and "\n" not in said and hint
@@ -293,25 +289,16 @@ with Model(Llama(), Path(sys.argv[1])) as model, Context(model, n_ctx=64, n_thre
 @pytest.fixture
 def torch_python(monkeypatch: pytest.MonkeyPatch) -> str:
     """An interpreter with torch, transformers and sentencepiece."""
-    named = os.environ.get("LABCTL_CONVERT_PYTHON") or sys.executable
+    named = extra("LABCTL_CONVERT_PYTHON", "convert/bin/python") or sys.executable
     code = "import torch, transformers, sentencepiece, safetensors, google.protobuf"
     if subprocess.run([named, "-c", code], capture_output=True, check=False).returncode:
-        pytest.skip("LABCTL_CONVERT_PYTHON names no Python with torch, transformers and sentencepiece")
+        skip_without("a Python with torch, transformers and sentencepiece")
     monkeypatch.setenv("LABCTL_CONVERT_PYTHON", named)
     return named
 
 
-@pytest.fixture
-def llama_cpp() -> str:
-    """A llama.cpp folder with the converter: of a checkout, or as labctl itself fetched it."""
-    named = os.environ.get("LABCTL_LLAMA_CPP")
-    if not named:
-        pytest.skip("LABCTL_LLAMA_CPP names no llama.cpp folder")
-    return named
-
-
 def make_tiny(python: str, shape: str, folder: Path, dtype: str) -> None:
-    command = [python, str(TESTS / "tiny_checkpoints.py"), shape, str(folder), dtype]
+    command = [python, str(TESTS / "kit" / "tiny_checkpoints.py"), shape, str(folder), dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

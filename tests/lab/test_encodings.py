@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Cli
-from small_gguf import Small
+from kit.command import ROOT, Cli
+from kit.small_gguf import Small
 
 from labctl.engines.llama_cpp.imatrix import find_imatrix
 from labctl.errors import LabError
-from labctl.lab.config import load_config
 from labctl.lab.sources import texts
+from labctl.lab.values import load_config
 from labctl.records.digests import DigestCache
 from labctl.records.encodings import encoding_of, read_settings
 from labctl.records.sources import SourceModel
@@ -87,7 +87,7 @@ def prepared(cli: Cli, folder: Path, content: bytes) -> Any:
     """The small model and a text made ready, through the command line."""
     (folder / "m.gguf").write_bytes(Small().bytes())
     (folder / "t.txt").write_bytes(content)
-    return cli("prepare", "--model", "m.gguf", "--text", "t.txt", "--ctx", "64", "--chunks", "1", cwd=folder)
+    return cli("prepare", "--model", "m.gguf", "--text", "t.txt", "--ctx", "64", cwd=folder)
 
 
 @pytest.mark.parametrize(

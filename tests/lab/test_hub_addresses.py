@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cli
-from hub_server import COMMIT, Hub, Repo, hub_for_this_test
-from made_checkpoints import CONFIG, llama_shapes, safetensors
-from test_sources import BF16, F16, Q4_1
+from kit.command import Cli
+from kit.hub_server import COMMIT, Hub, Repo, hub_for_this_test
+from kit.made_checkpoints import CONFIG, llama_shapes, safetensors
+from kit.tiny_gguf import BF16, F16, Q4_1
 
 from labctl.errors import LabError
 from labctl.lab.sources.hubspec import is_address, read_spec

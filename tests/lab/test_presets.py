@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from kit.command import Cli
 
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
@@ -52,11 +52,6 @@ PACKAGE = presets.PackagedFile(
     sha256=hashlib.sha256(MODEL).hexdigest(),
     size_bytes=len(MODEL),
 )
-
-
-@pytest.fixture
-def digests(tmp_path: Path) -> DigestCache:
-    return DigestCache(tmp_path / "digests.json")
 
 
 def wheel(folder: Path, files: dict[str, bytes]) -> Path:

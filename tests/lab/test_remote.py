@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, Repo, hub_for_this_test
-from test_sources import F16, Q4_1
+from kit.hub_server import Hub, Repo, hub_for_this_test
+from kit.tiny_gguf import F16, Q4_1
 
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
@@ -43,11 +43,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     }
     with hub_for_this_test(Hub(models=models), tmp_path / "hf", monkeypatch) as running:
         yield running
-
-
-@pytest.fixture
-def digests(tmp_path: Path) -> DigestCache:
-    return DigestCache(tmp_path / "digests.json")
 
 
 @pytest.fixture
@@ -98,7 +93,7 @@ def test_a_large_download_is_asked_first(
     server: Hub, stand_in: None, tmp_path: Path, digests: DigestCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "LARGE_BYTES", 1500)
-    with pytest.raises(LabError, match=r"lab/Ck-135M has 0\.0 GB to download, and about as much again") as caught:
+    with pytest.raises(LabError, match=r"lab/Ck-135M has 2\.12 kB to download, and about as much again") as caught:
         resolve_model("hf:lab/Ck-135M", tmp_path / "data", digests)
     assert caught.value.hint == "Add --yes to agree." and server.asked("resolve") == 0
     asked: list[str] = []

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import Hub, Repo, hub_for_this_test
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit.hub_server import Hub, Repo, hub_for_this_test
 
 from labctl.errors import LabError
 from labctl.lab.sources import hub, texts

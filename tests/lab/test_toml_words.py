@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import LabError
-from labctl.lab.config import load_config
 from labctl.lab.toml_words import read_toml
+from labctl.lab.values import load_config
 from labctl.report.build import read_answers
 
 

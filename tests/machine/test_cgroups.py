@@ -16,7 +16,7 @@ import pytest
 from labctl.machine import cgroups, checks, cpu
 from labctl.machine import fingerprint as machine
 from labctl.records.base import Machine
-from labctl.steps.speed import rounds
+from labctl.steps.bench import step as rounds
 
 GB = 1 << 30
 UNLIMITED = 9223372036854771712
@@ -47,9 +47,7 @@ class Tree:
     def found(self) -> tuple[float | None, int | None, int | None]:
         """Cores, memory, memory left."""
         places = (self.proc, self.sys)
-        return (
-            cgroups.core_quota(*places), cgroups.memory_limit_bytes(*places), cgroups.memory_left_bytes(*places),
-        )  # fmt: skip
+        return (cgroups.core_quota(*places), cgroups.memory_limit_bytes(*places), cgroups.memory_left_bytes(*places))
 
 
 @pytest.fixture
@@ -165,12 +163,10 @@ def test_memory_is_what_the_container_leaves(monkeypatch: pytest.MonkeyPatch) ->
     assert now.limits == "limited to 1.5 cores and 1.0 GiB RAM"
     assert machine.conditions(watch_s=0).available_bytes == GB // 4
     assert (before.usable_ram_bytes, before.limits) == (before.ram_limit_bytes or whole, before.limits)
-    found = {one.name: one for one in checks.doctor(
-        ram_need_bytes=GB // 2, disk_need_bytes=None, outputs=Path(), system_info=None, check_hub=False)}  # fmt: skip
-    assert (
-        found["Memory"].status == "warning"
-        and "0.3 of 1.1 GB free (this process may use no more" in found["Memory"].detail
-    )
+    checked = checks.doctor(ram_need_bytes=GB // 2, disk_need_bytes=None, outputs=Path(), system_info=None)
+    found = {check.name: check for check in checked}
+    assert found["Memory"].status == "warning"
+    assert "268 MB of 1.07 GB free (this process may use no more" in found["Memory"].detail
     assert "this process may use 1.5" in found["Cores"].detail
     assert checks.check_ram(whole, whole, 2 * GB, GB).status == "problem"
 
@@ -181,7 +177,7 @@ def test_speeds_under_a_limit_are_other_speeds(open_lab: Any, lab_copy: Path) ->
     lab = open_lab(lab_copy, threads=1)
     limited = dataclasses.replace(lab, machine=dataclasses.replace(lab.machine, core_limit=0.5))
     free = dataclasses.replace(lab, machine=dataclasses.replace(lab.machine, core_limit=0.0))
-    assert rounds.bench_key(free, free.labels) != rounds.bench_key(limited, limited.labels)
+    assert rounds.bench_key(free, free.formats) != rounds.bench_key(limited, limited.formats)
     assert rounds._thread_notice(free) == rounds._thread_notice(limited) == ()
     (notice,) = rounds._thread_notice(dataclasses.replace(limited, n_threads=2))
     assert "2 threads computed where this process may use 0.5 of" in notice
@@ -209,13 +205,25 @@ def test_doctor_in_a_namespace(cli: Any, small_lab: Path, ulimit: str) -> None:
     """Limits as a container shows them, around the real command."""
     program = [sys.executable, "-c", "from labctl.__main__ import main; main()", "doctor", "--no-hub", "--json"]
     done = subprocess.run(
-        ["unshare", "-m" if os.geteuid() == 0 else "-rm", "bash", "-c", IN_A_CONTAINER.format(ulimit=ulimit), "-",
-         *program], cwd=small_lab, env=cli.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "unshare",
+            "-m" if os.geteuid() == 0 else "-rm",
+            "bash",
+            "-c",
+            IN_A_CONTAINER.format(ulimit=ulimit),
+            "-",
+            *program,
+        ],
+        cwd=small_lab,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("this system allows no mounts in a namespace")
     found = {one["name"]: one for one in json.loads(done.stdout)}
-    total = "2.1" if ulimit == "unlimited" else "1.5"
+    total = "2.15" if ulimit == "unlimited" else "1.54"
     assert f" of {total} GB free (this process may use no more" in found["Memory"]["detail"], done.stderr
     if (os.cpu_count() or 1) > 1:
         assert "this process may use 1 (" in found["Cores"]["detail"]

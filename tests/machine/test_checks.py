@@ -89,15 +89,26 @@ def test_check_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_runs_here(tmp_path: Path) -> None:
-    found = checks.doctor(ram_need_bytes=1, disk_need_bytes=1, outputs=tmp_path, system_info=BUILT, check_hub=False)
+    found = checks.doctor(ram_need_bytes=1, disk_need_bytes=1, outputs=tmp_path, system_info=BUILT)
     assert [check.name for check in found] == [
-        "System", "Python", "llama.cpp", "Cores", "CPU features", "Memory", "Disk", "Power", "Clock speed",
-        "Clock and heat", "Load",
-    ]  # fmt: skip
+        "System",
+        "Python",
+        "llama.cpp",
+        "Cores",
+        "CPU features",
+        "Memory",
+        "Disk",
+        "Power",
+        "Clock speed",
+        "Clock and heat",
+        "Load",
+    ]
     assert found[0].detail == f"{m.fingerprint().os}, {m.fingerprint().arch}"
     assert not [check for check in found if check.status == "problem"]
-    names = [check.name for check in checks.doctor(
-        ram_need_bytes=None, disk_need_bytes=None, outputs=tmp_path, system_info=None, check_hub=False)]  # fmt: skip
+    names = [
+        check.name
+        for check in checks.doctor(ram_need_bytes=None, disk_need_bytes=None, outputs=tmp_path, system_info=None)
+    ]
     assert "CPU features" not in names
 
 

@@ -47,9 +47,18 @@ def test_cpuinfo_of_a_laptop() -> None:
 
 def test_cpuinfo_of_a_server() -> None:
     assert cpu.parse_cpu_features(SERVER) == (
-        "amx_int8", "avx", "avx2", "avx512", "avx512_bf16", "avx512_vbmi", "avx512_vnni", "bmi2", "f16c", "fma",
+        "amx_int8",
+        "avx",
+        "avx2",
+        "avx512",
+        "avx512_bf16",
+        "avx512_vbmi",
+        "avx512_vnni",
+        "bmi2",
+        "f16c",
+        "fma",
         "ssse3",
-    )  # fmt: skip
+    )
 
 
 def test_cpuinfo_of_an_arm_board() -> None:
@@ -59,8 +68,13 @@ def test_cpuinfo_of_an_arm_board() -> None:
 
 def test_macos_spelling() -> None:
     assert cpu.parse_cpu_features("flags : fpu ssse3 fma avx1.0 f16c bmi2 avx2") == (
-        "avx", "avx2", "bmi2", "f16c", "fma", "ssse3",
-    )  # fmt: skip
+        "avx",
+        "avx2",
+        "bmi2",
+        "f16c",
+        "fma",
+        "ssse3",
+    )
 
 
 def test_cpuinfo_that_says_nothing() -> None:

@@ -59,7 +59,7 @@ def test_each_system_has_its_own(monkeypatch: pytest.MonkeyPatch, platform: str,
 def test_the_record_agrees_with_vmhwm_read_from_outside(quantized: Any, label: str, mmap: bool) -> None:
     task = MemoryTask(model_path=str(quantized.paths[label]), format=label, n_threads=1, n_ctx=512, mmap=mmap)
     child = subprocess.Popen(
-        [sys.executable, "-m", "labctl.executors.worker"],
+        [sys.executable, "-m", "labctl.executors.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -13,20 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
-from hub_server import Hub, Repo, hub_for_this_test
+from kit.hub_server import Hub, Repo, hub_for_this_test
+from kit.tiny_gguf import F16
 from test_convert import checkout, folder_with, ready
 from test_faults import MODEL, assert_nothing_half_written, run_figures
-from test_sources import F16
 
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import checkpoint, convert
 from labctl.records.digests import DigestCache
 from labctl.records.sources import TextSource
-from labctl.steps.divergence.record import SpoolPlan
+from labctl.steps.divergence.keep import Comparison
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSIX mounts and limits")]
 
@@ -132,9 +132,15 @@ def test_a_full_disk_is_said_and_earlier_results_stay(cli: Any, disk_lab: Path, 
 # Where mounting is not allowed, a limit on the size of files refuses in the same places.
 @pytest.mark.parametrize(
     ("step", "limit_bytes"),
-    [("quantize", 1 << 20), ("perplexity", 6000), ("divergence", 1 << 20), ("generate", 300), ("report", 20_000),
-     ("submit --incomplete", 20_000)],
-)  # fmt: skip
+    [
+        ("quantize", 1 << 20),
+        ("perplexity", 6000),
+        ("divergence", 1 << 20),
+        ("generate", 300),
+        ("report", 20_000),
+        ("submit --incomplete", 20_000),
+    ],
+)
 def test_a_limit_on_files_is_said_and_earlier_results_stay(
     cli: Any, lab_copy: Path, step: str, limit_bytes: int
 ) -> None:
@@ -178,13 +184,13 @@ def test_without_room_for_probabilities_perplexity_is_measured_and_the_gap_is_sa
     doctor = {one["name"]: one for one in json.loads(cli("doctor", "--no-hub", "--json", cwd=disk_lab).stdout)}
     assert doctor["Disk"]["status"] == "warning" and "KL divergence is left out" in doctor["Disk"]["hint"]
     done = cli("run", cwd=disk_lab)
-    assert_refused(done, "Not enough disk for the temporary file of probabilities: 33 MB needed")
+    assert_refused(done, "Not enough disk for the temporary file of probabilities: 33.5 MB needed")
     assert "1 step failed: divergence F16" in done.stderr and "kl_spool_bytes" in done.stderr
     records = disk_lab / f"outputs/{MODEL}/records"
     assert {path.stem for path in records.glob("perplexity-*")} == {
         f"perplexity-{one}" for one in ("F16", "Q8_0", "Q4_K_M")
     }
-    assert not list(records.glob("divergence-*")) and not list(disk_lab.rglob(".spool-*"))
+    assert not list(records.glob("divergence-*")) and not list(disk_lab.rglob(".scratch/*"))
     sheet = (disk_lab / f"reports/{MODEL}/worksheet.md").read_text("utf-8")
     assert "KL divergence is left out" in sheet
     ballast.unlink()
@@ -198,17 +204,13 @@ def test_a_disk_that_fills_up_under_probabilities_loses_no_perplexity(
 ) -> None:
     whole = measure_perplexity("Q4_K_M", demo_text, 3, tmp_path / "whole.npy")
     disk = small_disk(20 << 20)  # two rows of 8.4 MB, and a half
-    plan = SpoolPlan(
-        spool_path=str(disk / "spool"), n_rows=3, is_baseline=True, kl_path=str(disk / "kl.npy"), optional=True
-    )
-    found = measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", rider=plan.rider())
+    baseline = functools.partial(Comparison, disk / "spool", 3, 512, None)
+    found = measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", rider=baseline(optional=True))
     assert (found.ppl, found.chunks) == (whole.ppl, ((0, 3),))
     assert [path.name for path in disk.iterdir()] == ["nll.npy"]
     (disk / "nll.npy").unlink()
     with pytest.raises(LabError, match="disk is full"):
-        measure_perplexity(
-            "Q4_K_M", demo_text, 3, disk / "nll.npy", rider=msgspec.structs.replace(plan, optional=False).rider()
-        )
+        measure_perplexity("Q4_K_M", demo_text, 3, disk / "nll.npy", rider=baseline(optional=False))
 
 
 def test_stdout_on_a_full_disk_is_one_line(cli: Any, lab_copy: Path) -> None:
@@ -233,9 +235,11 @@ def test_a_download_that_does_not_fit_is_one_line_and_works_later(
         environment = {"HF_ENDPOINT": running.url, "HF_HOME": str(tmp_path / "hf")}
         arguments = ("prepare", "--model", "hf:lab/tiny", "--text", "demo")
         done = cli(
-            *arguments, cwd=tmp_path, env=environment,
+            *arguments,
+            cwd=tmp_path,
+            env=environment,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
-        )  # fmt: skip
+        )
         assert_refused(done, "Cannot write to the Hugging Face cache")
         assert not [path for path in (tmp_path / "hf").rglob("*.gguf") if path.stat().st_size not in (0, len(F16))]
         again = cli(*arguments, cwd=tmp_path, env=environment)

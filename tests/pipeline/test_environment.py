@@ -163,7 +163,7 @@ def test_ascii_terminals_work(cli: Any, lab_copy: Path, environment: dict[str, s
 @posix
 def test_a_name_that_is_no_text_is_one_line_or_works(cli: Any, lab_copy: Path) -> None:
     odd = os.fsdecode(b"gr\xf6\xdfe")
-    for command in (("quantize", "--outputs", odd), ("report", "--reports", odd), ("fit", "--ram", "8", "--text", odd)):
+    for command in (("quantize", "--outputs", odd), ("report", "--reports", odd), ("report", "--text", odd)):
         done = cli(*command, cwd=lab_copy)
         assert_no_traceback(done)
         assert done.returncode == 0 or (done.stderr.count("error:") >= 1 and "hint:" in done.stderr), done.stderr
@@ -194,9 +194,17 @@ def test_a_path_that_is_too_long_is_one_line(cli: Any, lab_copy: Path, option: s
 def run_without_home(cli: Any, folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in cli.environment.items() if name not in ("HOME", "USER", "LOGNAME")}
     return subprocess.run(
-        [sys.executable, "-m", "labctl", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
-        encoding="utf-8", timeout=120, check=False, stdin=subprocess.DEVNULL, **options,
-    )  # fmt: skip
+        [sys.executable, "-m", "labctl", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
 
 
 @pytest.mark.slow
@@ -209,6 +217,7 @@ def test_home_may_be_unset(cli: Any, lab_copy: Path) -> None:
     assert (lab_copy / "reports" / MODEL / "worksheet.md").is_file()
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 def test_closed_streams(cli: Any, lab_copy: Path, closed: tuple[int, ...]) -> None:
@@ -226,6 +235,7 @@ def test_closed_streams(cli: Any, lab_copy: Path, closed: tuple[int, ...]) -> No
     assert run_figures(lab_copy) == before  # no message went into a file that got a stream's number
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_closed_pipe_is_no_error(cli: Any, lab_copy: Path, command: str) -> None:
@@ -251,10 +261,16 @@ def test_ctrl_c_at_any_time_is_one_line_and_the_next_run_goes_on(cli: Any, small
     # While it loads; at work; at the end, as the report is made. Every other time a nervous finger presses twice.
     for number, delay_s in enumerate((0.02, 0.08, 0.2, 0.4, 0.7, 1.0, 1.2)):
         process = subprocess.Popen(
-            [sys.executable, "-c", script, "run"], cwd=lab_copy, env=cli.environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            [sys.executable, "-c", script, "run"],
+            cwd=lab_copy,
+            env=cli.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )  # fmt: skip
+        )
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         time.sleep(delay_s)

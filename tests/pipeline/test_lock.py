@@ -91,7 +91,7 @@ def test_a_damaged_note_of_the_holder_hides_nothing_but_itself(
         pytest.fail("two at once")
 
 
-@pytest.mark.parametrize("pid", [1, os.getppid(), os.getpid(), 4_000_000])
+@pytest.mark.parametrize("pid", [1, os.getppid(), os.getpid(), 4_000_000], ids=["init", "parent", "self", "gone"])
 def test_a_note_left_by_the_dead_does_not_block_whoever_has_the_number_now(tmp_path: Path, pid: int) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

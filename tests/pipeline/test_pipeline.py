@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from labctl.lab.lab import Lab
 from labctl.pipeline import plan
 from labctl.pipeline import reporting as results
 from labctl.pipeline import run as pipeline
-from labctl.records.arrays import load_nll
+from labctl.records.arrays import load_rows
 from labctl.records.store import read_record
-from labctl.steps import groups
-from labctl.steps.generate.step import prompt_path
-from labctl.steps.speed import rounds
-from labctl.steps.speed.record import BenchEffort
+from labctl.steps.bench import step as rounds
+from labctl.steps.bench.record import BenchEffort
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE, prompt_path
+from labctl.steps.measured import Failures
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
 
 Open = Callable[..., Lab]
 
@@ -38,7 +42,7 @@ class Watched(Display):
         self.errors: list[str] = []
         self._at = at
 
-    def step(self, name: str, label: str) -> None:
+    def step(self, name: str, label: str, unit: str = "") -> None:
         self.steps.append((name, label))
         if self._at is not None:
             self._at(name, label, 0)
@@ -73,13 +77,19 @@ def test_a_finished_lab_is_whole(small_lab: Path, monkeypatch: pytest.MonkeyPatc
     lab = open_lab(small_lab)
     records = results.load_records(lab)
     assert records.formats == ("F16", "Q8_0", "Q4_K_M")
-    for group in (records.files, records.perplexity, records.speed, records.memory, records.generation):
+    for group in (
+        records.of(QUANTIZE),
+        records.of(PERPLEXITY),
+        records.of(BENCH),
+        records.of(MEMORY),
+        records.of(GENERATE),
+    ):
         assert list(group) == ["F16", "Q8_0", "Q4_K_M"]
     assert records.failures == ()
-    for speed in records.speed.values():
+    for speed in records.of(BENCH).values():
         assert [visit.round for visit in speed.visits] == [0]
-    assert sorted(visit.order for run in records.speed.values() for visit in run.visits) == [0, 1, 2]
-    for label, run in records.generation.items():
+    assert sorted(visit.order for run in records.of(BENCH).values() for visit in run.visits) == [0, 1, 2]
+    for label, run in records.of(GENERATE).items():
         for one in run.generations:
             path = prompt_path(lab, label, one.prompt_number, one.decoding)
             assert path.read_text("utf-8") == one.prompt + one.text + "\n"
@@ -94,7 +104,7 @@ def test_a_second_run_makes_nothing_and_starts_no_process(
     no_children(monkeypatch)
     before = {path: path.stat().st_mtime_ns for path in (lab_copy / "reports").rglob("*")}
     outcome = pipeline.run(open_lab(lab_copy), display := Watched(), report=True)
-    assert (outcome.made, outcome.fresh, outcome.failures, display.steps) == (0, 17, (), [])
+    assert (outcome.made, outcome.fresh, outcome.failures, display.steps) == (0, 18, (), [])
     assert {path: path.stat().st_mtime_ns for path in (lab_copy / "reports").rglob("*")} == before
 
 
@@ -105,7 +115,7 @@ def test_changing_a_setting_redoes_what_depends_on_it_and_nothing_else(small_lab
         assert stale(open_lab(small_lab, **setting)) == {("generate", label) for label in labels}, setting
     assert stale(open_lab(small_lab, ctx=256)) == {
         (step, label) for step in ("perplexity", "memory") for label in labels
-    }  # fmt: skip
+    }
     assert stale(open_lab(small_lab, chunks=8)) == {("perplexity", label) for label in labels}
     assert stale(open_lab(small_lab, threads=2)) == {
         (step, label) for step in ("generate", "memory") for label in labels
@@ -156,20 +166,20 @@ def test_a_lost_or_damaged_file_is_made_again_and_nothing_else(lab_copy: Path, o
 
 def test_more_chunks_measure_only_the_new_ones(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy, chunks=6)
-    first = results.load_records(open_lab(lab_copy)).perplexity["Q8_0"]
-    old = load_nll(lab.folder.root / first.nll_path)
+    first = results.load_records(open_lab(lab_copy)).of(PERPLEXITY)["Q8_0"]
+    old = load_rows(lab.folder.root / first.nll_path)
     assert old is not None
     old = old.copy()
     pipeline.run(lab, Watched(), names=("perplexity",), report=False)
-    run = results.load_records(lab).perplexity["Q8_0"]
-    new = load_nll(lab.folder.root / run.nll_path)
+    run = results.load_records(lab).of(PERPLEXITY)["Q8_0"]
+    new = load_rows(lab.folder.root / run.nll_path)
     assert new is not None
     assert (run.n_chunks, run.n_tokens_evaluated, run.nll_path) == (6, 2 * 512, first.nll_path)
     assert (new[:4] == old[:4]).all()
     assert run.ppl == float(np.exp(new[:6].mean()))
     fewer = open_lab(lab_copy, chunks=3)
     pipeline.run(fewer, Watched(), names=("perplexity",), report=False)
-    again = results.load_records(fewer).perplexity["Q8_0"]
+    again = results.load_records(fewer).of(PERPLEXITY)["Q8_0"]
     assert (again.n_chunks, again.n_tokens_evaluated, again.ppl) == (3, 0, float(np.exp(new[:3].mean())))
 
 
@@ -184,10 +194,10 @@ def test_one_format_more_means_timing_all(lab_copy: Path, open_lab: Open, monkey
 
 
 def test_rounds_turn_the_order_and_go_on_where_they_stopped(lab_copy: Path, open_lab: Open) -> None:
-    def visited(n_rounds: int) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    def visited(n_rounds: int) -> tuple[list[tuple[str, str]], Mapping[str, Any]]:
         lab = open_lab(lab_copy, bench_rounds=n_rounds, formats=("Q8_0",))
         outcome = pipeline.run(lab, display := Watched(), names=("bench",), report=False)
-        return display.steps, outcome.records.speed
+        return display.steps, outcome.records.of(BENCH)
 
     forth = [("bench", label) for label in ("F16", "Q8_0")]
     assert visited(1)[0] == forth
@@ -206,14 +216,14 @@ def test_a_format_that_cannot_be_made_is_reported_and_the_rest_goes_on(new_lab: 
     outcome = pipeline.run(lab, Watched(), names=("quantize", "perplexity"), report=False)
     (failure, *_) = outcome.failures
     assert {one.format for one in outcome.failures} == {"Q4_K_M"}
-    assert (failure.step, list(outcome.records.perplexity)) == ("quantize", ["F16", "Q8_0"])
+    assert (failure.step, list(outcome.records.of(PERPLEXITY))) == ("quantize", ["F16", "Q8_0"])
     assert "quantize Q4_K_M" in failure.message
     assert outcome.records.failures == outcome.failures
     assert not list(new_lab.rglob(".partial-*"))
     lab.gguf_path("Q4_K_M").rmdir()
     again = pipeline.run(open_lab(new_lab, chunks=2), Watched(), names=("quantize", "perplexity"), report=False)
     assert again.failures == ()
-    assert list(again.records.perplexity) == ["F16", "Q8_0", "Q4_K_M"]
+    assert list(again.records.of(PERPLEXITY)) == ["F16", "Q8_0", "Q4_K_M"]
 
 
 def test_a_file_damaged_between_steps_fails_its_own_steps_only(lab_copy: Path, open_lab: Open) -> None:
@@ -226,10 +236,10 @@ def test_a_file_damaged_between_steps_fails_its_own_steps_only(lab_copy: Path, o
     lab = open_lab(lab_copy, chunks=5)
     outcome = pipeline.run(lab, Watched(damage), names=("quantize", "perplexity"), report=False)
     assert {(one.step, one.format) for one in outcome.failures} == {("perplexity", "Q8_0")}
-    assert set(outcome.records.perplexity) == {"F16", "Q4_K_M"}
+    assert set(outcome.records.of(PERPLEXITY)) == {"F16", "Q4_K_M"}
     again = pipeline.run(open_lab(lab_copy, chunks=5), Watched(), names=("quantize", "perplexity"), report=False)
     assert again.failures == ()
-    assert set(again.records.perplexity) == {"F16", "Q8_0", "Q4_K_M"}
+    assert set(again.records.of(PERPLEXITY)) == {"F16", "Q8_0", "Q4_K_M"}
 
 
 @pytest.mark.slow
@@ -250,24 +260,24 @@ def test_a_killed_child_is_named_the_rest_goes_on_and_the_next_run_repeats_one_c
     (failure,) = outcome.failures
     assert (failure.step, failure.format) == ("perplexity", "Q8_0")
     assert "SIGKILL" in failure.message
-    assert set(outcome.records.perplexity) == {"F16"}
+    assert set(outcome.records.of(PERPLEXITY)) == {"F16"}
 
     again = pipeline.run(
         open_lab(lab_copy, chunks=10, formats=formats), display := Watched(), names=("perplexity",), report=False
     )
     assert display.steps == [("perplexity", "Q8_0")]
     assert again.failures == ()
-    run = again.records.perplexity["Q8_0"]
+    run = again.records.of(PERPLEXITY)["Q8_0"]
     # what was reported as done was kept: at most the chunk under way is computed twice
     assert run.n_tokens_evaluated <= (10 - reported[0]) * 512
-    interrupted = load_nll(lab.folder.root / run.nll_path)
+    interrupted = load_rows(lab.folder.root / run.nll_path)
     shutil.rmtree(lab.folder.nll)
     undisturbed = pipeline.run(
         open_lab(lab_copy, chunks=10, formats=formats), Watched(), names=("perplexity",), report=False
     )
-    assert undisturbed.records.perplexity["Q8_0"].ppl == run.ppl
+    assert undisturbed.records.of(PERPLEXITY)["Q8_0"].ppl == run.ppl
     assert interrupted is not None
-    nll = load_nll(lab.folder.root / run.nll_path)
+    nll = load_rows(lab.folder.root / run.nll_path)
     assert nll is not None
     assert (nll[:10] == interrupted[:10]).all()
 
@@ -276,7 +286,7 @@ def test_force_measures_again(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
     outcome = pipeline.run(lab, display := Watched(), names=("perplexity",), force=("perplexity",), report=False)
     assert display.steps == [("perplexity", label) for label in ("F16", "Q8_0", "Q4_K_M")]
-    assert all(run.n_tokens_evaluated == 4 * 512 for run in outcome.records.perplexity.values())
+    assert all(run.n_tokens_evaluated == 4 * 512 for run in outcome.records.of(PERPLEXITY).values())
 
 
 def test_force_leaves_other_formats_alone(lab_copy: Path, open_lab: Open) -> None:
@@ -291,7 +301,7 @@ def _failed(lab: Lab, step: str, label: str) -> None:
     from labctl.steps.measured import StepFailure
 
     failure = StepFailure(step=step, format=label, message="It failed.", hint="Try again.")
-    write_record(lab.folder.record_path("failures"), groups.Failures(failures=(failure,)))
+    write_record(lab.folder.record_path("failures"), Failures(failures=(failure,)))
 
 
 @pytest.mark.parametrize("label", ["Q2_K", "Q8_0"], ids=["a format left out now", "a step that is done by now"])
@@ -303,7 +313,7 @@ def test_an_old_failure_does_not_stick(lab_copy: Path, open_lab: Open, label: st
 
 def test_a_damaged_nll_file_is_measured_again(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
-    run = results.load_records(lab).perplexity["Q8_0"]
+    run = results.load_records(lab).of(PERPLEXITY)["Q8_0"]
     path = lab.folder.root / run.nll_path
     path.write_bytes(path.read_bytes()[:500])
     assert stale(lab) == {("perplexity", "Q8_0")}
@@ -323,12 +333,12 @@ def test_a_lost_prompt_file_is_written_again(lab_copy: Path, open_lab: Open) -> 
 def test_records_name_their_inputs_settings_and_versions(small_lab: Path, open_lab: Open) -> None:
     lab = open_lab(small_lab)
     records = results.load_records(lab)
-    run = records.perplexity["Q8_0"]
-    assert run.provenance.inputs == {"model": records.files["Q8_0"].sha256, "text": lab.text.sha256}
+    run = records.of(PERPLEXITY)["Q8_0"]
+    assert run.provenance.inputs == {"model": records.of(QUANTIZE)["Q8_0"].sha256, "text": lab.text.sha256}
     assert run.provenance.versions["llama_cpp"]
     assert run.provenance.settings["chunks"] == 4
     assert run.provenance.machine == lab.machine
-    generation = records.generation["Q8_0"].provenance
+    generation = records.of(GENERATE)["Q8_0"].provenance
     assert generation.settings["seed"] == 42
     assert set(generation.inputs) == {"model", "capitals", "sums"}
 
@@ -353,7 +363,7 @@ def test_the_plan_is_exact_about_bytes(new_lab: Path, open_lab: Open, quantized:
 def test_failures_survive_as_a_record(lab_copy: Path, open_lab: Open) -> None:
     lab = open_lab(lab_copy)
     _failed(lab, "bench", "Q8_0")
-    stored = read_record(lab.folder.record_path("failures"), groups.Failures)
+    stored = read_record(lab.folder.record_path("failures"), Failures)
     assert stored is not None
     assert json.loads(lab.folder.record_path("failures").read_text("utf-8"))["kind"] == "Failures"
     assert results.load_records(lab).failures == stored.failures
@@ -371,4 +381,4 @@ def test_an_old_failure_to_quantize_does_not_shut_a_format_out(lab_copy: Path, o
     _failed(lab, "quantize", "Q8_0")  # as after --force on a full disk: the old file and its record are still good
     lab.folder.record_path("memory", "Q8_0").unlink()
     outcome = pipeline.run(lab, Watched(), names=("quantize", "memory"), report=False)
-    assert "Q8_0" in outcome.records.memory
+    assert "Q8_0" in outcome.records.of(MEMORY)

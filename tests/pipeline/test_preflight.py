@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
-from lab_factory import make_lab
+from kit.command import Cli
+from kit.lab_factory import make_lab
 
+from labctl import engines
 from labctl.cli.output import Display
 from labctl.errors import LabError
 from labctl.lab.lab import Lab
@@ -25,6 +26,7 @@ from labctl.records.files import TensorFallback
 from labctl.report.build import ReportOptions, build
 from labctl.report.findings import notices
 from labctl.report.gaps import mark_names, mislabelled, mislabelled_notice, shown_name
+from labctl.steps.quantize.step import QUANTIZE
 
 SMALL = Preflight(
     write_bytes=50_000_000,
@@ -78,10 +80,17 @@ def test_the_probe_measures_once_and_replaces_the_guess(lab: Lab) -> None:
     assert not list(lab.folder.nll.glob("*"))
 
 
+def test_an_engine_that_cannot_score_is_not_probed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(engines.TABLE, "fake", "kit.fake_engine:ENGINE")
+    other = dataclasses.replace(lab, model=dataclasses.replace(lab.model, engine="fake"))
+    assert preflight.ensure_probe(other) is None
+    assert not list(lab.folder.logs.glob("probe*"))  # no child was started
+
+
 def test_bytes_come_from_the_dry_run(lab: Lab) -> None:
     planned = plan.plan(lab, ("quantize",))
     found = preflight.preflight(lab, planned)
-    made = pipeline.run(lab, Display(quiet=True), names=("quantize",), report=False).records.files
+    made = pipeline.run(lab, Display(quiet=True), names=("quantize",), report=False).records.of(QUANTIZE)
     exact = sum(made[label].tensor_bytes for label in ("Q8_0", "Q4_K_M"))
     assert found.write_bytes == exact
     assert found.peak_ram_bytes > Path(lab.model.path).stat().st_size and not found.probed
@@ -91,7 +100,7 @@ def test_a_small_run_is_said_and_not_asked(lab: Lab) -> None:
     heard = Heard()
     preflight.check(lab, SMALL, heard)
     assert heard.notes == [
-        "other: writes 50 MB (90 GB free), needs about 1 GB of memory at most (16 GB here) and takes about"
+        "other: writes 50.0 MB (90.0 GB free), needs about 1.00 GB of memory at most (16.0 GB here) and takes about"
         " 1 min 30 s, judging by the first chunks."
     ]
     assert not heard.warnings
@@ -109,11 +118,11 @@ def test_a_large_run_needs_consent(lab: Lab) -> None:
 
 
 def test_too_little_disk_or_memory(lab: Lab) -> None:
-    with pytest.raises(LabError, match=r"Not enough disk: this run writes 50 MB, and .* has 1 MB free"):
+    with pytest.raises(LabError, match=r"Not enough disk: this run writes 50.0 MB, and .* has 1.00 MB free"):
         preflight.check(lab, dataclasses.replace(SMALL, free_bytes=10**6), Heard())
     heard = Heard()
     preflight.check(lab, dataclasses.replace(SMALL, peak_ram_bytes=20 * 10**9), heard)
-    assert "more than the 16 GB that are here" in heard.warnings[0]
+    assert "more than the 16.0 GB that are here" in heard.warnings[0]
 
 
 def test_a_run_says_it_first(cli: Cli, new_lab: Path, demo_model: Path) -> None:
@@ -141,8 +150,8 @@ def test_fallbacks_are_said_and_marked_wherever_the_name_begins_a_row(tmp_path: 
     records = make_lab(tmp_path)
     assert mislabelled(records) == () and mislabelled_notice(records) == ""
     gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
-    changed = dataclasses.replace(records.files["Q6_K"], fallbacks=(gone,))
-    records = dataclasses.replace(records, files={**records.files, "Q6_K": changed})
+    changed = dataclasses.replace(records.of(QUANTIZE)["Q6_K"], fallbacks=(gone,))
+    records = records.having(QUANTIZE, {**records.of(QUANTIZE), "Q6_K": changed})
     assert mislabelled(records) == ("Q6_K",)
     assert "576" in notices(records)[-1] and "Q6_K: q6_K 100 %" in notices(records)[-1]
     text = "x\n| Q6_K | 1 |\n| Q8_0 | Q6_K |\n| Q6_K ⚠ | 2 |\nQ6_K is, Q6_K_L not\n"
@@ -158,7 +167,7 @@ def test_fallbacks_are_said_and_marked_wherever_the_name_begins_a_row(tmp_path: 
 def test_a_students_words_are_not_marked(tmp_path: Path) -> None:
     records = make_lab(tmp_path)
     gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
-    records.files["Q6_K"] = dataclasses.replace(records.files["Q6_K"], fallbacks=(gone,))
+    records.of(QUANTIZE)["Q6_K"] = dataclasses.replace(records.of(QUANTIZE)["Q6_K"], fallbacks=(gone,))
     folder = tmp_path / "reports"
     write_text(folder / "answers.toml", 'Q6 = """Q6_K is mine.\n\nAnd Q6_K\nagain."""\n')
     build(records, folder, ReportOptions())
@@ -187,7 +196,7 @@ def test_a_disk_without_room_for_probabilities_alone_does_not_stop_a_run(lab: La
     heard = Heard()
     tight = dataclasses.replace(SMALL, spool_bytes=spool, free_bytes=SMALL.write_bytes - 1)
     preflight.check(lab, tight, heard)
-    assert heard.warnings[0].startswith("KL divergence will be left out: its temporary file takes 40 MB, and")
+    assert heard.warnings[0].startswith("KL divergence will be left out: its temporary file takes 40.0 MB, and")
     with pytest.raises(LabError, match="Not enough disk"):
         preflight.check(lab, dataclasses.replace(tight, free_bytes=SMALL.write_bytes - spool - 1), Heard())
     checked = [checks.check_disk(Path(), need, 10**18) for need in (10**18, 2 * 10**18 + 10**15)]

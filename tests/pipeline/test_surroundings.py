@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from test_environment import assert_no_traceback
 
-from labctl.engines.llama_cpp.tasks import EngineTask
+from labctl.engines.llama_cpp.identity import EngineTask
 from labctl.errors import LabError
-from labctl.executors.child import run_task
+from labctl.executors.local import run_task
 from labctl.handin import remeasure, verify
 from labctl.handin.compare import contradictions
 from labctl.lab.config import LabConfig
@@ -122,6 +122,7 @@ def test_a_broken_package_is_one_line_with_its_name(
     assert found.hint == f"Install it again: pip install --force-reinstall {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["msgspec", "pandas", "matplotlib"])
 def test_a_command_names_the_package_that_it_cannot_load(
     cli: Any, small_lab: Path, tmp_path: Path, package: str
@@ -132,8 +133,12 @@ def test_a_command_names_the_package_that_it_cannot_load(
     program += "import labctl.__main__ as m; m._settle = lambda: None; m.main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "report", "--reports", str(tmp_path / "reports")],
-        cwd=small_lab, env=cli.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=small_lab,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert_no_traceback(done)
     assert f"error: The Python package {package} cannot be used (RuntimeError: of another Python)" in done.stderr
@@ -146,9 +151,8 @@ def test_a_broken_package_in_a_child_ends_the_run_with_its_name(
     monkeypatch.setattr(sys, "path", [str(hide(tmp_path / "packages", "numpy")), *sys.path])
     with pytest.raises(LabError, match="The Python package numpy cannot be used") as caught:
         run_task(
-            EngineTask(model_path="", format="", n_threads=1), dict[str, str], log_path=tmp_path / "x.log",
-            hang_s=60,
-        )  # fmt: skip
+            EngineTask(model_path="", format="", n_threads=1), dict[str, str], log_path=tmp_path / "x.log", hang_s=60
+        )
     assert caught.value.for_all
 
 
@@ -172,7 +176,7 @@ def test_a_fault_of_this_machine_is_not_told_as_one_of_what_is_checked(
     )
     for error in (lacking, full):
         with monkeypatch.context() as patched:
-            patched.setattr(verify, "_wrong_outputs", refuse(error))
+            patched.setattr(verify, "_other_records", refuse(error))
             with pytest.raises(LabError, match=r"scipy cannot be used|disk is full"):
                 verify.verify(archive, config, seed=1)
         with pytest.raises(LabError, match=r"scipy cannot be used|disk is full"), contradictions("x.zip"):

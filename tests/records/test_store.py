@@ -12,14 +12,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_factory import MACHINE, gguf_file
+from kit.lab_factory import MACHINE, gguf_file
 
 from labctl.errors import LabError
 from labctl.lab.folder import RunFolder
 from labctl.records import digests, store
 from labctl.records.base import SCHEMA_VERSION, Machine
 from labctl.records.digests import DigestCache, _sha256, digest, file_sha256
-from labctl.records.disk import PARTIAL, partial_path, remove_partials, safe_name, write_bytes, write_text, writing
+from labctl.records.disk import (
+    PARTIAL,
+    SCRATCH,
+    partial_path,
+    remove_partials,
+    safe_name,
+    write_bytes,
+    write_text,
+    writing,
+)
 from labctl.records.files import GgufFile
 
 # -- atomic writes ----------------------------------------------------------------------------------------------------
@@ -52,6 +61,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_one(
     assert [one.name for one in tmp_path.iterdir()] == ["file.txt"]
     assert caught.value.hint
     assert ("disk is full" in caught.value.message) == (code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_a_full_disk_is_told_with_the_folder_that_people_know(tmp_path: Path) -> None:
+    scratch = tmp_path / "model" / SCRATCH
+    scratch.mkdir(parents=True)
+    for code, told in ((errno.ENOSPC, f"spool-1 in {scratch.parent}."), (errno.EACCES, f"Cannot write to {scratch}: ")):
+        with pytest.raises(LabError) as caught, writing(scratch / "spool-1"):
+            raise OSError(code, os.strerror(code))
+        assert told in caught.value.message
 
 
 def test_a_full_device_is_reported_as_a_full_disk() -> None:

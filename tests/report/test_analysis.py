@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_factory import (
+from kit.lab_factory import (
     FIGURES,
     FORMATS,
     N_CHUNKS,
@@ -25,12 +26,20 @@ from lab_factory import (
 )
 
 from labctl.records.files import TensorFallback
-from labctl.report.analysis import common_chunks, frame, load_nll, rows_of
-from labctl.report.answers import answer_changes, first_divergence
+from labctl.report.figures import figures_of, table
 from labctl.report.gaps import content_notes, gaps, record_name, twins
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.answers import answer_changes, first_divergence
 from labctl.steps.intervals import mcnemar_exact, median_interval, wilson
-from labctl.steps.measured import StepFailure
+from labctl.steps.measured import Measured, StepFailure
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.perplexity.figures import common_chunks, load_nll
 from labctl.steps.perplexity.scorer import perplexity
+from labctl.steps.perplexity.step import PERPLEXITY
+
+
+def frame(lab: Measured, limit: float = 0.02) -> pd.DataFrame:
+    return table(lab, figures_of(lab, limit))
 
 
 def test_perplexity_of_uniform_guesses_is_the_size_of_the_vocabulary() -> None:
@@ -48,7 +57,7 @@ def test_perplexity_and_error_follow_llama_perplexity() -> None:
 
 
 def test_frame_of_a_complete_lab(tmp_path: Path) -> None:
-    rows = rows_of(frame(make_lab(tmp_path)))
+    rows = {str(name): row for name, row in frame(make_lab(tmp_path)).iterrows()}
     assert tuple(rows) == FORMATS
     assert [row["verdict"] for row in rows.values()] == [
         "baseline",
@@ -91,8 +100,8 @@ def test_frame_of_nothing_has_every_row_and_no_figure(tmp_path: Path) -> None:
 def test_chunks_outside_the_record_are_not_read(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0", "Q6_K"))
     folder = Path(lab.folder)
-    lab.perplexity["Q8_0"] = perplexity_run(folder, "Q8_0", nll_of(18.2, 0.1, 3), chunks=((0, 3), (10, 20)))
-    lab.perplexity["Q6_K"] = perplexity_run(folder, "Q6_K", nll_of(18.3, 0.1, 4), chunks=((2, 15),))
+    lab.of(PERPLEXITY)["Q8_0"] = perplexity_run(folder, "Q8_0", nll_of(18.2, 0.1, 3), chunks=((0, 3), (10, 20)))
+    lab.of(PERPLEXITY)["Q6_K"] = perplexity_run(folder, "Q6_K", nll_of(18.3, 0.1, 4), chunks=((2, 15),))
     nll = load_nll(lab)
     assert np.isnan(nll["Q8_0"][3:10]).all()
     shared = common_chunks(nll)
@@ -123,22 +132,22 @@ def test_damaged_token_file_is_a_gap_not_a_number(tmp_path: Path, damage: str) -
 
 def test_another_text_is_not_compared(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    run = lab.perplexity["Q8_0"]
-    lab.perplexity["Q8_0"] = replace(run, text=replace(run.text, sha256="c" * 64))
+    run = lab.of(PERPLEXITY)["Q8_0"]
+    lab.of(PERPLEXITY)["Q8_0"] = replace(run, text=replace(run.text, sha256="c" * 64))
     assert set(load_nll(lab)) == {"F16"}
 
 
 def test_failure_is_the_reason_of_its_gap(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    del lab.speed["Q8_0"], lab.memory["F16"]
+    del lab.of(BENCH)["Q8_0"], lab.of(MEMORY)["F16"]
     failure = StepFailure(step="bench", format="Q8_0", message="Stopped.", hint="Again.", log_path="logs/b.log")
     found = gaps(replace(lab, failures=(failure,)))
     assert [(gap.step, gap.format, gap.reason, gap.log_path) for gap in found] == [
-        ("speed", "Q8_0", "Stopped. Again.", "logs/b.log"),
         ("memory", "F16", "This step has not been run with these settings yet.", ""),
+        ("bench", "Q8_0", "Stopped. Again.", "logs/b.log"),
     ]
-    assert record_name(lab, "speed", "F16") == "outputs/labllama/records/bench-F16.json"
-    assert record_name(lab, "speed", "Q8_0") is None
+    assert record_name(lab, "bench", "F16") == "outputs/labllama/records/bench-F16.json"
+    assert record_name(lab, "bench", "Q8_0") is None
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=40))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab_factory import (
+from kit.lab_factory import (
     FIGURES,
     FORMATS,
     empty_lab,
@@ -30,18 +30,37 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from labctl.engines.llama_cpp.formats import FORMATS as LLAMA_ORDER
-from labctl.report.analysis import frame, rows_of
-from labctl.report.charts import CHARTS, draw_charts
-from labctl.report.findings import performance_finding, quality_finding, verdict_finding
-from labctl.report.labels import Box, Point, cross, meets, place_labels
-from labctl.report.pagedata import page_data
-from labctl.report.plot import PALETTE, hatch, look, new_figure, styled
-from labctl.steps.measured import LabRecords
+from labctl.report.charts import CHARTS, draw_charts, findings_of
+from labctl.report.charts.labels import Box, Point, cross, meets, place_labels
+from labctl.report.charts.plot import PALETTE, hatch, look, new_figure, styled
+from labctl.report.figures import figures_of, table
+from labctl.report.page.data import page_data
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
 
 
-def figure_of(lab: LabRecords, name: str) -> Figure:
+def draw(name: str, lab: Measured) -> Figure | None:
+    return CHARTS[name].draw(lab, figures_of(lab), 0.02, "A finding, as the title of the chart")
+
+
+_drawn: dict[tuple[str, str], tuple[Measured, Figure]] = {}
+
+
+def figure_of(lab: Measured, name: str) -> Figure:
+    """A chart as it is drawn; each once, several tests look at it."""
+    known = _drawn.get((lab.folder, name))
+    if known is None or known[0] is not lab:
+        _drawn[lab.folder, name] = known = lab, _draw(lab, name)
+    return known[1]
+
+
+def _draw(lab: Measured, name: str) -> Figure:
     with styled():
-        figure = CHARTS[name](lab, rows_of(frame(lab)), 0.02)
+        figure = draw(name, lab)
         assert figure is not None
         renderer_of(figure)
     return figure
@@ -84,47 +103,47 @@ def boxes(figure: Figure) -> dict[str, Bbox]:
     }
 
 
-def crowded(lab: LabRecords) -> LabRecords:
+def crowded(lab: Measured) -> Measured:
     """Q4_K_S almost on top of Q4_K_M in every respect, Q3_K_M near both."""
     folder = Path(lab.folder)
     for name, n_bytes, ppl, tps in (("Q4_K_S", 10174000, 19.386, 2541.0), ("Q3_K_M", 10100000, 19.40, 2530.0)):
-        lab.files[name] = replace(lab.files[name], size_bytes=n_bytes)
-        lab.perplexity[name] = perplexity_run(folder, name, nll_of(ppl, 0.3, 5))
-        lab.speed[name] = speed_run(name, 9000, tps, 3)
+        lab.of(QUANTIZE)[name] = replace(lab.of(QUANTIZE)[name], size_bytes=n_bytes)
+        lab.of(PERPLEXITY)[name] = perplexity_run(folder, name, nll_of(ppl, 0.3, 5))
+        lab.of(BENCH)[name] = speed_run(name, 9000, tps, 3)
     return lab
 
 
 MORE = {"Q5_K_S": "Q5_K_M", "Q4_0": "Q4_K_S", "IQ4_XS": "Q4_K_S", "Q3_K_S": "Q3_K_M", "Q2_K": "Q3_K_M"}
 
 
-def twelve(lab: LabRecords) -> LabRecords:
+def twelve(lab: Measured) -> Measured:
     """Five more formats between the course's seven."""
     folder = Path(lab.folder)
     lab = replace(lab, formats=tuple(name for name in LLAMA_ORDER if name in FORMATS or name in MORE))
     for place, (name, like) in enumerate(MORE.items()):
         n_bytes, ppl, half, pp, tg, capitals, sums = FIGURES[like]
         share = 1 - 0.02 * (place + 1)
-        lab.files[name] = replace(gguf_file(like, name), size_bytes=int(n_bytes * share))
-        lab.perplexity[name] = perplexity_run(folder, name, nll_of(ppl * (1 + 0.03 * place), half, 20 + place))
-        lab.speed[name] = speed_run(name, pp * share, tg * (1 + 0.03 * place), 30 + place)
-        lab.memory[name] = memory_run(name, int(n_bytes * share))
-        lab.generation[name] = generation_run(name, capitals, sums, 5)
+        lab.of(QUANTIZE)[name] = replace(gguf_file(like, name), size_bytes=int(n_bytes * share))
+        lab.of(PERPLEXITY)[name] = perplexity_run(folder, name, nll_of(ppl * (1 + 0.03 * place), half, 20 + place))
+        lab.of(BENCH)[name] = speed_run(name, pp * share, tg * (1 + 0.03 * place), 30 + place)
+        lab.of(MEMORY)[name] = memory_run(name, int(n_bytes * share))
+        lab.of(GENERATE)[name] = generation_run(name, capitals, sums, 5)
     return lab
 
 
-def spread(lab: LabRecords) -> LabRecords:
+def spread(lab: Measured) -> Measured:
     """Perplexities and speeds that differ by factors of tens and thousands."""
-    lab.perplexity["Q3_K_M"] = perplexity_run(Path(lab.folder), "Q3_K_M", nll_of(250.0, 9.0, 5))
-    lab.speed["Q8_0"] = speed_run("Q8_0", 80, 12, 3)
-    lab.speed["F16"] = speed_run("F16", 90000, 9, 3)
+    lab.of(PERPLEXITY)["Q3_K_M"] = perplexity_run(Path(lab.folder), "Q3_K_M", nll_of(250.0, 9.0, 5))
+    lab.of(BENCH)["Q8_0"] = speed_run("Q8_0", 80, 12, 3)
+    lab.of(BENCH)["F16"] = speed_run("F16", 90000, 9, 3)
     return lab
 
 
-def only(*names: str) -> Callable[[LabRecords], LabRecords]:
+def only(*names: str) -> Callable[[Measured], Measured]:
     return lambda lab: make_lab(Path(lab.folder) / "few", names)
 
 
-LABS: dict[str, Callable[[LabRecords], LabRecords]] = {
+LABS: dict[str, Callable[[Measured], Measured]] = {
     "seven": lambda lab: lab,
     "crowded": crowded,
     "twelve": twelve,
@@ -135,16 +154,15 @@ LABS: dict[str, Callable[[LabRecords], LabRecords]] = {
 
 
 @pytest.fixture(scope="module")
-def labs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabRecords]:
+def labs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
     return {kind: change(make_lab(tmp_path_factory.mktemp(kind))) for kind, change in LABS.items()}
 
 
 @pytest.mark.parametrize("name", CHARTS)
 @pytest.mark.parametrize("kind", LABS)
-def test_no_text_meets_another_or_leaves_the_figure(labs: dict[str, LabRecords], name: str, kind: str) -> None:
+def test_no_text_meets_another_or_leaves_the_figure(labs: dict[str, Measured], name: str, kind: str) -> None:
     lab = replace(labs[kind], text=text_source("demo", "Measured on the demo text, not on WikiText-2. " * 4))
-    if CHARTS[name](lab, rows_of(frame(lab)), 0.02) is None:
-        assert kind == "one"
+    if kind == "one" and draw(name, lab) is None:
         return
     figure = figure_of(lab, name)
     found = boxes(figure)
@@ -160,7 +178,7 @@ SCATTERS = ("size_vs_quality", "size_vs_performance", "speed_vs_bits")
 
 @pytest.mark.parametrize("name", SCATTERS)
 @pytest.mark.parametrize("kind", LABS)
-def test_labels_and_leaders_keep_clear(labs: dict[str, LabRecords], name: str, kind: str) -> None:
+def test_labels_and_leaders_keep_clear(labs: dict[str, Measured], name: str, kind: str) -> None:
     lab = labs[kind]
     figure = figure_of(lab, name)
     axes, renderer = figure.axes[0], renderer_of(figure)
@@ -196,12 +214,13 @@ def test_lines_and_boxes_meet_as_geometry_says() -> None:
 
 @pytest.mark.parametrize("kind", LABS)
 @pytest.mark.parametrize("name", ["size_vs_quality", "size_vs_performance"])
-def test_the_front_never_bends_back(labs: dict[str, LabRecords], name: str, kind: str) -> None:
+def test_the_front_never_bends_back(labs: dict[str, Measured], name: str, kind: str) -> None:
     axes = figure_of(labs[kind], name).axes[0]
     fronts = [line for line in axes.lines if "no other file drawn" in str(line.get_label())]
-    rows = rows_of(frame(labs[kind]))
     column, better = ("ppl", 1) if name == "size_vs_quality" else ("tg_tps", -1)
-    spots = {(row["size_bytes"] / 1e6, row[column]) for row in rows.values()}
+    figures = figures_of(labs[kind])
+    frame = table(labs[kind], figures)[["size_bytes", column]].astype(float)
+    spots = {(size / 1e6, y) for size, y in frame.itertuples(index=False)}
     free = {
         (x, y)
         for x, y in spots
@@ -216,16 +235,17 @@ def test_the_front_never_bends_back(labs: dict[str, LabRecords], name: str, kind
 
 
 @pytest.mark.parametrize("kind", LABS)
-def test_no_axis_of_sizes_or_speeds_goes_below_zero(labs: dict[str, LabRecords], kind: str) -> None:
+def test_no_axis_of_sizes_or_speeds_goes_below_zero(labs: dict[str, Measured], kind: str) -> None:
     for name in (*SCATTERS, "speed", "memory"):
         for axes in figure_of(labs[kind], name).axes:
             assert axes.get_xlim()[0] >= 0
             assert name in ("speed", "memory") or axes.get_ylim()[0] >= 0
 
 
-def test_limit_and_pick_are_marked_where_the_title_speaks_of_them(labs: dict[str, LabRecords]) -> None:
+def test_limit_and_pick_are_marked_where_the_title_speaks_of_them(labs: dict[str, Measured]) -> None:
     axes = figure_of(labs["seven"], "size_vs_quality").axes[0]
-    base = rows_of(frame(labs["seven"]))["F16"]["ppl"]
+    base = figures_of(labs["seven"])["F16"].ppl
+    assert base is not None
     assert any([y for _, y in line_ends(line)] == [1.02 * base] * 2 for line in axes.lines)
     assert "limit: +2 %" in {text.get_text() for text in axes.texts}
     assert next(text for text in axes.texts if text.get_text() == "Q6_K").get_fontweight() == "bold"
@@ -238,7 +258,7 @@ def test_limit_and_pick_are_marked_where_the_title_speaks_of_them(labs: dict[str
 def test_captions_explain_what_is_drawn_and_nothing_else(tmp_path: Path, scale: int) -> None:
     lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
     for name in lab.formats:
-        lab.memory[name] = memory_run(name, FIGURES[name][0] * scale)
+        lab.of(MEMORY)[name] = memory_run(name, FIGURES[name][0] * scale)
     figure = figure_of(lab, "memory")
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert bool(dashed) == (scale > 1)
@@ -264,11 +284,11 @@ def test_every_format_has_a_look_of_its_own_that_can_be_seen() -> None:
         assert 1.05 / (luminance + 0.05) >= 3, color  # WCAG 2.1, 1.4.11
 
 
-def test_a_format_looks_the_same_whatever_stands_beside_it(labs: dict[str, LabRecords]) -> None:
+def test_a_format_looks_the_same_whatever_stands_beside_it(labs: dict[str, Measured]) -> None:
     seen: dict[str, set[tuple[str, str]]] = {}
     for kind in ("seven", "two", "twelve"):
         lab = labs[kind]
-        data = page_data(lab, rows_of(frame(lab)), (0.3, 0.4, 0.3), 0.02)
+        data = page_data(lab, figures_of(lab), (0.3, 0.4, 0.3), 0.02)
         for one in data["formats"]:
             seen.setdefault(one["name"], set()).add((one["color"], one["marker"]))
         for name in ("size_vs_quality", "speed"):
@@ -278,7 +298,7 @@ def test_a_format_looks_the_same_whatever_stands_beside_it(labs: dict[str, LabRe
     assert all(len(looks) == 1 for looks in seen.values())
 
 
-def test_the_map_of_winners_reads_without_colour(labs: dict[str, LabRecords]) -> None:
+def test_the_map_of_winners_reads_without_colour(labs: dict[str, Measured]) -> None:
     figure = figure_of(labs["seven"], "winner_map")
     legend = figure.axes[0].get_legend()
     assert legend is not None
@@ -314,8 +334,8 @@ def test_axes_have_names_with_units(tmp_path: Path) -> None:
         for axes in figure_of(lab, name).axes:
             assert x_unit in axes.get_xlabel()
             assert y_unit in axes.get_ylabel()
-    lab.files.update({name: replace(file, size_bytes=file.size_bytes * 500) for name, file in lab.files.items()})
-    assert "GB" in figure_of(lab, "size_vs_quality").axes[0].get_xlabel()
+    files = {name: replace(file, size_bytes=file.size_bytes * 500) for name, file in lab.of(QUANTIZE).items()}
+    assert "GB" in figure_of(lab.having(QUANTIZE, files), "size_vs_quality").axes[0].get_xlabel()
 
 
 def test_notices_and_conditions_are_under_every_chart(tmp_path: Path) -> None:
@@ -329,30 +349,29 @@ def test_notices_and_conditions_are_under_every_chart(tmp_path: Path) -> None:
         assert ("DRIFTED" in words) == speeds, name  # a drift of speeds says nothing about perplexity or memory
         assert "Example CPU" in words and "threads: 2" in words and "llama.cpp b1234" in words
     words = " ".join(text.get_text() for text in figure_of(lab, "size_vs_quality").texts)
-    assert "demo text" in words and "40 of 40 chunks" in words
+    assert "demo text" in words and "40 of 48 chunks" in words
 
 
 def test_titles_say_what_was_found(tmp_path: Path) -> None:
     lab = make_lab(tmp_path)
-    rows = rows_of(frame(lab))
-    assert quality_finding(lab, rows, 0.02).startswith("Q6_K is the smallest file shown to stay under a 2 % increase")
-    assert performance_finding(lab, rows).startswith(
+    said = findings_of(lab, figures_of(lab), 0.02)
+    assert said["size_vs_quality"].startswith("Q6_K is the smallest file shown to stay under a 2 % increase")
+    assert said["size_vs_performance"].startswith(
         "Q4_K_S generates text fastest: 2923 tokens/second, 2.433 (2.425 to 2.442) times F16"
     )
-    assert verdict_finding(lab, rows, 0.02).endswith(
+    assert said["ppl_increase"].endswith(
         "Q8_0 and Q6_K stay under it; Q5_K_M is undecided; Q4_K_M, Q4_K_S and Q3_K_M exceed it"
     )
-    rows = rows_of(frame(lab, 0.0001))
-    assert (
-        quality_finding(lab, rows, 0.0001) == "No smaller file is shown to stay under a 0.01 % increase of perplexity"
-    )
+    said = findings_of(lab, figures_of(lab, 0.0001), 0.0001)
+    assert said["size_vs_quality"] == "No smaller file is shown to stay under a 0.01 % increase of perplexity"
 
 
 def test_same_records_same_bytes(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    rows = rows_of(frame(lab))
-    first = draw_charts(lab, rows, 0.02)
-    assert first == draw_charts(lab, rows, 0.02)
+    rows = figures_of(lab)
+    said = findings_of(lab, rows, 0.02)
+    first = draw_charts(lab, rows, 0.02, said)
+    assert first == draw_charts(lab, rows, 0.02, said)
     assert set(first) == {f"{name}.{kind}" for name in CHARTS for kind in ("png", "svg")}
     assert all(data.startswith(b"\x89PNG") for name, data in first.items() if name.endswith("png"))
     assert not any(b"<dc:date>" in data for name, data in first.items() if name.endswith("svg"))
@@ -360,12 +379,12 @@ def test_same_records_same_bytes(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     empty = empty_lab(tmp_path)
-    assert draw_charts(empty, rows_of(frame(empty)), 0.02) == {}
+    assert draw_charts(empty, figures_of(empty), 0.02, findings_of(empty, figures_of(empty), 0.02)) == {}
     lab = make_lab(tmp_path, ("F16", "Q8_0", "Q6_K"))
-    del lab.speed["Q8_0"], lab.perplexity["F16"]
+    del lab.of(BENCH)["Q8_0"], lab.of(PERPLEXITY)["F16"]
     labels = {text.get_text() for text in figure_of(lab, "size_vs_performance").axes[0].texts}
     assert {"F16", "Q6_K"} <= labels and "Q8_0" not in labels
-    assert CHARTS["ppl_increase"](lab, rows_of(frame(lab)), 0.02) is None
+    assert draw("ppl_increase", lab) is None
 
 
 def test_names_cannot_become_formulas_or_break_the_font(tmp_path: Path) -> None:
@@ -373,3 +392,21 @@ def test_names_cannot_become_formulas_or_break_the_font(tmp_path: Path) -> None:
     lab = replace(lab, model=replace(lab.model, name="a$x^2$_{}\x07模"))
     words = " ".join(text.get_text() for text in figure_of(lab, "memory").texts)
     assert "a$x^2$_{}?" in words
+
+
+# -- what every chart must keep ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_says_what_it_is(labs: dict[str, Measured], name: str) -> None:
+    chart, lab = CHARTS[name], labs["seven"]
+    assert chart.name == name and chart.alt and chart.how_to_read
+    finding = chart.finding(lab, figures_of(lab), 0.02)
+    assert finding and finding[0].isupper() and not finding.endswith(".")
+    assert chart.entry(finding)["reading"] == f"{chart.how_to_read}. {finding}."
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_no_chart_is_drawn_of_nothing(tmp_path: Path, name: str) -> None:
+    lab = empty_lab(tmp_path)
+    assert draw(name, lab) is None

@@ -10,18 +10,26 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from claim_labs import STEPS, Format, Plan, lab_of, plans
-from claims import CHECKERS, Checker, nothing_impossible, the_pick, written
-from claims_figures import (
+from hypothesis import HealthCheck, Phase, example, given, settings
+from kit.claim_labs import STEPS, Format, Plan, lab_of, plans
+from kit.claims import CHECKERS, Checker, nothing_impossible, the_pick, written
+from kit.claims_figures import (
     chunks_are_told_as_they_were,
+    grey_is_no_more_than_noise,
     smaller_is_smaller,
     stars_lie_in_their_band,
     the_pick_passes_and_saves,
     verdicts_follow,
 )
-from claims_texts import answers_lost_are_lost, texts_are_the_same_where_said_so
-from hypothesis import HealthCheck, Phase, example, given, settings
-from lab_factory import empty_lab
+from kit.claims_texts import (
+    a_distance_without_direction_has_none,
+    answers_lost_are_lost,
+    texts_are_the_same_where_said_so,
+)
+from kit.lab_factory import empty_lab
+
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE
 
 
 def checked(plan: Plan) -> dict[str, int]:
@@ -40,12 +48,13 @@ RICH = Plan(
         Format(name="Q4_K_M", size=3.02, ppl=1.3, tps=2.6, text="loops", right=(150, 60)),
         Format(name="Q3_K_M", size=3.4, ppl=1.5, tps=0.5, text="goes on"),
     ),
+    noise=(0.04, 8e-6),
 )
 GONE_ON = Plan(
     formats=(BASE, Format(name="Q8_0", ppl=1.021, spread_pct=0.5), Format(name="Q6_K", chunks=33)), adaptive=True
 )
 IDENTICAL = Plan(formats=(BASE, Format(name="Q8_0", size=1.002, text="same"), Format(name="Q4_K_M", text="same")))
-NO_ROUNDS = Plan(formats=(BASE, Format(name="Q6_K", size=2.4, missing=("generation", "speed"))), rounds=1)
+NO_ROUNDS = Plan(formats=(BASE, Format(name="Q6_K", size=2.4, missing=(GENERATE, BENCH))), rounds=1)
 
 
 # Not shrunk: a failing plan is read as it is, and shrinking it would write hundreds of reports.
@@ -95,6 +104,8 @@ def test_a_lab_before_anything_was_run_claims_nothing(tmp_path: Path) -> None:
         ("★★★☆☆", "★★★★★", stars_lie_in_their_band),
         ("Use Q6_K for production", "Use Q4_K_M for production", the_pick_passes_and_saves),
         (" 40 |", " 32 |", chunks_are_told_as_they_were),
+        ("<sub>+1.00 %</sub>", "+1.00 %", grey_is_no_more_than_noise),
+        ("was lost and 0 gained", "was lost and 1 gained", a_distance_without_direction_has_none),
         ("could still", "is -3 bytes and could still", nothing_impossible),
     ],
 )

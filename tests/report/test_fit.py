@@ -7,17 +7,19 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_factory import SHAPE, empty_lab, make_lab, memory_run
+from kit.lab_factory import SHAPE, empty_lab, make_lab, memory_run
 
 from labctl.report.fit import GIB, fit_table, kv_bytes_at, reserve_bytes
 from labctl.report.machine_tables import contexts
-from labctl.steps.measured import LabRecords
+from labctl.steps.measured import Measured
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.quantize.step import QUANTIZE
 
 
-def with_peak(lab: LabRecords, peak_bytes: int) -> LabRecords:
+def with_peak(lab: Measured, peak_bytes: int) -> Measured:
     run = memory_run("F16", 30_000_000)
     load = replace(run.loads[0], peak_rss_bytes=peak_bytes)
-    return replace(lab, formats=("F16",), memory={"F16": replace(run, loads=(load,))})
+    return replace(lab, formats=("F16",)).having(MEMORY, {"F16": replace(run, loads=(load,))})
 
 
 def test_reserve_as_the_rule_says() -> None:
@@ -42,7 +44,7 @@ def test_context_changes_only_the_cache(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
     measured, larger, smaller = (fit_table(lab, 8, n_ctx) for n_ctx in (1024, 4096, 512))
     for row, more, less in zip(measured, larger, smaller, strict=True):
-        peak = lab.memory[row.format].peak_rss_bytes
+        peak = lab.of(MEMORY)[row.format].peak_rss_bytes
         assert row.need_bytes == peak
         assert more.need_bytes == peak + 3 * SHAPE.kv_bytes(1024)
         assert less.need_bytes == peak - SHAPE.kv_bytes(512)
@@ -55,8 +57,10 @@ def test_context_changes_only_the_cache(tmp_path: Path) -> None:
 def test_what_does_not_fit_does_not_fit_at_any_length(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16",))
     assert [fit_table(lab, 4, n_ctx)[0].verdict for n_ctx in (1024, 1025, 1 << 30)] == [
-        "fits", "longer than trained for", "does not fit",
-    ]  # fmt: skip
+        "fits",
+        "longer than trained for",
+        "does not fit",
+    ]
     table = contexts(lab)
     assert "| longer than trained for: all |" in table.replace("fits: all", "")
     for line in table.splitlines()[2:]:
@@ -66,8 +70,8 @@ def test_what_does_not_fit_does_not_fit_at_any_length(tmp_path: Path) -> None:
 
 def test_without_a_file_the_measured_cache_is_scaled(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16",))
-    lab.files.clear()
-    assert kv_bytes_at(lab, "F16", 2048) == 2 * lab.memory["F16"].loads[0].kv_bytes
+    lab.of(QUANTIZE).clear()
+    assert kv_bytes_at(lab, "F16", 2048) == 2 * lab.of(MEMORY)["F16"].loads[0].kv_bytes
 
 
 def test_unmeasured_memory_has_no_verdict(tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_more_memory_never_hurts(peak: int, ram: int) -> None:
     assert order.index(verdicts[0]) <= order.index(verdicts[1])
 
 
-_LAB = LabRecords(
+_LAB = Measured(
     folder="outputs/x",
     model=None,  # type: ignore[arg-type]  # the arithmetic needs no model
     text=None,

@@ -6,13 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from lab_factory import empty_lab, make_lab
+from kit.lab_factory import empty_lab, make_lab
 
-from labctl.engines.llama_cpp.formats import FORMATS
+from labctl.engines.llama_cpp.engine import ENGINE
 from labctl.errors import LabError
 from labctl.report.fit import GIB
 from labctl.report.fit_params import PROGRAM_BYTES, fit_params_table, other_shapes
 from labctl.report.shapes import SHAPES, find_shape
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.quantize.step import QUANTIZE
 
 # As the Hub counts the weights in each model's safetensors files.
 PUBLISHED = {
@@ -81,12 +83,12 @@ def test_need_is_the_sum_that_the_arithmetic_names(tmp_path: Path) -> None:
     assert list(rows) == list(lab.formats)
     program = 34_000_000  # start_rss_bytes of the lab's records
     for name, row in rows.items():
-        assert row.need_bytes == shape.tensor_bytes(FORMATS[name]) + 2 * GIB + shape.work_bytes() + program
+        assert row.need_bytes == shape.tensor_bytes(ENGINE, name) + 2 * GIB + shape.work_bytes() + program
         assert row.arithmetic.endswith(f"{row.verdict}.") and "Weights: 6.738 billion x " in row.arithmetic
     assert "4.844 bits (q4_K 83 %, q6_K 17 %; this lab's file: " in rows["Q4_K_M"].arithmetic
     assert rows["F16"].verdict == "does not fit"
     assert fit_params_table(lab, 32, 4096, shape, n_params)[0].verdict == "fits"
-    lab.memory.clear()
+    lab.of(MEMORY).clear()
     fresh = {row.format: row for row in fit_params_table(lab, 8, 4096, shape, n_params)}
     assert (fresh["F16"].need_bytes or 0) - (rows["F16"].need_bytes or 0) == PROGRAM_BYTES - program
 
@@ -97,14 +99,14 @@ def test_need_is_the_sum_that_the_arithmetic_names(tmp_path: Path) -> None:
 )
 def test_files_of_llama_2_7b_are_as_large_as_the_hub_lists_them(label: str, listed_gb: float) -> None:
     shape, _ = find_shape("Llama-2-7B")
-    assert shape.tensor_bytes(FORMATS[label]) == pytest.approx(listed_gb * 1e9, rel=0.002)  # listed to 0.01 GB
+    assert shape.tensor_bytes(ENGINE, label) == pytest.approx(listed_gb * 1e9, rel=0.002)  # listed to 0.01 GB
 
 
 def test_a_number_of_weights_scales_the_nearest_shape(tmp_path: Path) -> None:
     shape, n_params = find_shape("12.5B")
     row = {one.format: one for one in fit_params_table(make_lab(tmp_path), 16, 512, shape, n_params)}["Q4_K_M"]
     weights = (row.need_bytes or 0) - (row.kv_bytes or 0) - shape.work_bytes() - 34_000_000
-    assert weights == round(shape.tensor_bytes(FORMATS["Q4_K_M"]) * n_params / shape.n_params)
+    assert weights == round(shape.tensor_bytes(ENGINE, "Q4_K_M") * n_params / shape.n_params)
 
 
 def test_a_format_that_cannot_be_made_of_such_rows_is_said(tmp_path: Path) -> None:
@@ -117,10 +119,10 @@ def test_a_format_that_cannot_be_made_of_such_rows_is_said(tmp_path: Path) -> No
 
 def test_a_source_quantized_by_other_rules_counts_with_its_own_bits(tmp_path: Path) -> None:
     made = make_lab(tmp_path)
-    lab = dataclasses.replace(made, formats=("odd",), files={"odd": made.files["Q8_0"]})
+    lab = dataclasses.replace(made, formats=("odd",)).having(QUANTIZE, {"odd": made.of(QUANTIZE)["Q8_0"]})
     shape, n_params = find_shape("7B")
     (row,) = fit_params_table(lab, 8, 512, shape, n_params)
-    assert f"{made.files['Q8_0'].bpw:.3f} bits (as in this lab's file)" in row.arithmetic
+    assert f"{made.of(QUANTIZE)['Q8_0'].bpw:.3f} bits (as in this lab's file)" in row.arithmetic
 
 
 def test_a_context_longer_than_trained_for_is_said(tmp_path: Path) -> None:

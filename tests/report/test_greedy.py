@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_factory import PROMPTS, make_lab
+from kit.lab_factory import PROMPTS, make_lab
 
 from labctl.report.advice import costs
-from labctl.report.analysis import frame, rows_of
-from labctl.report.answers import first_divergence
 from labctl.report.drafts import quality_loss
+from labctl.report.figures import figures_of
 from labctl.report.greedy import (
     greedy_divergences,
     greedy_words,
@@ -23,8 +22,10 @@ from labctl.report.greedy import (
     same_words,
 )
 from labctl.report.text_tables import looping, same_tokens, side_by_side, worst_beside_base
+from labctl.steps.generate.answers import first_divergence
 from labctl.steps.generate.record import Generation
-from labctl.steps.measured import LabRecords
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
 
 
 def text(tokens: tuple[int, ...], number: int = 1, decoding: str = "greedy") -> Generation:
@@ -40,22 +41,22 @@ def text(tokens: tuple[int, ...], number: int = 1, decoding: str = "greedy") -> 
     )
 
 
-def with_texts(lab: LabRecords, name: str, texts: dict[int, tuple[int, ...]], decoding: str = "greedy") -> None:
+def with_texts(lab: Measured, name: str, texts: dict[int, tuple[int, ...]], decoding: str = "greedy") -> None:
     """Give a format these greedy texts; the other texts stay as they are."""
-    run = lab.generation[name]
+    run = lab.of(GENERATE)[name]
     kept = [one for one in run.generations if not (one.decoding == decoding and one.prompt_number in texts)]
     new = [text(tokens, number, decoding) for number, tokens in texts.items()]
-    lab.generation[name] = replace(run, generations=(*kept, *new))
+    lab.of(GENERATE)[name] = replace(run, generations=(*kept, *new))
 
 
-def only(lab: LabRecords, numbers: tuple[int, ...]) -> None:
-    for name, run in lab.generation.items():
+def only(lab: Measured, numbers: tuple[int, ...]) -> None:
+    for name, run in lab.of(GENERATE).items():
         kept = tuple(one for one in run.generations if one.prompt_number in numbers)
-        lab.generation[name] = replace(run, generations=kept)
+        lab.of(GENERATE)[name] = replace(run, generations=kept)
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> LabRecords:
+def lab(tmp_path: Path) -> Measured:
     return make_lab(tmp_path, ("F16", "Q8_0", "Q4_K_M"))
 
 
@@ -84,36 +85,36 @@ def test_each_way_to_leave_the_baseline_has_its_words(
     assert greedy_words({1: found}, "F16") == sentence
 
 
-def test_identical_texts_are_said_as_identical(lab: LabRecords) -> None:
-    base = {one.prompt_number: one.tokens for one in lab.generation["F16"].generations if one.decoding == "greedy"}
+def test_identical_texts_are_said_as_identical(lab: Measured) -> None:
+    base = {one.prompt_number: one.tokens for one in lab.of(GENERATE)["F16"].generations if one.decoding == "greedy"}
     with_texts(lab, "Q8_0", base)
     with_texts(lab, "Q4_K_M", base | {3: (*base[3][:46], 99)})
     found = greedy_divergences(lab)
-    rows = rows_of(frame(lab))
+    figures = figures_of(lab)
     assert greedy_words(found["Q8_0"], "F16") == "All 5 of its greedy texts are F16's to the last token."
     mixed = "Of its 5 greedy texts 4 are F16's to the last token; 1 leaves it after 46 of 100 tokens."
     assert greedy_words(found["Q4_K_M"], "F16") == mixed
-    assert mixed in costs(lab, rows, "Q4_K_M")
+    assert mixed in costs(lab, figures, "Q4_K_M")
     listed = "so many texts are F16's to the last token: Q8_0 5 of 5 and Q4_K_M 4 of 5."
-    assert listed in same_texts_words(found, "F16") and listed in quality_loss(lab, rows)
+    assert listed in same_texts_words(found, "F16") and listed in quality_loss(lab, figures)
     assert "| Q8_0 | all 100 | all 100 | all 100 | all 100 | all 100 | 500 of 500 (100 %) |" in same_tokens(lab)
     assert "| Q4_K_M | all 100 | all 100 | 46 of 100 | all 100 | all 100 | 446 of 500 (89 %) |" in same_tokens(lab)
-    which, table = worst_beside_base(lab, rows)
+    which, table = worst_beside_base(lab, figures)
     assert which.startswith("Q4_K_M (") and table.count("\n| ") == 5
     assert "none: all 100 the same" in side_by_side(lab)
 
 
-def test_no_difference_anywhere_is_no_evidence_of_one(lab: LabRecords) -> None:
-    base = {one.prompt_number: one.tokens for one in lab.generation["F16"].generations if one.decoding == "greedy"}
+def test_no_difference_anywhere_is_no_evidence_of_one(lab: Measured) -> None:
+    base = {one.prompt_number: one.tokens for one in lab.of(GENERATE)["F16"].generations if one.decoding == "greedy"}
     for name in ("Q8_0", "Q4_K_M"):
         with_texts(lab, name, base)
-    rows = rows_of(frame(lab))
-    assert "every text is F16's to the last token" in quality_loss(lab, rows)
-    assert "different text" not in quality_loss(lab, rows) and "leave" not in quality_loss(lab, rows)
-    assert worst_beside_base(lab, rows) == ("", "")
+    figures = figures_of(lab)
+    assert "every text is F16's to the last token" in quality_loss(lab, figures)
+    assert "different text" not in quality_loss(lab, figures) and "leave" not in quality_loss(lab, figures)
+    assert worst_beside_base(lab, figures) == ("", "")
 
 
-def test_one_empty_text_of_two(lab: LabRecords) -> None:
+def test_one_empty_text_of_two(lab: Measured) -> None:
     only(lab, (1, 2))
     with_texts(lab, "F16", {1: BASE, 2: ()})
     with_texts(lab, "Q8_0", {1: (), 2: ()})
@@ -123,7 +124,7 @@ def test_one_empty_text_of_two(lab: LabRecords) -> None:
     assert "| Q8_0 | 0 of 10 (empty) | both empty | 0 of 10 (0 %) |" in same_tokens(lab)
 
 
-def test_a_loop_is_named_with_the_baselines_share_beside_it(lab: LabRecords) -> None:
+def test_a_loop_is_named_with_the_baselines_share_beside_it(lab: Measured) -> None:
     knight = (1, 2, 3) + (4, 5, 6) * 20
     straight = tuple(range(63))
     with_texts(lab, "F16", {1: straight}, "sampled")
@@ -134,16 +135,16 @@ def test_a_loop_is_named_with_the_baselines_share_beside_it(lab: LabRecords) -> 
     assert (found.share, found.base_share) == pytest.approx((1 - 6 / 60, 0.0))
     assert found.excerpt.startswith(" w4 w5 w6 w4")
     said = "Q4_K_M goes round in circles at Prompt 1 (sampled): 90 % of its sequences of 4 tokens stood in the text"
-    assert said in loop_words([found]) and said in quality_loss(lab, rows_of(frame(lab)))
+    assert said in loop_words([found]) and said in quality_loss(lab, figures_of(lab))
     assert "| Q4_K_M | 1 | sampled | 90 % | 0 % |" in looping(lab)
 
 
-def test_a_text_that_repeats_no_more_than_the_baselines_is_not_named(lab: LabRecords) -> None:
+def test_a_text_that_repeats_no_more_than_the_baselines_is_not_named(lab: Measured) -> None:
     knight = (1, 2, 3) + (4, 5, 6) * 20
     for name in ("F16", "Q8_0", "Q4_K_M"):
         with_texts(lab, name, {1: knight}, "sampled")
     assert loops(lab) == [] and looping(lab) == "" and loop_words([]) == ""
-    assert "circles" not in quality_loss(lab, rows_of(frame(lab)))
+    assert "circles" not in quality_loss(lab, figures_of(lab))
 
 
 def test_repetition_of_short_texts_is_not_known() -> None:

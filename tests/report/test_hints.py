@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT
+from kit.command import ROOT
 
 from labctl.cli.app import cli
 from labctl.lab.config import FIELDS
 from labctl.lab.values import OTHER_VARIABLES
 
 OPTIONS = {
-    name: {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)} | {"--help"}
+    name: {flag for one in command.get_params(click.Context(command)) for flag in (*one.opts, *one.secondary_opts)}
+    | {"--help"}
     for name, command in cli.commands.items()
 }
 EVERY_FLAG = {"--version", *(flag for flags in OPTIONS.values() for flag in flags)}
@@ -83,7 +84,12 @@ def test_what_is_named_is_there(path: Path) -> None:
 def hints_of(path: Path) -> Iterator[str]:
     """The second argument of each LabError, and each hint by name."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("LabError", "ChildError", "Check", "_Rule"):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "LabError",
+            "ChildError",
+            "Check",
+            "Setting",
+        ):
             for one in (*node.args[1:2], *(word.value for word in node.keywords if word.arg == "hint")):
                 yield from (
                     part.value
@@ -123,7 +129,7 @@ def test_options_have_help() -> None:
     bare = [
         (name, param.name)
         for name, command in cli.commands.items()
-        for param in command.params
+        for param in command.get_params(click.Context(command))
         if isinstance(param, click.Option) and not param.help
     ]
     assert bare == []

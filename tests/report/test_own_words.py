@@ -9,30 +9,36 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_factory import FORMATS, make_lab
+from kit.lab_factory import FORMATS, make_lab
 
+from labctl.records.units import percent
 from labctl.report.advice import by_the_figures, named_format
-from labctl.report.analysis import frame, rows_of
 from labctl.report.build import ReportOptions, build
-from labctl.report.markup import to_html
-from labctl.report.plot import new_figure, render, styled, without_notices
-from labctl.report.text import counted, escape, interval, percent, plain, prose
-from labctl.steps.measured import LabRecords
+from labctl.report.charts.plot import new_figure, render, styled, without_notices
+from labctl.report.figures import figures_of
+from labctl.report.page.markup import to_html
+from labctl.report.questions import QUESTIONS
+from labctl.report.text import counted, escape, interval, plain, prose
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> LabRecords:
+def lab(tmp_path: Path) -> Measured:
     return make_lab(tmp_path, ("F16", "Q6_K", "Q4_K_M"))
 
 
-def built(lab: LabRecords, folder: Path, answers: str) -> dict[str, str]:
+def built(lab: Measured, folder: Path, answers: str) -> dict[str, str]:
     folder.mkdir()
     (folder / "answers.toml").write_text(answers, "utf-8")
     build(lab, folder, ReportOptions())
     return {name: (folder / name).read_text("utf-8") for name in ("worksheet.md", "recommendation.md", "index.html")}
 
 
-def test_the_students_choice_opens_page_and_recommendation(lab: LabRecords, tmp_path: Path) -> None:
+def test_the_students_choice_opens_page_and_recommendation(lab: Measured, tmp_path: Path) -> None:
     texts = built(lab, tmp_path / "r", 'Q10 = "Q4_K_M, everybody uses it"\n')
     advice = texts["recommendation.md"]
     assert "Use Q6_K for production" not in advice
@@ -45,18 +51,21 @@ def test_the_students_choice_opens_page_and_recommendation(lab: LabRecords, tmp_
     assert head.index("My choice for production: Q4_K_M") < head.index("The lab's rule: Q6_K")
 
 
-def test_without_an_answer_the_rule_speaks_as_the_rule(lab: LabRecords, tmp_path: Path) -> None:
+def test_without_an_answer_the_rule_speaks_as_the_rule(lab: Measured, tmp_path: Path) -> None:
     texts = built(lab, tmp_path / "r", "")
     assert "**Use Q6_K for production.** The rule: " in texts["recommendation.md"]
     assert "own-choice" not in texts["index.html"]
 
 
-@pytest.mark.parametrize("number", [3, 4, 7, 9, 10, 11, 13])
-def test_every_ruled_question_opens_with_the_students_answer(lab: LabRecords, tmp_path: Path, number: int) -> None:
-    sheet = built(lab, tmp_path / "r", f'Q{number} = "My own view."\n')["worksheet.md"]
-    part = sheet.split(f"\n### Q{number}. ")[1].split("\n### ")[0]
-    assert part.index("**In my own words:** My own view.") < part.index("**Answer by rule, for comparison:**")
-    assert sheet.count("Answer by rule, for comparison") == 1
+def test_every_ruled_question_opens_with_the_students_answer(lab: Measured, tmp_path: Path) -> None:
+    ruled = [number for number, question in QUESTIONS.items() if question.kind in ("rule", "weighed")]
+    answers = "".join(f'Q{number} = "My own view of {number}."\n' for number in ruled)
+    sheet = built(lab, tmp_path / "r", answers)["worksheet.md"]
+    for number in ruled:
+        part = sheet.split(f"\n### Q{number}. ")[1].split("\n### ")[0]
+        mine = part.index(f"**In my own words:** My own view of {number}.")
+        assert mine < part.index("**Answer by rule, for comparison:**")
+    assert sheet.count("Answer by rule, for comparison") == len(ruled)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +83,10 @@ def test_the_format_an_answer_names(text: str, named: str | None) -> None:
     assert named_format(text, FORMATS) == named
 
 
-def test_a_named_format_without_figures_is_not_measured(lab: LabRecords) -> None:
-    for table in (lab.files, lab.perplexity, lab.speed, lab.generation):
+def test_a_named_format_without_figures_is_not_measured(lab: Measured) -> None:
+    for table in (lab.of(QUANTIZE), lab.of(PERPLEXITY), lab.of(BENCH), lab.of(GENERATE)):
         table.pop("Q4_K_M", None)
-    assert by_the_figures(rows_of(frame(lab)), "Q4_K_M", 0.02) == "Q4_K_M was not measured in this run."
+    assert by_the_figures(figures_of(lab), "Q4_K_M", 0.02) == "Q4_K_M was not measured in this run."
 
 
 # -- what Markdown makes of our sentences -----------------------------------------------------------------------------

@@ -3,139 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_factory import FORMATS, MACHINE, empty_lab, make_lab, speed_run, text_source
+from kit.browser import places, ranking, set_slider, write_page
+from kit.lab_factory import FORMATS, empty_lab, make_lab, speed_run, text_source
 
 from labctl.records.files import TensorFallback
-from labctl.report import worksheet
-from labctl.report.analysis import frame, rows_of
 from labctl.report.board import boards
-from labctl.report.build import ReportOptions, build
+from labctl.report.figures import figures_of
 from labctl.report.fit import fit_table
-from labctl.report.markup import to_html
 from labctl.report.order import Orders
-from labctl.report.page import render_page
-from labctl.report.pagedata import as_json
+from labctl.report.page.data import as_json
+from labctl.report.page.markup import to_html
+from labctl.report.questions import QUESTIONS
 from labctl.report.text import words as in_words
 from labctl.report.tradeoffs import place as in_place
-from labctl.steps.measured import LabRecords
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.quantize.step import QUANTIZE
 
-SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NASTY = (
     "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'>\u2028*x* ![i](http://127.0.0.1:9/i.png)"
 )
 NASTY_NAME = "m<script>window.bad=3</script>"
 
 
-def write_page(lab: LabRecords, folder: Path) -> Path:
-    """The page without the time that drawing the charts takes."""
-    options = ReportOptions(machine=MACHINE)
-    rows = rows_of(frame(lab, options.limit))
-    values = worksheet.context(
-        lab, rows, weights=options.weights, limit=options.limit, machine=MACHINE, charts=(), answers={}, blank=False
-    )
-    html = render_page(
-        lab, rows, worksheet=worksheet.render("worksheet.md.j2", values),
-        recommendation=worksheet.render("recommendation.md.j2", values), charts={}, pick=values["q10"], own_choice="",
-        weights=options.weights, limit=options.limit,
-    )  # fmt: skip
-    path = folder / "index.html"
-    path.write_text(html, "utf-8", newline="")
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'"
-    )
-    path = os.environ.get("LABCTL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("There is no Chromium: install it (apt-get install chromium), or set LABCTL_CHROMIUM to one")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=SWITCHES)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> LabRecords:
-    made = make_lab(tmp_path_factory.mktemp("lab"))
-    notice = "Measured on the demo text, not on WikiText-2: the figures compare formats, not models."
-    drift = "This machine's speed drifted while it was measured: F16 generation differed by 14 % between rounds."
-    return replace(made, text=text_source("demo", notice), warnings=(drift,))
-
-
-@pytest.fixture(scope="module")
-def page_path(lab: LabRecords, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reports")
-    (folder / "answers.toml").write_text(
-        'Q10 = "Mine. ![x](http://127.0.0.1:9/x.png) <img src=y onerror=z> [l](javascript:alert(1))"\n', "utf-8"
-    )
-    build(lab, folder, ReportOptions(machine=MACHINE))
-    return folder / "index.html"
-
-
-class Seen:
-    """What a page complained about or asked for, beside its own file."""
-
-    def __init__(self, page: Any) -> None:
-        self.found: list[str] = []
-        page.on("console", lambda message: self.found.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
-        page.on("request", self._request)
-
-    def _request(self, request: Any) -> None:
-        if not request.url.startswith(("file:", "data:")):
-            self.found.append(f"request: {request.url}")
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a file; at the end of the test the page must not have complained or asked for anything."""
-    contexts, seen = [], []
-
-    def opened(path: Path, **options: Any) -> Any:
-        context = browser.new_context(**options)
-        page = context.new_page()
-        contexts.append(context)
-        seen.append(Seen(page))
-        page.goto(path.as_uri())
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [one.found for one in seen] == [[] for _ in seen]
-
-
-def set_slider(page: Any, name: str, value: int) -> None:
-    page.eval_on_selector(f"#{name}", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
-
-
-def ranking(page: Any) -> list[tuple[str, float, float]]:
-    rows = page.eval_on_selector_all(
-        "#ranking tr", "rows => rows.map(r => [r.dataset.ranked, r.dataset.total, r.dataset.other])"
-    )
-    return [(name, float(total), float(other)) for name, total, other in rows]
-
-
-def places(page: Any) -> dict[str, str]:
-    return dict(page.eval_on_selector_all("#ranking tr", "rows => rows.map(r => [r.dataset.ranked, r.dataset.rank])"))
-
-
 def test_speeds_of_one_round_make_no_first_place(tmp_path: Path, visit: Callable[..., Any]) -> None:
     lab = make_lab(tmp_path)
     for seed, name in enumerate(FORMATS):
-        lab.speed[name] = speed_run(name, 9000, 1000 * (seed + 1), seed, rounds=1)
+        lab.of(BENCH)[name] = speed_run(name, 9000, 1000 * (seed + 1), seed, rounds=1)
     page = visit(write_page(lab, tmp_path))
     assert "not settled: " in page.text_content("#winners") and "wins" not in page.text_content("#winners")
     assert set(places(page).values()) == {"1 to 7"}
@@ -146,9 +49,9 @@ def test_speeds_of_one_round_make_no_first_place(tmp_path: Path, visit: Callable
     assert places(page)["Q3_K_M"] == "1" and page.text_content("#winner-literal") == "Q3_K_M"
 
 
-def test_sliders_rank_as_scoring_does(lab: LabRecords, page_path: Path, visit: Callable[..., Any]) -> None:
+def test_sliders_rank_as_scoring_does(page_lab: Measured, page_path: Path, visit: Callable[..., Any]) -> None:
     page = visit(page_path)
-    rows = rows_of(frame(lab))
+    rows = figures_of(page_lab)
     seen = set()
     for sliders in (
         (30, 40, 30),
@@ -164,7 +67,7 @@ def test_sliders_rank_as_scoring_does(lab: LabRecords, page_path: Path, visit: C
             set_slider(page, f"weight-{name}", value)
         total = sum(sliders)
         weights = (sliders[0] / total, sliders[1] / total, sliders[2] / total)
-        found = boards(rows, Orders(lab, rows), weights)
+        found = boards(rows, Orders(page_lab, rows), weights)
         for board in found.both:
             assert page.text_content(f"#winner-{board.name}") == in_words(board.order().first, "or")
         expected = {
@@ -190,15 +93,15 @@ def test_sliders_rank_as_scoring_does(lab: LabRecords, page_path: Path, visit: C
 
 
 def test_switched_off_formats_leave_score_and_tables(
-    lab: LabRecords, page_path: Path, visit: Callable[..., Any]
+    page_lab: Measured, page_path: Path, visit: Callable[..., Any]
 ) -> None:
     page = visit(page_path)
     page.uncheck("#show-Q4_K_S")
     page.uncheck("#show-Q3_K_M")
     assert page.is_disabled("#show-F16")
     weights = (0.3, 0.4, 0.3)
-    rows = {name: row for name, row in rows_of(frame(lab)).items() if name not in ("Q4_K_S", "Q3_K_M")}
-    left = boards(rows, Orders(lab, rows), weights).normalised
+    rows = {name: row for name, row in figures_of(page_lab).items() if name not in ("Q4_K_S", "Q3_K_M")}
+    left = boards(rows, Orders(page_lab, rows), weights).normalised
     assert {name: other for name, _, other in ranking(page)} == {
         one.format: pytest.approx(one.total, abs=1e-12) for one in left.scores
     }
@@ -227,7 +130,7 @@ def test_a_switched_off_format_is_announced_where_it_stays(page_path: Path, visi
 def test_names_of_files_that_hold_other_types_carry_the_mark(tmp_path: Path, visit: Callable[..., Any]) -> None:
     lab = make_lab(tmp_path)
     gone = TensorFallback(tensor="blk.0.ffn_down.weight", row_length=576, wanted="q6_K", got="q8_0")
-    lab.files["Q6_K"] = replace(lab.files["Q6_K"], fallbacks=(gone,))
+    lab.of(QUANTIZE)["Q6_K"] = replace(lab.of(QUANTIZE)["Q6_K"], fallbacks=(gone,))
     page = visit(write_page(lab, tmp_path))
     assert "Q6_K ⚠" in page.inner_text("#ranking") and "Q6_K ⚠" in page.text_content("#chart")
     assert "Q8_0 ⚠" not in page.inner_text("#ranking")
@@ -257,10 +160,10 @@ def test_names_in_the_chart_keep_clear_and_the_axis_has_a_unit(
 def test_memory_sliders_say_what_fit_says(tmp_path: Path, visit: Callable[..., Any]) -> None:
     lab = make_lab(tmp_path)
     for scale, name in enumerate(FORMATS):
-        run = lab.memory[name]
+        run = lab.of(MEMORY)[name]
         loads = tuple(replace(load, peak_rss_bytes=(9 - scale) * 10**9 + 7) for load in run.loads)
-        lab.memory[name] = replace(run, loads=loads)
-    del lab.files["Q6_K"], lab.memory["Q5_K_M"]
+        lab.of(MEMORY)[name] = replace(run, loads=loads)
+    del lab.of(QUANTIZE)["Q6_K"], lab.of(MEMORY)["Q5_K_M"]
     page = visit(write_page(lab, tmp_path))
     verdicts = set()
     for ram in (2, 8, 10, 12, 64):
@@ -289,118 +192,11 @@ def test_first_difference_is_marked(page_path: Path, visit: Callable[..., Any]) 
     assert page.locator("[data-output=Q3_K_M] .note").text_content() == "first 4 of 100 tokens as in F16"
 
 
-def test_votes_are_counted_kept_exported_and_imported(
-    page_path: Path, tmp_path: Path, visit: Callable[..., Any]
-) -> None:
-    page = visit(page_path)
-    counts = {name: [0, 0, 0] for name in FORMATS}
-    for pick in ("left", "right", "equal", "left", "equal", "right", "left"):
-        page.click(f"#pick-{pick}")
-        left, right = re.findall(r"was (\S+?)[,.]", page.text_content("#vote-note"))
-        for name, side in ((left, "left"), (right, "right")):
-            counts[name][1 if pick == "equal" else 0 if pick == side else 2] += 1
-
-    def tally(of: Any) -> dict[str, list[int]]:
-        rows = of.eval_on_selector_all(
-            "#tally tr", "rows => rows.map(r => [r.dataset.tally, r.dataset.won, r.dataset.equal, r.dataset.lost])"
-        )
-        return {name: [int(value) for value in values] for name, *values in rows}
-
-    assert tally(page) == counts
-    page.reload()
-    assert tally(page) == counts and page.text_content("#vote-count") == "7 votes"
-    with page.expect_download() as download:
-        page.click("#export")
-    votes = tmp_path / "votes.json"
-    download.value.save_as(votes)
-    content = json.loads(votes.read_text("utf-8"))
-    assert len(content["votes"]) == 7
-
-    expect = pytest.importorskip("playwright.sync_api").expect
-    other = visit(page_path)
-    assert tally(other) == {name: [0, 0, 0] for name in FORMATS}
-    other.set_input_files("#import", votes)
-    expect(other.locator("#vote-count")).to_have_text("7 votes")
-    assert tally(other) == counts
-    other.set_input_files("#import", votes)
-    expect(other.locator("#vote-note")).to_contain_text("0 votes added, 7 left out")
-    bad = {**content["votes"][0], "id": "new-1", "left": "<b>"}
-    good = {**content["votes"][0], "id": "new-2"}
-    for text, words in (
-        (json.dumps({**content, "votes": [bad, good, 3, None]}), "1 vote added, 3 left out"),
-        (json.dumps({**content, "outputs": "0"}), "about other texts"),
-        ("null", "holds no votes"),
-        ("{", "not JSON"),
-    ):
-        votes.write_text(text, "utf-8")
-        other.set_input_files("#import", votes)
-        expect(other.locator("#vote-note")).to_contain_text(words)
-    assert other.text_content("#vote-count") == "8 votes"
-    other.click("#undo")
-    assert tally(other) == counts
-
-
-def test_the_keyboard_reaches_everything(page_path: Path, visit: Callable[..., Any]) -> None:
-    page = visit(page_path)
-    reached = []
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id"))
-    wanted = ["show-Q8_0", "weight-size", "weight-quality", "weight-speed", "ram", "context", "prompt", "pick-left"]
-    assert [name for name in reached if name in wanted] == wanted
-    page.focus("#weight-size")
-    before = page.text_content("#share-size")
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
-    assert page.text_content("#share-size") != before
-    assert page.get_attribute("#weight-size", "aria-valuetext") == "50, 42 % of the whole"
-    page.focus("#pick-equal")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("Enter")
-    assert page.text_content("#vote-count") == "2 votes"
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll("input, select, button, a, img, [role=img], [role=region]")]
-        .filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute("aria-label") || e.alt))
-        .map((e) => e.outerHTML.slice(0, 80))"""
-    )
-    assert unnamed == []
-
-
-@pytest.mark.parametrize("paper", ["A4", "Letter"])
-def test_the_recommendation_prints_on_one_page(page_path: Path, visit: Callable[..., Any], paper: str) -> None:
-    page = visit(page_path, color_scheme="dark")
-    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format=paper))) == 1
-    page.emulate_media(media="print")
-    assert page.is_visible("#recommendation table") and not page.is_visible("#worksheet")
-    assert not page.is_visible("nav") and not page.is_visible("#explore")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_in_one_direction(page_path: Path, visit: Callable[..., Any], scheme: str) -> None:
-    page = visit(page_path, viewport={"width": 340, "height": 700}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 340
-    # Text on its ground: the contrast that WCAG asks of normal text is 4.5.
-    contrast = page.evaluate(
-        """() => {
-          const light = (css) => { const [r, g, b] = css.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
-            .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-          const ground = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-            if (!/, 0\\)$/.test(c)) return c; } return "rgb(255,255,255)"; };
-          return Math.min(...[...document.querySelectorAll("p, td, th, button, a, .pill, .muted, mark, h2, label")]
-            .filter((e) => e.offsetParent && !e.disabled).map((e) => {
-              const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
-              return (a + 0.05) / (b + 0.05); }));
-        }"""
-    )
-    assert contrast >= 4.5
-
-
 def test_hostile_strings_do_nothing(tmp_path: Path, visit: Callable[..., Any]) -> None:
     lab = make_lab(tmp_path)
-    for name, run in lab.generation.items():
+    for name, run in lab.of(GENERATE).items():
         nasty = tuple(replace(g, text=NASTY + name, prompt=NASTY, pieces=(NASTY,) * 100) for g in run.generations)
-        lab.generation[name] = replace(run, generations=nasty)
+        lab.of(GENERATE)[name] = replace(run, generations=nasty)
     lab = replace(lab, model=replace(lab.model, name=NASTY_NAME, spec=NASTY), text=text_source(NASTY, NASTY))
     page = visit(write_page(lab, tmp_path))
     page.click("#pick-left")
@@ -430,7 +226,7 @@ def test_an_empty_lab_is_still_a_page(tmp_path: Path, visit: Callable[..., Any])
 def test_the_page_says_what_the_worksheet_says(page_path: Path) -> None:
     html = page_path.read_text("utf-8")
     sheet = page_path.with_name("worksheet.md").read_text("utf-8")
-    assert [int(n) for n in re.findall(r'id="q(\d+)"', html)] == list(range(1, 19))
+    assert [int(n) for n in re.findall(r'id="q(\d+)"', html)] == list(QUESTIONS)
     assert html.count("<img ") == sheet.count("![") - 1  # one is a student's, and no chart
     for cell in re.findall(r"^\| (Q\w+ [^|]*)\|", sheet, re.M):
         assert cell.strip() in html

@@ -6,50 +6,53 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_factory import MACHINE, make_lab
+from kit.lab_factory import MACHINE, make_lab
 from matplotlib.text import Annotation
 
-from labctl.report import charts
 from labctl.report.advice import caveats
-from labctl.report.analysis import frame, rows_of
 from labctl.report.build import ReportOptions, build
+from labctl.report.charts import CHARTS, findings_of
+from labctl.report.charts.plot import styled
 from labctl.report.drafts import surprise_draft
-from labctl.report.findings import quality_finding, readings
+from labctl.report.figures import figures_of
 from labctl.report.fit import TOO_LONG_WORDS, fit_table, largest_words
 from labctl.report.order import Orders
-from labctl.report.plot import styled
 from labctl.report.rules import in_ram, under_limit
 from labctl.report.summary import answer_line
 from labctl.report.text_tables import side_by_side
 from labctl.report.uses import minimum_formats, reasoning
+from labctl.steps.bench.step import BENCH
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
 
 
 def test_the_only_format_wins_nothing_and_each_answer_has_words(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16",))
-    rows = rows_of(frame(lab))
-    said = readings(lab, rows, 0.02)
-    assert "fastest" not in f"{said['speed']} {said['size_vs_performance']}" and "Only F16 was timed." in said["speed"]
-    assert under_limit(rows, 0.02).text.startswith("Not measured: ")
-    assert reasoning(rows, "F16", {}).text == "This lab has no format but F16."
-    for _, answer in minimum_formats(rows, "F16", {}):
+    figures = figures_of(lab)
+    said = findings_of(lab, figures, 0.02)
+    assert "fastest" not in f"{said['speed']} {said['size_vs_performance']}" and said["speed"] == "Only F16 was timed"
+    assert under_limit(figures, 0.02).text.startswith("Not measured: ")
+    assert reasoning(figures, "F16", {}).text == "This lab has no format but F16."
+    for _, answer in minimum_formats(figures, "F16", {}):
         assert answer.text == "this lab has no format but F16"
         assert "pct" not in answer.rule and "kld" not in answer.rule
 
 
 def test_what_was_not_measured_is_not_spoken_of(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
-    lab = replace(lab, speed={}, memory={}, generation={})
-    rows = rows_of(frame(lab))
-    assert "Speed and memory" not in " ".join(caveats(lab, rows, MACHINE, (), 0.02))
-    assert surprise_draft(rows, ()).startswith("Nothing measured is shown to go against")
+    lab = lab.having(BENCH, {}).having(MEMORY, {}).having(GENERATE, {})
+    figures = figures_of(lab)
+    assert "Speed and memory" not in " ".join(caveats(lab, figures, MACHINE, (), 0.02))
+    assert surprise_draft(figures, ()).startswith("Nothing measured is shown to go against")
 
 
 def test_a_text_that_was_not_read_limits_nothing(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q4_K_M"))
     assert lab.text is not None
     lab = replace(lab, text=replace(lab.text, notice="Perplexity was measured on another text."))
-    for perplexity, said in ((lab.perplexity, True), ({}, False)):
-        records = replace(lab, perplexity=perplexity)
+    for records, said in ((lab, True), (lab.having(PERPLEXITY, {}), False)):
         build(records, tmp_path / "reports", ReportOptions())
         for name in ("worksheet.md", "recommendation.md", "index.html"):
             text = (tmp_path / "reports" / name).read_text("utf-8")
@@ -59,10 +62,10 @@ def test_a_text_that_was_not_read_limits_nothing(tmp_path: Path) -> None:
 def test_a_larger_file_that_passes_is_not_denied(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0", "Q3_K_M"))
     for name in ("Q8_0", "Q3_K_M"):
-        lab.files[name] = replace(lab.files[name], size_bytes=lab.files["F16"].size_bytes + 1000)
-    rows = rows_of(frame(lab))
-    assert rows["Q8_0"]["verdict"] == "pass"
-    for said in (answer_line(lab, rows, 0.02), quality_finding(lab, rows, 0.02)):
+        lab.of(QUANTIZE)[name] = replace(lab.of(QUANTIZE)[name], size_bytes=lab.of(QUANTIZE)["F16"].size_bytes + 1000)
+    figures = figures_of(lab)
+    assert figures["Q8_0"].verdict == "pass"
+    for said in (answer_line(lab, figures, 0.02), findings_of(lab, figures, 0.02)["size_vs_quality"]):
         assert "o smaller file is shown to stay under" in said
 
 
@@ -77,26 +80,26 @@ def test_prompts_side_by_side_are_of_formats_that_there_are(tmp_path: Path) -> N
 
 def test_a_context_beyond_training_is_not_called_a_lack_of_memory(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    for name, file in lab.files.items():
-        lab.files[name] = replace(file, shape=replace(file.shape, n_ctx_train=256))
-    rows = rows_of(frame(lab))
-    assert TOO_LONG_WORDS in in_ram(lab, rows, Orders(lab, rows), 8).text
+    for name, file in lab.of(QUANTIZE).items():
+        lab.of(QUANTIZE)[name] = replace(file, shape=replace(file.shape, n_ctx_train=256))
+    figures = figures_of(lab)
+    assert TOO_LONG_WORDS in in_ram(lab, figures, Orders(lab, figures), 8).text
     said = largest_words(fit_table(lab, 8, 512))
     assert said[-1] == TOO_LONG_WORDS and "None fits" not in " ".join(said)
 
 
 @pytest.mark.parametrize("first", [" Arab", ".", '"', " <b>", " é"])
 def test_the_first_other_token_is_bold_whatever_it_is(tmp_path: Path, first: str) -> None:
-    from labctl.report.markup import to_html
+    from labctl.report.page.markup import to_html
 
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
     for name, pieces in (("F16", ("5", " +", "x")), ("Q8_0", ("5", first, "x"))):
-        run = lab.generation[name]
+        run = lab.of(GENERATE)[name]
         texts = tuple(
             replace(one, tokens=(1, 2 if name == "F16" else 3, 4), pieces=pieces, text="".join(pieces))
             for one in run.generations
         )
-        lab.generation[name] = replace(run, generations=texts)
+        lab.of(GENERATE)[name] = replace(run, generations=texts)
     page = to_html(side_by_side(lab), {})
     assert page.count("<strong>") == page.count("</strong>") == 1 and "**" not in page
 
@@ -105,10 +108,13 @@ def test_the_first_other_token_is_bold_whatever_it_is(tmp_path: Path, first: str
 @pytest.mark.parametrize("value", [3.2, 14.0])
 def test_the_words_of_a_wide_interval_are_on_the_chart(tmp_path: Path, value: float, high: float) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0", "Q4_K_M"))
-    rows = rows_of(frame(lab))
-    ends = {"ppl_increase_pct": value, "ppl_increase_low_pct": -8.0, "ppl_increase_high_pct": max(value, high)}
+    figures = figures_of(lab)
+    texts = figures["Q4_K_M"].perplexity
+    assert texts is not None and texts.increase is not None
+    increase = replace(texts.increase, pct=value, low_pct=-8.0, high_pct=max(value, high))
+    wide = replace(figures["Q4_K_M"], perplexity=replace(texts, increase=increase))
     with styled():
-        figure = charts.ppl_increase(lab, {**rows, "Q4_K_M": {**rows["Q4_K_M"], **ends}}, 0.02)
+        figure = CHARTS["ppl_increase"].draw(lab, {**figures, "Q4_K_M": wide}, 0.02, "")
     assert figure is not None
     axes = figure.axes[0]
     places = {text.get_text(): text.xy[0] for text in axes.texts if isinstance(text, Annotation)}
@@ -122,11 +128,11 @@ def test_the_words_of_a_wide_interval_are_on_the_chart(tmp_path: Path, value: fl
 def test_a_split_of_memory_is_spoken_of_where_it_is_drawn(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
     for untouched in (0, 10**12):
-        for name, run in lab.memory.items():
+        for name, run in lab.of(MEMORY).items():
             loads = tuple(replace(load, compute_bytes=load.compute_bytes + untouched) for load in run.loads)
-            lab.memory[name] = replace(run, loads=loads)
+            lab.of(MEMORY)[name] = replace(run, loads=loads)
         with styled():
-            figure = charts.memory(lab, rows_of(frame(lab)), 0.02)
+            figure = CHARTS["memory"].draw(lab, figures_of(lab), 0.02, "")
         assert figure is not None
         said = " ".join(text.get_text() for text in figure.texts)
         legend = figure.axes[0].get_legend()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab_factory import make_lab, provenance
+import pytest
+from kit.lab_factory import make_lab, provenance
 
 from labctl.report.build import ReportOptions, build
 from labctl.report.sweep_tables import batch_note, batch_table, threads_note, threads_table
-from labctl.steps.measured import LabRecords
-from labctl.steps.speed.record import BatchPoint, BatchRun, SpeedVisit, ThreadSweep
+from labctl.steps.batch.record import BatchPoint, BatchRun
+from labctl.steps.batch.step import BATCH
+from labctl.steps.bench.record import SpeedVisit
+from labctl.steps.measured import Measured
+from labctl.steps.threads.record import ThreadSweep
+from labctl.steps.threads.step import THREADS
 
 
 def batch(label: str, seconds: dict[int, float]) -> BatchRun:
     """So many seconds for 128 tokens of each sequence, and half of that for the prompts."""
     points = tuple(BatchPoint(n_seq=n, pp_s=(s / 2,), tg_s=(s,)) for n, s in seconds.items())
-    return BatchRun(
-        format=label, n_threads=2, n_prompt=128, n_gen=128, points=points, provenance=provenance("batch")
-    )  # fmt: skip
+    return BatchRun(format=label, n_threads=2, n_prompt=128, n_gen=128, points=points, provenance=provenance("batch"))
 
 
 def sweep(seconds: dict[int, tuple[float, ...]]) -> ThreadSweep:
@@ -32,11 +35,11 @@ def sweep(seconds: dict[int, tuple[float, ...]]) -> ThreadSweep:
     return ThreadSweep(format="Q4_K_M", n_prompt=512, n_gen=128, visits=visits, provenance=provenance("threads"))
 
 
-def with_sweeps(folder: Path) -> LabRecords:
+def with_sweeps(folder: Path) -> Measured:
     lab = make_lab(folder)
-    lab.batch["F16"] = batch("F16", {1: 2.0, 4: 4.0})
-    lab.batch["Q4_K_M"] = batch("Q4_K_M", {1: 1.0, 2: 1.6})
-    lab.threads["Q4_K_M"] = sweep({1: (2.0, 2.5), 2: (1.0, 1.28)})
+    lab.of(BATCH)["F16"] = batch("F16", {1: 2.0, 4: 4.0})
+    lab.of(BATCH)["Q4_K_M"] = batch("Q4_K_M", {1: 1.0, 2: 1.6})
+    lab.of(THREADS)["Q4_K_M"] = sweep({1: (2.0, 2.5), 2: (1.0, 1.28)})
     return lab
 
 
@@ -61,6 +64,7 @@ def test_the_sweep_of_threads(tmp_path: Path) -> None:
     assert note.startswith("Q4_K_M; medians of 2 rounds") and "generating text (tg): 2; for reading" in note
 
 
+@pytest.mark.slow
 def test_the_worksheet_and_the_page_show_them_only_if_they_were_measured(tmp_path: Path) -> None:
     for made, shown in ((make_lab(tmp_path / "a"), False), (with_sweeps(tmp_path / "b"), True)):
         folder = tmp_path / str(shown)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from lab_factory import (
+from kit.lab_factory import (
     FORMATS,
     MACHINE,
     PROMPTS,
@@ -27,35 +28,49 @@ from lab_factory import (
 )
 
 from labctl.errors import LabError
+from labctl.records.units import gigabytes, significant
 from labctl.report import worksheet
-from labctl.report.analysis import frame, load_nll, rows_of
 from labctl.report.board import boards
 from labctl.report.build import ReportOptions, build, read_answers
+from labctl.report.charts import CHARTS, findings_of
 from labctl.report.coursefiles import perplexity_results, prompt_lines
 from labctl.report.drafts import prediction, spearman, surprises
-from labctl.report.findings import HOW_TO_READ, readings
+from labctl.report.figures import figures_of
 from labctl.report.order import Orders
+from labctl.report.questions import QUESTIONS
 from labctl.report.rules import in_ram, production, to_drop, under_limit
-from labctl.report.text import escape, gigabytes, significant, table
+from labctl.report.sheet import Sheet
+from labctl.report.text import escape, table
 from labctl.report.tradeoffs import sweet_spot
 from labctl.report.uses import minimum_formats, reasoning
-from labctl.steps.measured import LabRecords, StepFailure
+from labctl.steps.base import AnyStep
+from labctl.steps.bench.step import BENCH
+from labctl.steps.divergence.step import DIVERGENCE
+from labctl.steps.generate.step import GENERATE
+from labctl.steps.measured import Measured, StepFailure
+from labctl.steps.memory.step import MEMORY
+from labctl.steps.perplexity.figures import load_nll
+from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.quantize.step import QUANTIZE
+
+JUDGED = [number for number, question in QUESTIONS.items() if question.kind == "judged"]
 
 
-def render(lab: LabRecords, options: ReportOptions | None = None, template: str = "worksheet.md.j2") -> str:
-    """A page as `build` renders it, without the time that drawing the charts takes."""
+def sheet_of(lab: Measured, options: ReportOptions | None = None) -> Sheet:
     options = options or ReportOptions()
-    values = worksheet.context(
-        lab,
-        rows_of(frame(lab, options.limit)),
+    return Sheet(
+        records=lab,
+        figures=figures_of(lab, options.limit),
         weights=options.weights,
         limit=options.limit,
         machine=options.machine,
-        charts=(),
-        answers={},
         blank=options.blank,
     )
-    return worksheet.render(template, values)
+
+
+def render(lab: Measured, options: ReportOptions | None = None) -> str:
+    """The worksheet as `build` renders it, without the time that drawing the charts takes."""
+    return worksheet.render_worksheet(sheet_of(lab, options))
 
 
 def section(text: str, number: int) -> str:
@@ -63,7 +78,7 @@ def section(text: str, number: int) -> str:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> LabRecords:
+def lab(tmp_path: Path) -> Measured:
     return make_lab(tmp_path)
 
 
@@ -83,16 +98,16 @@ def check_tables(text: str) -> None:
         assert cells == width, line
 
 
-def test_all_questions_in_order_and_every_cell_filled(lab: LabRecords) -> None:
+def test_all_questions_in_order_and_every_cell_filled(lab: Measured) -> None:
     text = render(lab)
-    assert [int(n) for n in re.findall(r"^### Q(\d+)\.", text, re.M)] == list(range(1, 19))
+    assert [int(n) for n in re.findall(r"^### Q(\d+)\.", text, re.M)] == list(QUESTIONS)
     assert not re.search(r"\| not measured", text)
     assert "nan" not in re.findall(r"\w+", text.lower()) and "None" not in text.split()
-    assert text.count("**Draft - check it and put it in your own words:**") == 5
+    assert text.count("**Draft - check it and put it in your own words:**") == len(JUDGED)
     check_tables(text)
 
 
-def test_measured_cells(lab: LabRecords) -> None:
+def test_measured_cells(lab: Measured) -> None:
     text = render(lab)
     assert "| Q4_K_S | 0.00997 | 9,970,944 | 3.08x | 5.17 |" in section(text, 1)
     assert "| Q5_K_M | 18.4397 ± 0.3738 | +2.08 % | +1.89 to +2.26 % | 40 |" in section(text, 2)
@@ -106,7 +121,7 @@ def test_measured_cells(lab: LabRecords) -> None:
 def test_nothing_measured_claims_nothing(tmp_path: Path) -> None:
     build(empty_lab(tmp_path), tmp_path / "r", ReportOptions(machine=MACHINE))
     text = (tmp_path / "r" / "worksheet.md").read_text("utf-8")
-    assert [int(n) for n in re.findall(r"^### Q(\d+)\.", text, re.M)] == list(range(1, 19))
+    assert [int(n) for n in re.findall(r"^### Q(\d+)\.", text, re.M)] == list(QUESTIONS)
     assert "![" not in text
     assert "Example CPU" in text
     assert not re.search(r"\d \((?:95|9)", text)
@@ -117,19 +132,18 @@ def test_nothing_measured_claims_nothing(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("field", ["files", "perplexity", "speed", "memory", "generation"])
+@pytest.mark.parametrize("step", [QUANTIZE, PERPLEXITY, BENCH, MEMORY, GENERATE], ids=lambda step: step.name)
 @pytest.mark.parametrize("missing", ["F16", "Q4_K_M"])
-def test_a_missing_record_leaves_a_gap_with_its_reason(lab: LabRecords, field: str, missing: str) -> None:
-    del getattr(lab, field)[missing]
-    step = {"files": "quantize", "speed": "bench", "generation": "generate"}.get(field, field)
-    failure = StepFailure(step=step, format=missing, message="Ran out | of memory.", log_path="logs/x.log")
+def test_a_missing_record_leaves_a_gap_with_its_reason(lab: Measured, step: AnyStep, missing: str) -> None:
+    del lab.of(step)[missing]
+    failure = StepFailure(step=step.name, format=missing, message="Ran out | of memory.", log_path="logs/x.log")
     text = render(replace(lab, failures=(failure,)))
     assert "not measured" in text
     assert "Ran out &#124; of memory." in text.split("### What is missing")[1].split("## Part 1")[0]
     check_tables(text)
 
 
-def test_each_notice_stands_once_beside_what_it_limits(lab: LabRecords) -> None:
+def test_each_notice_stands_once_beside_what_it_limits(lab: Measured) -> None:
     lab = replace(
         lab,
         text=text_source("demo", "TEXT-NOTICE"),
@@ -142,30 +156,32 @@ def test_each_notice_stands_once_beside_what_it_limits(lab: LabRecords) -> None:
         *(("TEXT-NOTICE", "2"), ("DRIFT \\*warning\\*", "4"), ("MODEL-NOTICE", "top"), ("already quantized", "top")),
     ):
         assert notice in parts[place] and sheet.count(notice) == 1
-    advice = render(lab, template="recommendation.md.j2")
+    advice = worksheet.render_recommendation(sheet_of(lab))
     assert "MODEL-NOTICE" in advice[:900] and "already quantized" in advice[:900]
     assert "does not compare with published WikiText-2 figures" in advice and "The speeds come with warnings" in advice
-    assert "# Note: TEXT-NOTICE" in perplexity_results(lab, rows_of(frame(lab)))
+    assert "# Note: TEXT-NOTICE" in perplexity_results(lab, figures_of(lab))
 
 
-def test_rules_give_the_answers_of_the_figures(lab: LabRecords) -> None:
-    rows = rows_of(frame(lab))
+def test_rules_give_the_answers_of_the_figures(lab: Measured) -> None:
+    rows = figures_of(lab)
     orders = Orders(lab, rows)
     assert to_drop(rows, orders, 0.02).pick == "Q3_K_M"
     assert reasoning(rows, "F16", {}).pick == "Q4_K_S"
     assert production(lab, rows, 0.02).pick == "Q6_K"
     assert sweet_spot(rows, boards(rows, orders, (0.3, 0.4, 0.3))).pick == "Q4_K_S"
     assert in_ram(lab, rows, orders, 8).pick == "F16"
-    assert "about 226 chunks" in under_limit(rows, 0.02).text
+    said = under_limit(rows, 0.02).text
+    assert "Q5_K_M, +2.08 % (95 % interval +1.89 to +2.26 %): about 5 more chunks (6.2 s) would settle it" in said
+    assert "labctl perplexity --settle" in said
 
 
-def test_answers_change_with_the_data(lab: LabRecords) -> None:
-    lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
-    lab.generation["Q4_K_S"] = generation_run("Q4_K_S", 150, 40, 3)
-    lab.memory["F16"] = replace(
-        lab.memory["F16"], loads=(replace(lab.memory["F16"].loads[0], peak_rss_bytes=20 * 1024**3),)
+def test_answers_change_with_the_data(lab: Measured) -> None:
+    lab.of(PERPLEXITY)["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
+    lab.of(GENERATE)["Q4_K_S"] = generation_run("Q4_K_S", 150, 40, 3)
+    lab.of(MEMORY)["F16"] = replace(
+        lab.of(MEMORY)["F16"], loads=(replace(lab.of(MEMORY)["F16"].loads[0], peak_rss_bytes=20 * 1024**3),)
     )
-    rows = rows_of(frame(lab))
+    rows = figures_of(lab)
     assert production(lab, rows, 0.02).pick == "Q5_K_M"
     assert reasoning(rows, "F16", {}).pick == "Q4_K_M"
     ram = in_ram(lab, rows, Orders(lab, rows), 8)
@@ -173,24 +189,24 @@ def test_answers_change_with_the_data(lab: LabRecords) -> None:
     assert "Q4_K_S (+1)" not in " ".join(surprises(lab, rows, Orders(lab, rows)))
 
 
-def test_a_model_that_cannot_add_has_no_reasoning_format(lab: LabRecords) -> None:
+def test_a_model_that_cannot_add_has_no_reasoning_format(lab: Measured) -> None:
     for name in FORMATS:
-        lab.generation[name] = generation_run(name, 100, 20, 3)
-    answer = reasoning(rows_of(frame(lab)), "F16", {})
+        lab.of(GENERATE)[name] = generation_run(name, 100, 20, 3)
+    answer = reasoning(figures_of(lab), "F16", {})
     assert answer.pick is None and "20 of 88" in answer.text
 
 
-def test_no_pass_means_the_baseline(lab: LabRecords) -> None:
-    answer = production(lab, rows_of(frame(lab, 0.0001)), 0.0001)
+def test_no_pass_means_the_baseline(lab: Measured) -> None:
+    answer = production(lab, figures_of(lab, 0.0001), 0.0001)
     assert answer.pick == "F16" and "no smaller file is shown" in answer.text
 
 
-def test_prediction_names_a_disagreement_only_where_there_is_one(lab: LabRecords) -> None:
+def test_prediction_names_a_disagreement_only_where_there_is_one(lab: Measured) -> None:
     nll = load_nll(lab)
-    assert "The orders disagree" in prediction(lab, rows_of(frame(lab)), nll)
+    assert "The orders disagree" in prediction(lab, figures_of(lab), nll)
     for name in FORMATS:
-        lab.generation[name] = generation_run(name, 194, 88, 9)
-    text = prediction(lab, rows_of(frame(lab)), nll)
+        lab.of(GENERATE)[name] = generation_run(name, 194, 88, 9)
+    text = prediction(lab, figures_of(lab), nll)
     assert "disagree" not in text and "equally well" in text
 
 
@@ -203,7 +219,7 @@ def test_spearman_is_scipys(pairs: list[tuple[int, int]]) -> None:
         assert spearman(one, other) == pytest.approx(float(scipy.stats.spearmanr(one, other).statistic), abs=1e-12)
 
 
-def test_weights_and_limit_reach_the_page(lab: LabRecords) -> None:
+def test_weights_and_limit_reach_the_page(lab: Measured) -> None:
     text = render(lab, ReportOptions(weights=(0.0, 1.0, 0.0), limit=0.10))
     assert "size 0 %, quality 100 %, speed 0 %" in text
     assert "**Answer:** Literal score: F16 with 1.000, ahead of Q8_0 with 0.999" in section(text, 15)
@@ -212,7 +228,13 @@ def test_weights_and_limit_reach_the_page(lab: LabRecords) -> None:
 
 def test_other_formats_and_baselines(tmp_path: Path) -> None:
     lab = make_lab(tmp_path, ("F16", "Q8_0"))
-    groups: tuple[dict[str, Any], ...] = (lab.files, lab.perplexity, lab.speed, lab.memory, lab.generation)
+    groups: tuple[MutableMapping[str, Any], ...] = (
+        lab.of(QUANTIZE),
+        lab.of(PERPLEXITY),
+        lab.of(BENCH),
+        lab.of(MEMORY),
+        lab.of(GENERATE),
+    )
     for group in groups:
         group["BF16"] = replace(group.pop("F16"), format="BF16")
     lab = replace(lab, formats=("BF16", "Q8_0"), model=replace(lab.model, baseline="BF16"))
@@ -225,12 +247,13 @@ def test_other_formats_and_baselines(tmp_path: Path) -> None:
 NASTY = "a|b `c` ```\n# title\r\n<script>*x*</script> [l](http://e.org) \x1b[31m\u202e\ud800 _e_ $m$ \\| www.e.org @you"
 
 
-def test_model_output_cannot_break_the_page(lab: LabRecords) -> None:
-    run = lab.generation["Q4_K_M"]
+def test_model_output_cannot_break_the_page(lab: Measured) -> None:
+    run = lab.of(GENERATE)["Q4_K_M"]
     nasty = tuple(replace(g, text=NASTY, prompt=NASTY, pieces=(NASTY,) * 100) for g in run.generations)
-    lab.generation["Q4_K_M"] = replace(run, generations=nasty)
-    lab.generation["F16"] = replace(
-        lab.generation["F16"], generations=tuple(replace(g, prompt=NASTY) for g in lab.generation["F16"].generations)
+    lab.of(GENERATE)["Q4_K_M"] = replace(run, generations=nasty)
+    lab.of(GENERATE)["F16"] = replace(
+        lab.of(GENERATE)["F16"],
+        generations=tuple(replace(g, prompt=NASTY) for g in lab.of(GENERATE)["F16"].generations),
     )
     text = render(lab)
     check_tables(text)
@@ -263,8 +286,8 @@ def test_small_models_do_not_read_as_nothing() -> None:
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
 
 
-def test_course_files(lab: LabRecords, tmp_path: Path) -> None:
-    del lab.speed["Q6_K"], lab.perplexity["Q8_0"], lab.files["Q3_K_M"]
+def test_course_files(lab: Measured, tmp_path: Path) -> None:
+    del lab.of(BENCH)["Q6_K"], lab.of(PERPLEXITY)["Q8_0"], lab.of(QUANTIZE)["Q3_K_M"]
     build(lab, tmp_path / "r", ReportOptions())
     rows = list(csv.reader(io.StringIO((tmp_path / "r" / "performance_results.csv").read_text("utf-8"))))
     assert rows[0] == ["Model", "PromptTime_ms", "GenerationTime_ms", "TokensPerSec"]
@@ -281,7 +304,7 @@ def test_course_files(lab: LabRecords, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_building_twice_changes_no_file(lab: LabRecords, tmp_path: Path) -> None:
+def test_building_twice_changes_no_file(lab: Measured, tmp_path: Path) -> None:
     files = build(lab, tmp_path / "r", ReportOptions())
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     assert build(lab, tmp_path / "r", ReportOptions()) == files
@@ -289,7 +312,7 @@ def test_building_twice_changes_no_file(lab: LabRecords, tmp_path: Path) -> None
     assert len(files) == 22
 
 
-def test_students_words_replace_the_draft_and_are_never_written(lab: LabRecords, tmp_path: Path) -> None:
+def test_students_words_replace_the_draft_and_are_never_written(lab: Measured, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
     own = 'Q6 = "I *see* it in Q3_K_M."\nQ1 = "Small."\n'
@@ -298,11 +321,11 @@ def test_students_words_replace_the_draft_and_are_never_written(lab: LabRecords,
     text = (folder / "worksheet.md").read_text("utf-8")
     assert "**In my own words:** I *see* it in Q3_K_M." in section(text, 6)
     assert "**In my own words:** Small." in section(text, 1)
-    assert "Draft" not in section(text, 6) and text.count("**Answer:** ____") == 4
+    assert "Draft" not in section(text, 6) and text.count("**Answer:** ____") == len(JUDGED) - 1
     assert (folder / "answers.toml").read_text("utf-8") == own
 
 
-@pytest.mark.parametrize("content", ["Q6 = ", 'Q19 = "x"', "Q6 = 3", 'note = "x"'])
+@pytest.mark.parametrize("content", ["Q6 = ", f'Q{len(QUESTIONS) + 1} = "x"', "Q6 = 3", 'note = "x"'])
 def test_bad_answers_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "answers.toml").write_text(content, "utf-8")
     with pytest.raises(LabError, match=r"answers\.toml"):
@@ -311,12 +334,12 @@ def test_bad_answers_are_named(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.slow
-def test_answers_file_is_made_once_with_a_gap_for_every_question(lab: LabRecords, tmp_path: Path) -> None:
+def test_answers_file_is_made_once_with_a_gap_for_every_question(lab: Measured, tmp_path: Path) -> None:
     build(lab, tmp_path / "r", ReportOptions())
     path = tmp_path / "r" / "answers.toml"
     made = path.read_text("utf-8")
     assert read_answers(path) == {}
-    assert re.findall(r"^# Q(\d+) = ", made, re.M) == [str(n) for n in range(1, 19)]
+    assert re.findall(r"^# Q(\d+) = ", made, re.M) == [str(n) for n in QUESTIONS]
     own = made.replace('# Q12 = ""', 'Q12 = """two\nlines"""')
     path.write_text(own, "utf-8")
     build(lab, tmp_path / "r", ReportOptions())
@@ -327,20 +350,18 @@ def test_answers_file_is_made_once_with_a_gap_for_every_question(lab: LabRecords
         read_answers(path)
 
 
-def test_every_chart_has_its_reading_beside_it(lab: LabRecords) -> None:
-    rows = rows_of(frame(lab))
-    values = worksheet.context(
-        lab, rows, weights=(0.3, 0.4, 0.3), limit=0.02, machine=None, charts=tuple(HOW_TO_READ), answers={}, blank=False
-    )
-    text = worksheet.render("worksheet.md.j2", values)
-    found = readings(lab, rows, 0.02)
+def test_every_chart_has_its_reading_beside_it(lab: Measured) -> None:
+    rows = figures_of(lab)
+    found = findings_of(lab, rows, 0.02)
+    charts = [CHARTS[name].entry(finding) for name, finding in found.items()]
+    text = worksheet.render_worksheet(replace(sheet_of(lab), charts=charts))
     for name in re.findall(r"\]\((\w+)\.png\)\n\n\*Reading the chart: ", text):
         assert escape(found[name]) in text
     assert text.count("*Reading the chart:") == text.count("![") == len(found) >= 6
     assert "Q4_K_S for 62 %" in found["winner_map"]
 
 
-def test_first_token_that_differs_is_bold(lab: LabRecords) -> None:
+def test_first_token_that_differs_is_bold(lab: Measured) -> None:
     assert "came it and in **the** people" not in section(render(lab), 5).split("| Q5_K_M")[0]
     assert re.search(r"\| Q4_K_M \|.*\*\*was\*\* ", section(render(lab), 5))
     assert "| Q8_0 | 61 of 100 | 61 of 100 | 61 of 100 | 61 of 100 | 61 of 100 | 305 of 500 (61 %) |" in section(
@@ -348,9 +369,9 @@ def test_first_token_that_differs_is_bold(lab: LabRecords) -> None:
     )
 
 
-def test_uses_follow_their_allowances(lab: LabRecords) -> None:
+def test_uses_follow_their_allowances(lab: Measured) -> None:
     def picks(limits: dict[str, float]) -> dict[str, str | None]:
-        return {use: answer.pick for use, answer in minimum_formats(rows_of(frame(lab)), "F16", limits)}
+        return {use: answer.pick for use, answer in minimum_formats(figures_of(lab), "F16", limits)}
 
     assert picks({}) == {
         "Chatbot": "Q5_K_M",
@@ -361,24 +382,24 @@ def test_uses_follow_their_allowances(lab: LabRecords) -> None:
     assert picks({"chatbot_ppl_increase_pct": 0.3})["Chatbot"] == "Q8_0"
     assert picks({"creative_kld_mean": 0.02})["Creative writing"] == "Q5_K_M"
     assert picks({"code_same_top_pct": 99.9})["Code generation"] == "F16"
-    lab.generation["F16"] = generation_run("F16", 194, 20, 100)
+    lab.of(GENERATE)["F16"] = generation_run("F16", 194, 20, 100)
     assert picks({})["Math reasoning"] is None
-    lab.divergence.clear()
-    (_, chatbot), *_ = minimum_formats(rows_of(frame(lab)), "F16", {})
+    lab.of(DIVERGENCE).clear()
+    (_, chatbot), *_ = minimum_formats(figures_of(lab), "F16", {})
     assert "not asked, because not measured: same top token" in chatbot.rule
     text = render(lab, ReportOptions())
     assert "lab.toml" in section(text, 13) and "another word is forgiven" in section(text, 13)
 
 
-def test_paired_test_of_each_probe_is_in_its_table(lab: LabRecords) -> None:
+def test_paired_test_of_each_probe_is_in_its_table(lab: Measured) -> None:
     assert "| 84 of 88 (89 to 98 %) | 3 / 0 | 0.250 |" in section(render(lab), 7)
     assert "McNemar" in section(render(lab), 6)
 
 
-def test_recommendation_says_what_it_costs_and_for_whom_not(lab: LabRecords) -> None:
-    text = render(lab, template="recommendation.md.j2")
+def test_recommendation_says_what_it_costs_and_for_whom_not(lab: Measured) -> None:
+    text = worksheet.render_recommendation(sheet_of(lab))
     for words in ("**Use Q6_K for production.**", "## Why", "## What it costs", "## For whom another choice is better"):
         assert words in text
     assert "Q4_K_S is the smallest file that passes the rule of Q7" in text
-    lab.perplexity["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
-    assert "**Use Q5_K_M for production.**" in render(lab, template="recommendation.md.j2")
+    lab.of(PERPLEXITY)["Q5_K_M"] = perplexity_run(Path(lab.folder), "Q5_K_M", nll_of(18.2, 0.1, 9))
+    assert "**Use Q5_K_M for production.**" in worksheet.render_recommendation(sheet_of(lab))

@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labctl.engines.llama_cpp.deaths import last_words
 from labctl.engines.llama_cpp.threadpool import ThreadPool
+from labctl.engines.model import FloatArray, IntArray
 from labctl.errors import LabError
-from labctl.executors.reasons import last_words
 
 _WARNING_LEVELS = (3, 4)  # ggml/include/ggml.h, enum ggml_log_level
 _MOST_WARNINGS, _LONGEST_LINE = 4096, 400
 LogLine = Callable[[str], None]
-IntArray = NDArray[np.int32]
-FloatArray = NDArray[np.float32]
 
 
 def _load_binding() -> Any:
@@ -123,10 +122,7 @@ class Model:
         parameters.load_mode = binding.LLAMA_LOAD_MODE_MMAP if mmap else binding.LLAMA_LOAD_MODE_NONE
         self._handle = binding.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._handle:
-            raise LabError(
-                f"llama.cpp cannot load {path.name}: {llama.last_words()}.",
-                REFUSED_HINT,
-            )
+            raise LabError(f"llama.cpp cannot load {path.name}: {llama.last_words()}.", REFUSED_HINT)
         self._vocab = binding.llama_model_get_vocab(self._handle)
         self.n_vocab: int = binding.llama_vocab_n_tokens(self._vocab)
         self.n_params: int = binding.llama_model_n_params(self._handle)
@@ -209,9 +205,17 @@ class Context:
     """
 
     def __init__(
-        self, model: Model, *, n_ctx: int, n_threads: int, n_seq: int = 1, shared: bool = False, n_ubatch: int = 512,
-        n_batch: int = 0, n_outputs: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        n_seq: int = 1,
+        shared: bool = False,
+        n_ubatch: int = 512,
+        n_batch: int = 0,
+        n_outputs: int = 0,
+    ) -> None:
         binding = model.llama.binding
         self.model = model
         self.binding = binding

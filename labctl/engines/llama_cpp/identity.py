@@ -1,4 +1,4 @@
-"""Which llama.cpp this is, and whether it computes on this CPU; asked in a child process and remembered."""
+"""Which llama.cpp this is, and whether it computes on this CPU; found out in a child process and remembered."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labctl.engines.llama_cpp.footprint import limit_bytes
-from labctl.engines.llama_cpp.tasks import EngineTask
+from labctl.engines.base import limit_bytes
+from labctl.engines.llama_cpp.deaths import death
+from labctl.engines.llama_cpp.engine import footprint_bytes
 from labctl.errors import LabError
-from labctl.executors.child import run_task
+from labctl.executors.base import ModelSize, Report, Task, log_line
+from labctl.executors.local import run_task
 from labctl.records.digests import digest
 from labctl.records.disk import write_text
 
 _ENGINE_TIMEOUT_S = 120.0
+
+
+class EngineTask(Task, frozen=True, kw_only=True):
+    """Say which llama.cpp this is; with a model, also check that it computes on this CPU."""
+
+    name = "engine"
+    work = "labctl.engines.llama_cpp.identity:identify"
+
+    def work_bytes(self, size: ModelSize) -> int:
+        return size.quantizing_bytes
 
 
 def library_folder() -> Path:
@@ -76,8 +88,27 @@ def ask_engine(model_path: str, n_threads: int) -> dict[str, str]:
             dict[str, str],
             log_path=Path(folder) / "engine.log",
             hang_s=_ENGINE_TIMEOUT_S,
-            limit_bytes=limit_bytes(task, None),
+            limit_bytes=limit_bytes(footprint_bytes, task, None),
+            deaths=death,
         )
+
+
+def identify(task: EngineTask, report: Report) -> dict[str, str]:
+    """Version and CPU features; with a model, quantize it and read a few tokens to see that the build computes."""
+    from labctl.engines.llama_cpp.binding import Context, Llama, Model
+    from labctl.engines.llama_cpp.formats import FORMATS
+    from labctl.engines.llama_cpp.quantizer import quantize_file
+
+    llama = Llama(log_line=log_line, warnings=report.warnings)
+    if task.model_path:
+        with tempfile.TemporaryDirectory() as folder:
+            small = Path(folder) / "engine.gguf"
+            for name in ("Q8_0", "Q4_K_M"):
+                quantize_file(llama, Path(task.model_path), small, FORMATS[name].ftype, n_threads=task.n_threads)
+                with Model(llama, small) as model, Context(model, n_ctx=64, n_threads=task.n_threads) as context:
+                    context.prompt([token % model.n_vocab for token in range(64)])
+                    context.synchronize()
+    return {"llama_cpp": llama.version(), "system_info": llama.system_info()}
 
 
 def check(model_path: str) -> int:

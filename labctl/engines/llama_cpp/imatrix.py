@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
+from labctl.engines.base import Imatrix
+from labctl.engines.llama_cpp.deaths import last_words
 from labctl.engines.llama_cpp.gguf.header import read_model
 from labctl.engines.llama_cpp.gguf.reader import AGAIN, GgufHeader, read_header
-from labctl.engines.llama_cpp.gguf.vocabulary import adds_end
+from labctl.engines.llama_cpp.gguf.soundness import adds_end
+from labctl.engines.model import FloatArray
 from labctl.errors import LabError
-from labctl.executors.reasons import last_words, log_tail
+from labctl.executors.reasons import log_tail
 from labctl.records.digests import DigestCache, digest
 from labctl.records.disk import partial_path, publish, safe_name, writing
 from labctl.records.places import brought, typed
 from labctl.records.plaintext import check_text
 from labctl.records.sources import SourceModel, TextSource
-
-FloatArray = NDArray[np.float32]
 
 CHUNKS = 100
 """Most chunks of 512 tokens that `auto` reads; llama.cpp's authors find little gain beyond."""
@@ -31,24 +31,6 @@ CHUNKS = 100
 _CALIBRATION = "demo/demo_text.txt"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _TOOL_VARIABLE = "LABCTL_LLAMA_IMATRIX"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imatrix:
-    """Which importance matrix a lab uses; one that is to be computed need not exist yet.
-
-    Attributes:
-        key: digest of its content, or of all that its computation depends on.
-        shown: what tables call it: the file's name, and the text it was computed on.
-        calibration: the text to compute it on; None for a file of the user's.
-        notices: what every reader must know about it.
-    """
-
-    path: Path
-    key: str
-    shown: str
-    calibration: Path | None = None
-    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +177,7 @@ def require_fit(data: ImatrixData, name: str, model_path: Path) -> None:
         LabError: it names none of the model's weights, or one with another number of columns.
     """
     header, _ = read_model(model_path)
-    found = 0
+    n_fitting = 0
     for tensor in header.tensors:
         entry = data.entries.get(tensor.name)
         if entry is None or "token_embd" in tensor.name:
@@ -207,8 +189,8 @@ def require_fit(data: ImatrixData, name: str, model_path: Path) -> None:
                 f" {wanted} in {model_path.name}.",
                 "Compute one for this model: --imatrix auto",
             )
-        found += 1
-    if not found:
+        n_fitting += 1
+    if not n_fitting:
         raise LabError(
             f"The importance matrix {name} belongs to another model: it names no weight of {model_path.name}.",
             "Compute one for this model: --imatrix auto",
@@ -250,13 +232,13 @@ def imatrix_tool() -> str:
         LabError: there is none.
     """
     named = os.environ.get(_TOOL_VARIABLE, "").strip()
-    found = shutil.which(named or "llama-imatrix")
-    if found is None:
+    tool = shutil.which(named or "llama-imatrix")
+    if tool is None:
         raise LabError(
             f"{named} cannot be run." if named else "llama.cpp's tool llama-imatrix is not on the PATH.",
             f"Install llama.cpp's tools, set {_TOOL_VARIABLE} to the tool, or give a ready one: --imatrix FILE",
         )
-    return found
+    return tool
 
 
 def ensure_imatrix(imatrix: Imatrix, model: SourceModel, n_threads: int, log_path: Path) -> Path:

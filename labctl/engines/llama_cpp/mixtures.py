@@ -7,40 +7,10 @@ one model are not those of another. Tests hold these rules to llama.cpp's own dr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
-from labctl.engines.llama_cpp.formats import UNQUANTIZED_TYPES, Format
+from labctl.engines.base import UNQUANTIZED_TYPES, Format, Frame, Matrix
 from labctl.engines.llama_cpp.gguf.reader import tensor_types
 from labctl.errors import LabError
-
-Role = Literal["token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """One matrix of a model: n_rows rows of row_length weights. `layer` is 0 for the two tables."""
-
-    role: Role
-    layer: int
-    row_length: int
-    n_rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """What else of a model the rules ask.
-
-    Attributes:
-        n_gqa: how many heads share one key and value.
-        tied: the table of token embeddings also serves as the output matrix.
-        is_70b: llama.cpp takes it for a 70B model: 80 layers and shared keys.
-    """
-
-    n_layer: int
-    n_gqa: int
-    tied: bool
-    is_70b: bool
 
 
 def matrix_type(format_: Format, matrix: Matrix, frame: Frame, *, has_imatrix: bool = False) -> str:
@@ -90,15 +60,13 @@ def type_bytes(tensor_type: str, n_params: int) -> int:
     return -(-n_params // block) * block_bytes
 
 
-def mixture(
-    format_: Format, matrices: Iterable[Matrix], frame: Frame, *, has_imatrix: bool = False
-) -> dict[str, int]:  # fmt: skip
+def mixture(format_: Format, matrices: Iterable[Matrix], frame: Frame, *, has_imatrix: bool = False) -> dict[str, int]:
     """Weights by type in a file of this format, the matrices only: vectors stay float32."""
-    found: dict[str, int] = {}
+    by_type: dict[str, int] = {}
     for matrix in matrices:
         name = matrix_type(format_, matrix, frame, has_imatrix=has_imatrix)
-        found[name] = found.get(name, 0) + matrix.row_length * matrix.n_rows
-    return found
+        by_type[name] = by_type.get(name, 0) + matrix.row_length * matrix.n_rows
+    return by_type
 
 
 def _blocks() -> dict[str, tuple[int, int]]:
@@ -123,8 +91,8 @@ def _wanted(format_: Format, matrix: Matrix, frame: Frame, has_imatrix: bool) ->
         return _lowest(name, usual, matrix, frame)
     match role:
         case "attn_v":
-            found = _values(name, usual, matrix.layer, frame, has_imatrix)
-            return "q5_K" if frame.is_70b and found in ("q3_K", "q4_K") else found
+            value_type = _values(name, usual, matrix.layer, frame, has_imatrix)
+            return "q5_K" if frame.is_70b and value_type in ("q3_K", "q4_K") else value_type
         case "attn_q" | "attn_k":
             return {"IQ3_XS": "iq3_xxs", "IQ3_XXS": "iq2_s"}.get(name, usual)
         case "ffn_down":

@@ -57,15 +57,15 @@ class ThreadPool:
 
 def _libraries(folder: Path) -> tuple[Any, Any] | None:
     """libggml and libggml-base, which libllama has loaded already; None where they are not found or too old."""
-    found = []
+    libraries = []
     for name in ("ggml", "ggml-base"):
         for pattern in (f"lib{name}.so", f"lib{name}.dylib", f"{name}.dll", f"lib{name}.dll"):
             if (folder / pattern).exists():
-                found.append(ctypes.CDLL(str(folder / pattern)))
+                libraries.append(ctypes.CDLL(str(folder / pattern)))
                 break
-    if len(found) != 2:
+    if len(libraries) != 2:
         return None
-    ggml, base = found
+    ggml, base = libraries
     try:
         ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
         ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p

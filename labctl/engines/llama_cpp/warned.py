@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from labctl.records.printable import printable
+
 MISSING_PRE = (
     "The file does not say how its text is split into words before tokens are made of it (tokenizer.ggml.pre is"
     " missing), so llama.cpp splits by a general rule: every perplexity here may be far from the model's true one."
@@ -16,40 +18,40 @@ _MOST_NAMES = 3
 _FUNCTION = re.compile(r"^(?:\w+: )*(?:warning: )?", re.IGNORECASE)
 
 
-def _names(found: Sequence[re.Match[str]]) -> str:
+def _names(matches: Sequence[re.Match[str]]) -> str:
     """The first few names, and how many more there are."""
-    names = list(dict.fromkeys(match["name"] for match in found))
+    names = list(dict.fromkeys(match["name"] for match in matches))
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
 
 
-def _control_tokens(found: Sequence[re.Match[str]]) -> str:
+def _control_tokens(matches: Sequence[re.Match[str]]) -> str:
     return (
-        f"llama.cpp takes tokens for control tokens that the file does not mark as such ({_names(found)}): sample texts"
-        " may end at them. Convert the model again if that looks wrong."
+        f"llama.cpp takes tokens for control tokens that the file does not mark as such ({_names(matches)}): sample"
+        " texts may end at them. Convert the model again if that looks wrong."
     )
 
 
-def _special(found: Sequence[re.Match[str]]) -> str:
+def _special(matches: Sequence[re.Match[str]]) -> str:
     return (
-        f"The header names tokens that the vocabulary does not have ({_names(found)}), and llama.cpp takes others or"
+        f"The header names tokens that the vocabulary does not have ({_names(matches)}), and llama.cpp takes others or"
         " none in their place. Convert the model again, or correct the keys with gguf-set-metadata."
     )
 
 
-def _unused(found: Sequence[re.Match[str]]) -> str:
+def _unused(matches: Sequence[re.Match[str]]) -> str:
     return (
-        f"llama.cpp does not use some tensors of the file ({_names(found)}): they count in its size, and in nothing"
+        f"llama.cpp does not use some tensors of the file ({_names(matches)}): they count in its size, and in nothing"
         " else that is measured."
     )
 
 
-def _empty(found: Sequence[re.Match[str]]) -> str:
-    return f"Some tokens of the vocabulary are empty (number {_names(found)}). Convert the model again."
+def _empty(matches: Sequence[re.Match[str]]) -> str:
+    return f"Some tokens of the vocabulary are empty (number {_names(matches)}). Convert the model again."
 
 
 def _always(text: str) -> Callable[[Sequence[re.Match[str]]], str]:
-    return lambda _found: text
+    return lambda _matches: text
 
 
 # What a warning means to a reader of figures. Source: llama.cpp src/, LLAMA_LOG_WARN.
@@ -58,18 +60,26 @@ _KNOWN: tuple[tuple[re.Pattern[str], Callable[[Sequence[re.Match[str]]], str]], 
     for pattern, words in (
         (r"missing pre-tokenizer type|QUALITY WILL BE DEGRADED|CONSIDER REGENERATING", _always(MISSING_PRE)),
         (r"control-looking token:\s+\d+ (?P<name>'.*') was not control-type", _control_tokens),
-        (r"special_(?P<name>eo[smt])_id is not in special_eog_ids", _always(
-            "The token that ends a text, by the header or by default where the header names none, is not one that"
-            " llama.cpp knows as an end of text: sample texts may break off early or run on. Check"
-            " tokenizer.ggml.eos_token_id.")),
+        (
+            r"special_(?P<name>eo[smt])_id is not in special_eog_ids",
+            _always(
+                "The token that ends a text, by the header or by default where the header names none, is not one that"
+                " llama.cpp knows as an end of text: sample texts may break off early or run on. Check"
+                " tokenizer.ggml.eos_token_id."
+            ),
+        ),
         (r"(?:bad|default) special token:? '(?P<name>[^']*)'", _special),
         (r"model has unused tensor (?P<name>\S+)", _unused),
         (r"empty token at index (?P<name>\d+)", _empty),
-        (r"Phi SWA is currently disabled", _always(
-            "llama.cpp computes this model without its sliding window: figures of contexts longer than the window may"
-            " differ from the original's.")),
+        (
+            r"Phi SWA is currently disabled",
+            _always(
+                "llama.cpp computes this model without its sliding window: figures of contexts longer than the window"
+                " may differ from the original's."
+            ),
+        ),
     )
-)  # fmt: skip
+)
 
 # About speed, about the log, or said by labctl itself in its own words (lengths, types that rows do not fill).
 _HARMLESS = re.compile(
@@ -85,18 +95,18 @@ _HARMLESS = re.compile(
 
 def in_words(lines: Iterable[str]) -> tuple[str, ...]:
     """What llama.cpp's warnings mean, each kind once, in the order they came; unknown ones in its own words."""
-    found: dict[Callable[[Sequence[re.Match[str]]], str], list[re.Match[str]]] = {}
+    known: dict[Callable[[Sequence[re.Match[str]]], str], list[re.Match[str]]] = {}
     unknown: dict[str, None] = {}
     for line in lines:
         for pattern, words in _KNOWN:
             if match := pattern.search(line):
-                found.setdefault(words, []).append(match)
+                known.setdefault(words, []).append(match)
                 break
         else:
-            said = "".join(c for c in _FUNCTION.sub("", line).strip() if c.isprintable())[:200]
+            said = printable(_FUNCTION.sub("", line).strip())[:200]
             if not _HARMLESS.search(said) and not _HARMLESS.search(line):
                 unknown.setdefault(said)
-    told = [words(matches) for words, matches in found.items()]
+    told = [words(matches) for words, matches in known.items()]
     told += [f"llama.cpp warns: {said}" for said in list(unknown)[:_MOST_UNKNOWN]]
     if len(unknown) > _MOST_UNKNOWN:
         told.append(f"llama.cpp warns of {len(unknown) - _MOST_UNKNOWN} further things: see the log.")

@@ -85,6 +85,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = _json(folder / "config.json")
     architecture = _architecture(folder, config, present)
     weights, index, weight_map = _weights(folder, present)
+    if empty := [path.name for path in weights if path.stat().st_size == 0]:
+        raise LabError(f"{folder} holds no weights: {empty[0]} is empty.", AGAIN)
     tensors = {path: read_safetensors(path) for path in weights if path.suffix == ".safetensors"}
     shapes = {name: tensor.shape for found in tensors.values() for name, tensor in found.items()}
     if index:
@@ -198,10 +200,7 @@ def _require_tokenizer(folder: Path, present: set[str]) -> None:
             )
         raise LabError(f"{folder} holds no tokenizer ({' or '.join(_TOKENIZERS[:3])}).", _MORE_FILES)
     if not present & (set(_TOKENIZERS) - {"vocab.json"}) and "merges.txt" not in present:
-        raise LabError(
-            f"{folder} holds half a tokenizer: vocab.json without merges.txt.",
-            _MORE_FILES,
-        )
+        raise LabError(f"{folder} holds half a tokenizer: vocab.json without merges.txt.", _MORE_FILES)
     for name in sorted(present & set(_TOKENIZERS)):
         if not (folder / name).stat().st_size:
             raise LabError(f"{folder / name} is empty.", AGAIN)

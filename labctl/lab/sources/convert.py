@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from labctl.engines.llama_cpp.gguf.header import model_shape, read_model
-from labctl.engines.llama_cpp.gguf.weights import fault_of, not_numbers, require_numbers
+from labctl import engines
+from labctl.engines.safetensors import not_numbers, require_numbers
 from labctl.errors import LabError
 from labctl.executors.reasons import last_words
 from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources.checkpoint import Checkpoint
 from labctl.lab.sources.converter import SCRIPT, Converter, make_ready
 from labctl.records.digests import DigestCache, digest
-from labctl.records.disk import partial_path, publish, remove_partials, require_space, safe_name, writing
+from labctl.records.disk import free_bytes, partial_path, publish, remove_partials, require_space, safe_name, writing
 
+ENGINE = engines.named("llama_cpp")  # whose converter makes the file
 _F16_MAX = 65504
-_BLOCK = 1 << 22
 _POLL_S = 0.2
 _FULL_BYTES = 1 << 20
+_ELSEWHERE = "choose another --lab-data folder"
 # Names in the converter's environment that could let it reach out or read what is the person's own.
 _WITHHELD = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONPATH", "PYTHONHOME", "NO_LOCAL_GGUF")
 
@@ -47,9 +45,8 @@ class Converted:
 
 
 def convert(
-    checkpoint: Checkpoint, name: str, converter: Converter, lab_data: Path, digests: DigestCache,
-    dialogue: Dialogue,
-) -> Converted:  # fmt: skip
+    checkpoint: Checkpoint, name: str, converter: Converter, lab_data: Path, digests: DigestCache, dialogue: Dialogue
+) -> Converted:
     """Convert, unless the same checkpoint was converted before; F16 unless a weight does not fit into it.
 
     Args:
@@ -79,16 +76,17 @@ def convert(
         path = folder / f"{safe_name(name)}-{outtype}.gguf"
         partial = partial_path(path)
         size_bytes = checkpoint.f16_bytes * (2 if outtype == "f32" else 1)
-        require_space(folder, size_bytes + (64 << 20), f"the {outtype.upper()} file of {name}", "--lab-data")
+        require_space(folder, size_bytes + (64 << 20), f"the {outtype.upper()} file of {name}", _ELSEWHERE)
         try:
             dialogue.say(f"Converting {name} to {outtype.upper()} with {converter.origin} ...")
             _run(checkpoint, converter, partial, outtype, size_bytes, dialogue, lab_data / "converted")
-            header, _ = read_model(partial)
-            model_shape(header)
-            overflowing = overflows(partial) if outtype == "f16" else ()
-            if overflowing:
-                _refuse_nan(partial, checkpoint)
-                dialogue.say(f"{overflowing[0]} holds weights beyond F16's {_F16_MAX:,}: {wider.upper()} instead.")
+            ENGINE.inspect(partial)  # is it a whole model?
+            faults = ENGINE.f16_faults(partial) if outtype == "f16" else {}
+            for tensor, fault in faults.items():
+                if fault == "NaN":  # in PyTorch's own files, which only the converter reads
+                    raise not_numbers(checkpoint.folder.name, tensor, fault)
+            if faults:
+                dialogue.say(f"{next(iter(faults))} holds weights beyond F16's {_F16_MAX:,}: {wider.upper()} instead.")
                 continue
             publish(partial, path)
             return Converted(path=path, outtype=outtype, made=True, notices=_notices(outtype))
@@ -107,46 +105,18 @@ def _notices(outtype: str) -> tuple[str, ...]:
     )
 
 
-def _refuse_nan(path: Path, checkpoint: Checkpoint) -> None:
-    """Tell NaN in PyTorch's own files, which only the converter reads, from a weight too large for F16.
-
-    Raises:
-        LabError: an F16 tensor holds NaN.
-    """
-    header, _ = read_model(path)
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    for tensor in header.tensors:
-        begin = header.data_offset + tensor.offset
-        if tensor.tensor_type == "f16" and fault_of(data[begin : begin + tensor.size_bytes], "f16") == "NaN":
-            raise not_numbers(checkpoint.folder.name, tensor.name, "NaN")
-
-
-def overflows(path: Path) -> tuple[str, ...]:
-    """F16 tensors of a GGUF file that hold infinities or what is no number: what they held did not fit.
-
-    Source: IEEE 754 binary16: all five exponent bits set.
-    """
-    header, _ = read_model(path)
-    found = []
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    for tensor in header.tensors:
-        if tensor.tensor_type != "f16":
-            continue
-        begin = header.data_offset + tensor.offset
-        values = data[begin : begin + tensor.size_bytes].view("<u2")
-        if any((values[at : at + _BLOCK] & 0x7C00 == 0x7C00).any() for at in range(0, values.size, _BLOCK)):
-            found.append(tensor.name)
-    del data
-    return tuple(found)
-
-
 # -- running it -------------------------------------------------------------------------------------------------------
 
 
 def _run(
-    checkpoint: Checkpoint, converter: Converter, target: Path, outtype: str, size_bytes: int, dialogue: Dialogue,
+    checkpoint: Checkpoint,
+    converter: Converter,
+    target: Path,
+    outtype: str,
+    size_bytes: int,
+    dialogue: Dialogue,
     logs: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Run the converter to its end, watching the file grow.
 
     Raises:
@@ -175,12 +145,12 @@ def _run(
     if process.returncode != 0 or not target.is_file():
         log_text = log_path.read_bytes()[-65_536:].decode("utf-8", "replace")
         message, hint = explain(log_text, process.returncode, checkpoint.quantization)
-        if shutil.disk_usage(target.parent).free < _FULL_BYTES:  # then the log is cut short, too
+        if free_bytes(target.parent) < _FULL_BYTES:  # then the log is cut short, too
             message, hint = _FULL
         raise LabError(f"{checkpoint.folder.name} cannot be converted: {message}.", f"{hint} (log: {log_path})")
 
 
-_FULL = ("the disk is full", "Free some space, or choose another --lab-data folder.")
+_FULL = ("the disk is full", f"Free some space, or {_ELSEWHERE}.")
 _CAUSES = (
     (
         r"Model (\S+) is not supported|Architecture '?(\S+?)'? not supported",
@@ -202,11 +172,7 @@ _CAUSES = (
         "llama.cpp's converter does not know the tensor {}",
         "The architecture differs from what its name says: an adapter, or a model newer than this llama.cpp.",
     ),
-    (
-        r"Missing tensors?: (.+)",
-        "weights are missing: {}",
-        "Download the checkpoint again, all files of it.",
-    ),
+    (r"Missing tensors?: (.+)", "weights are missing: {}", "Download the checkpoint again, all files of it."),
     (
         r"No module named '([^']+)'",
         "its environment lacks the Python package {}",

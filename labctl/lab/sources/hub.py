@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from labctl.errors import LabError
 from labctl.machine.checks import unreachable
+from labctl.records.disk import require_space
 from labctl.records.places import typed
 
 Progress = Callable[[str, int, int], None]
@@ -184,7 +184,7 @@ def _download(repo: HubRepo, file: HubFile, progress: Progress | None, again: bo
             repo.repo_id, file.name, cache_dir=cache, revision=repo.commit, repo_type=repo.repo_type
         )
         if again or not isinstance(kept, str):
-            _check_space(cache, file)
+            require_space(cache, file.size_bytes + SPARE_BYTES, file.name, "set HF_HOME to a folder on a larger disk")
         options: dict[str, Any] = {}  # an older client has no such argument and draws its own bar
         if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
             options["tqdm_class"] = _bar_class(file, progress)
@@ -211,19 +211,6 @@ def _intact(path: Path, file: HubFile, sha256_of: Callable[[Path], str]) -> bool
         return False
     data = path.read_bytes()  # the Hub keeps only files of a few MB without a sha256
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == file.blob_id
-
-
-def _check_space(folder: Path, file: HubFile) -> None:
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < file.size_bytes + SPARE_BYTES:
-        raise LabError(
-            f"Not enough disk space for {file.name}: {file.size_bytes / 1e9:.2f} GB to download,"
-            f" {free / 1e9:.2f} GB free in {place}.",
-            "Free some space, or set HF_HOME to a folder on a larger disk.",
-        )
 
 
 def _bar_class(file: HubFile, progress: Progress | None) -> type:

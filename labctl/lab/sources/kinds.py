@@ -46,11 +46,7 @@ _OTHERS = tuple(
             "Take the repository in the form of transformers (often named -hf), or make it with transformers' script"
             " convert_llama_weights_to_hf.py.",
         ),
-        (
-            r"consolidated.*\.safetensors",
-            "a model in Mistral's own form (consolidated.safetensors)",
-            HF_FORM,
-        ),
+        (r"consolidated.*\.safetensors", "a model in Mistral's own form (consolidated.safetensors)", HF_FORM),
         (r"tf_model.*\.h5|saved_model\.pb|.*\.h5|.*\.keras", "a model for TensorFlow", HF_FORM),
         (r"flax_model.*\.msgpack", "a model for Flax (JAX)", HF_FORM),
         (r"openvino.*\.(xml|bin)", "a model for OpenVINO", HF_FORM),

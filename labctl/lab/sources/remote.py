@@ -16,6 +16,7 @@ from labctl.lab.sources.hubspec import HubSpec
 from labctl.lab.sources.wholeness import require_parts
 from labctl.records.digests import DigestCache
 from labctl.records.disk import safe_name
+from labctl.records.units import size_text
 
 _SPLIT = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 _LABEL = re.compile(r"(?:^|[-_.])(f16|fp16|bf16|f32|fp32)(?=$|[-_.])", re.IGNORECASE)
@@ -148,7 +149,7 @@ def _ask(repo: hub.HubRepo, files: Sequence[hub.HubFile], is_checkpoint: bool, d
     missing = sum(file.size_bytes for file in files if folder is None or not (folder / file.name).is_file())
     if missing > LARGE_BYTES:
         more = ", and about as much again is written to convert it" if is_checkpoint else ""
-        dialogue.ask(f"{repo.repo_id} has {missing / 1e9:.1f} GB to download{more}; the lab's own files come on top.")
+        dialogue.ask(f"{repo.repo_id} has {size_text(missing)} to download{more}; the lab's own files come on top.")
 
 
 def _from_cache(spec: HubSpec, digests: DigestCache) -> Place | None:

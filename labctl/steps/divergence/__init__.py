@@ -1,1 +1,6 @@
-"""KL divergence from the baseline; it rides on the perplexity step."""
+"""Compare each format's predictions with the baseline's.
+
+KL divergence, and how often the most likely token is the same.
+
+Example: labctl divergence --formats Q4_K_M
+"""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from labctl.records.base import Provenance
 from labctl.records.sources import TextSource
-from labctl.steps.perplexity.record import Rider
+from labctl.steps.perplexity.record import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +19,8 @@ class DivergenceRun:
 
     Attributes:
         chunks: as in PerplexityRun.
-        values_path: .npz with kl (n_chunks, n_scored) float64 nats and same_top bool, relative to the outputs folder.
+        values_path: .npy, (n_chunks_text, 2 n_scored) float64: each token's divergence in nats, then 1 or 0 for the
+            same top token; NaN rows were not compared. Relative to the outputs folder.
         kld_mean, kld_median, kld_p90, kld_p99, kld_max: Kullback-Leibler divergence KL(baseline || file), nats a token.
         same_top_p: share of tokens at which both find the same token most likely, 0..1.
         *_low, *_high: 95 % intervals clustered by chunk.
@@ -42,6 +45,18 @@ class DivergenceRun:
     same_top_high: float
     provenance: Provenance
 
+    @property
+    def same_top_pct(self) -> float:
+        return 100 * self.same_top_p
+
+    @property
+    def same_top_low_pct(self) -> float:
+        return 100 * self.same_top_low
+
+    @property
+    def same_top_high_pct(self) -> float:
+        return 100 * self.same_top_high
+
 
 class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Where the baseline's probabilities are kept, and how far a file is from them.
@@ -49,16 +64,29 @@ class SpoolPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         spool_path: log-probabilities, float32 (n_rows, n_scored, n_vocab), a row for each of the first n_rows chunks in
             the order of the visit, with a list of the rows written beside it; the baseline writes it, others read.
-        kl_path: KL divergence and agreement of each token, chunk by chunk, as `records.arrays.NllStore` keeps them.
+        compared: chunks that are there already, in [start, stop) ranges. Each further one is sent as a row of "kl":
+            (2 n_scored,) float64, divergences, then 1 or 0 for the same top token.
         optional: a disk that fills up ends the comparison, not the measurement beside it.
     """
 
     spool_path: str
     n_rows: int
     is_baseline: bool
-    kl_path: str
+    compared: tuple[tuple[int, int], ...] = ()
     optional: bool = False
 
-    def rider(self) -> Rider:
+    def part(self) -> Part:
         """This plan as a part of the perplexity task."""
-        return Rider(watch="labctl.steps.divergence.work:watch", plan=msgspec.Raw(msgspec.json.encode(self)))
+        return Part(watch="labctl.steps.divergence.work:watch", plan=msgspec.Raw(msgspec.json.encode(self)))
+
+
+def list_path(spool: Path) -> Path:
+    """Where the list of a spool's rows is."""
+    return spool.with_name(spool.name + ".rows")
+
+
+def remove_spool(spool: Path) -> None:
+    """Take a spool from the disk, as far as that is possible now; the next run sweeps."""
+    for path in (spool, list_path(spool)):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

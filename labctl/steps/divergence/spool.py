@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.engines.llama_cpp.binding import FloatArray
+from labctl.engines.model import FloatArray
 from labctl.errors import LabError
 from labctl.records.disk import writing
 from labctl.steps.divergence.kl import KlSummary, log_softmax_rows, summarise
+from labctl.steps.divergence.record import list_path, remove_spool
 
 Floats = NDArray[np.float64]
 
@@ -48,10 +49,17 @@ class Spool:
         except FileNotFoundError:
             return {}
         parts = [line.split() for line in lines if line.endswith("\n")]
-        return {int(part[0]): int(part[1]) for part in parts if len(part) == 2 and all(one.isdigit() for one in part)}
+        return {int(part[0]): int(part[1]) for part in parts if len(part) == 2 and all(word.isdigit() for word in part)}
 
-    def drop_damaged(self) -> None:
-        """Take rows out that are not what was written: a power cut can keep the list and lose the data."""
+    def begin(self) -> None:
+        """Make ready to write. Rows that are not what was written go: a power cut can keep the list and lose the data.
+
+        Raises:
+            LabError: the file cannot be written.
+        """
+        with writing(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            self.path.touch()
         for row in self.rows:
             if not self._is_whole(row, self._load(row)):
                 del self._checksums[row]
@@ -63,14 +71,12 @@ class Spool:
             start: the first position; a chunk's positions come in order.
             logits: (n, n_vocab).
         Raises:
-            LabError: the disk is full.
+            LabError: the disk is full, or labctl took the file away to make room.
         """
         data = log_softmax_rows(logits).ravel().view(np.uint8).data
-        with writing(self.path):
-            self.path.touch()
-            with self.path.open("r+b") as stream:
-                stream.seek(self._offset(row, start))
-                stream.write(data)
+        with writing(self.path), self.path.open("r+b") as stream:
+            stream.seek(self._offset(row, start))
+            stream.write(data)
         self._running[row] = zlib.crc32(data, self._running[row] if start else 0)
 
     def close_row(self, row: int) -> None:
@@ -86,12 +92,11 @@ class Spool:
             start: the first position; a chunk's positions are read in order.
         Returns: (count, n_vocab) float32.
         Raises:
-            LabError: the spool is of another vocabulary, or cut off.
+            LabError: the spool is of another vocabulary, cut off, or gone.
         """
         n_vocab = self._shape[1]
-        values = np.fromfile(
-            self.path, dtype=np.float32, count=count * n_vocab, offset=self._offset(row, start)
-        )  # fmt: skip
+        with writing(self.path):
+            values = np.fromfile(self.path, dtype=np.float32, count=count * n_vocab, offset=self._offset(row, start))
         if values.size != count * n_vocab:
             raise _does_not_fit()
         self._running[row] = zlib.crc32(values.view(np.uint8).data, self._running[row] if start else 0)
@@ -117,13 +122,7 @@ class Spool:
     def remove(self) -> None:
         """Take it from the disk; no row counts any more."""
         self._checksums.clear()
-        self.path.unlink(missing_ok=True)
-        self._list.unlink(missing_ok=True)
-
-
-def list_path(spool: Path) -> Path:
-    """Where the list of a spool's rows is."""
-    return spool.with_name(spool.name + ".rows")
+        remove_spool(self.path)
 
 
 def summary(values: Floats) -> KlSummary:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from labctl.errors import LabError
-from labctl.executors.child import OnProgress
+from labctl.executors.base import OnProgress
 from labctl.lab.lab import Lab, key_of
-from labctl.records.store import write_record
-from labctl.steps.base import stored
-from labctl.steps.divergence.record import DivergenceRun, SpoolPlan
+from labctl.records.units import significant
+from labctl.steps.base import ALL, AnyStep, Case, Planned, Running, Scope
+from labctl.steps.divergence.record import DivergenceRun, remove_spool
 from labctl.steps.files import need_file
-from labctl.steps.perplexity.record import COMMON_CHUNKS, Rider
-from labctl.steps.perplexity.step import (
-    ORDER_SEED,
-    Attempt,
-    RiderOf,
-    kl_path,
-    measure,
-    nll_key,
-    no_rider,
-)
+from labctl.steps.perplexity.record import COMMON_CHUNKS, Rider, n_scored
+from labctl.steps.perplexity.step import ORDER_SEED, Companion, RiderOf, kl_path, measure, nll_key, no_rider
 
-_SPOOL = ".spool-"
+_SHARE = 0.15  # of computing a chunk: what comparing it takes while perplexity computes it anyway
 _SPARE_BYTES = 16 << 20  # beside the spool: journals and records
 
 
@@ -39,8 +31,7 @@ def _n_rows(lab: Lab, n_vocab: int | None = None) -> int:
 
 def _row_bytes(lab: Lab, n_vocab: int | None = None) -> int:
     """Size of one chunk in the spool."""
-    n_scored = lab.config.ctx - 1 - lab.config.ctx // 2
-    return 4 * n_scored * max(1, n_vocab or need_file(lab, lab.model.baseline).shape.n_vocab)
+    return 4 * n_scored(lab.config.ctx) * max(1, n_vocab or need_file(lab, lab.model.baseline).shape.n_vocab)
 
 
 def spool_bytes(lab: Lab, n_vocab: int | None = None) -> int:
@@ -70,12 +61,8 @@ def room(lab: Lab) -> LabError | None:
     return None
 
 
-def _divergence_settings(lab: Lab) -> dict[str, Any]:
-    return {
-        "n_ctx": lab.config.ctx,
-        "n_chunks": _n_rows(lab),
-        "order_seed": ORDER_SEED if lab.config.is_auto else None,
-    }
+def _divergence_settings(lab: Lab) -> dict[str, object]:
+    return {"n_ctx": lab.config.ctx, "n_chunks": _n_rows(lab), "order_seed": ORDER_SEED if lab.config.is_auto else None}
 
 
 def _divergence_key(lab: Lab, label: str) -> str:
@@ -83,26 +70,9 @@ def _divergence_key(lab: Lab, label: str) -> str:
     return key_of("divergence", lab, files=files, **_divergence_settings(lab))
 
 
-def fresh_divergence(lab: Lab, label: str) -> DivergenceRun | None:
-    """A format's divergence; of the baseline there is none."""
-    record = stored(lab, "divergence", label, DivergenceRun, _divergence_key(lab, label))
-    return record if record is not None and (lab.folder.root / record.values_path).is_file() else None
-
-
-def stale_divergence(lab: Lab, force: bool) -> list[str]:
-    """Formats with a file whose divergence is to be measured."""
-    found = []
-    for label in lab.labels:
-        with contextlib.suppress(LabError):
-            if label != lab.model.baseline and (force or fresh_divergence(lab, label) is None):
-                need_file(lab, label)
-                found.append(label)
-    return found
-
-
 @contextlib.contextmanager
 def spool_file(lab: Lab) -> Iterator[Path]:
-    """The baseline's probabilities in the outputs folder while they are needed.
+    """The baseline's probabilities in the scratch folder while they are needed.
 
     A run that is killed or interrupted leaves them there, and the next one goes on with them.
     """
@@ -110,14 +80,14 @@ def spool_file(lab: Lab) -> Iterator[Path]:
     try:
         yield path
     except Exception:  # not Ctrl-C
-        _remove_spool(path)
+        remove_spool(path)
         raise
-    _remove_spool(path)
+    remove_spool(path)
 
 
 def _spool_path(lab: Lab) -> Path:
     key = key_of("spool", lab, file=nll_key(lab, need_file(lab, lab.model.baseline)), **_divergence_settings(lab))
-    return lab.folder.root / f"{_SPOOL}{key[:12]}"
+    return lab.folder.scratch / f"spool-{key[:12]}"
 
 
 def has_spool(lab: Lab) -> bool:
@@ -125,84 +95,29 @@ def has_spool(lab: Lab) -> bool:
     return _spool_path(lab).is_file()
 
 
-def sweep_spools(lab: Lab) -> None:
-    """Remove spools that no run goes on with: of other settings, or with nothing left to compare."""
-    keep = ""
-    with contextlib.suppress(LabError):  # no file of the baseline: nothing to go on with
-        keep = _spool_path(lab).name if stale_divergence(lab, force=False) else ""
-    for path in lab.folder.root.glob(f"{_SPOOL}*"):
-        if not keep or path.name.removesuffix(".rows") != keep:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _remove_spool(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the folder may be gone or read-only by now; the next run sweeps
-        path.unlink(missing_ok=True)
-        path.with_name(path.name + ".rows").unlink(missing_ok=True)
-
-
 def rider(lab: Lab, label: str, spool: Path, *, optional: bool = True) -> Rider:
     """This step's part in a format's perplexity task; where perplexity is measured beside it, it is `optional`."""
-    plan = SpoolPlan(
-        spool_path=str(spool),
-        n_rows=_n_rows(lab),
-        is_baseline=label == lab.model.baseline,
-        kl_path=str(kl_path(lab, label)),
-        optional=optional,
-    )
-    return plan.rider()
+    from labctl.steps.divergence.keep import Comparison
+
+    path = None if label == lab.model.baseline else kl_path(lab, label)
+    return Comparison(spool, _n_rows(lab), lab.config.ctx, path, optional=optional)
 
 
-@contextlib.contextmanager
-def riding(lab: Lab, wanted: bool) -> Iterator[RiderOf]:
-    """Compare on the way, while perplexity is measured, where a format is still to be compared and there is room."""
-    if not wanted or not stale_divergence(lab, force=False) or room(lab) is not None:
-        yield no_rider
-        return
-    with spool_file(lab) as spool:
-        yield lambda label: rider(lab, label, spool)
-
-
-def run_divergence(lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float) -> None:
-    """Write the divergence records, comparing what the perplexity step has not compared already.
-
-    Args:
-        cost: of one format, for the progress display.
-    """
-    baseline = lab.model.baseline
-    waiting = [label for label in labels if _n_compared(lab, label) < _n_rows(lab)]
-    refused = room(lab) if waiting else None
-    if refused is not None:
-
-        def refuse(_on: OnProgress) -> None:
-            raise refused
-
-        attempt("divergence", baseline, cost * (1 + len(waiting)), refuse)
-        labels = [label for label in labels if label not in waiting]
-    elif waiting:
-        with spool_file(lab) as spool:
-            for label in (baseline, *waiting):
-                mine = rider(lab, label, spool, optional=False)
-                done = attempt(
-                    "divergence",
-                    label,
-                    cost,
-                    lambda on, label=label, mine=mine: measure(  # type: ignore[misc]
-                        lab, label, on, n_first=_n_rows(lab), rider=mine
-                    ),
-                )
-                if label == baseline and not done:
-                    return
-    for label in labels:
-        if _n_compared(lab, label):
-            attempt("divergence", label, 0.0, lambda _on, label=label: _write_divergence(lab, label))  # type: ignore[misc]
+def _with_files(lab: Lab, cases: Sequence[Case]) -> list[Case]:
+    """Those whose file is there, and the baseline's."""
+    found = []
+    for case in cases:
+        with contextlib.suppress(LabError):
+            need_file(lab, lab.model.baseline)
+            need_file(lab, case.format)
+            found.append(case)
+    return found
 
 
 def _n_compared(lab: Lab, label: str) -> int:
-    from labctl.records.arrays import load_nll
+    from labctl.records.arrays import load_rows
 
-    values = load_nll(kl_path(lab, label))
+    values = load_rows(kl_path(lab, label))
     if values is None:
         return 0
     chosen = values[_kl_chunks(lab, len(values))]
@@ -215,16 +130,16 @@ def _kl_chunks(lab: Lab, n_chunks_text: int) -> list[int]:
     return chunk_order(n_chunks_text, ORDER_SEED if lab.config.is_auto else None)[: _n_rows(lab)]
 
 
-def _write_divergence(lab: Lab, label: str) -> None:
-    from labctl.records.arrays import load_nll, to_ranges
+def _divergence(lab: Lab, label: str) -> DivergenceRun:
+    from labctl.records.arrays import load_rows, to_ranges
     from labctl.steps.divergence.spool import summary
 
     path = kl_path(lab, label)
-    values = load_nll(path)
+    values = load_rows(path)
     assert values is not None
     chunks = [chunk for chunk in _kl_chunks(lab, len(values)) if values[chunk, 0] == values[chunk, 0]]
     figures = summary(values[chunks])
-    record = DivergenceRun(
+    return DivergenceRun(
         format=label,
         text=lab.text,
         n_ctx=lab.config.ctx,
@@ -249,4 +164,112 @@ def _write_divergence(lab: Lab, label: str) -> None:
             {**_divergence_settings(lab), "n_threads": lab.n_threads},
         ),
     )
-    write_record(lab.folder.record_path("divergence", label), record)
+
+
+class Divergence(Companion[DivergenceRun]):
+    """How far each format's predictions are from the baseline's; of the baseline itself there is nothing to say."""
+
+    name = "divergence"
+    record = DivergenceRun
+    asks = "logits"
+    settings = ("text", "ctx", "chunks", "kl_chunks", "kl_spool_bytes")
+    figure = "KL divergence"
+    claim = "KL divergences follow from the tokens' values"
+
+    def cases(self, scope: Scope) -> tuple[Case, ...]:
+        return tuple(case for case in super().cases(scope) if case.format != scope.model.baseline)
+
+    def key(self, lab: Lab, case: Case) -> str:
+        return _divergence_key(lab, case.format)
+
+    def cost(self, lab: Lab, case: Case) -> float:
+        n_text = lab.text.size_bytes / 4 / lab.config.ctx
+        baseline = self.case(lab, lab.model.baseline)
+        alone = lab.folder.record_path(self.rides, str(baseline)).exists()
+        n_chunks = min(n_text, lab.config.kl_chunks or COMMON_CHUNKS)
+        return lab.config.ctx * n_chunks * (1.0 if alone else _SHARE)
+
+    def total_cost(self, lab: Lab, stale: Sequence[Case]) -> float:
+        """The baseline is read once, too."""
+        return self.cost(lab, stale[0]) * (1 + len(stale)) if stale else 0.0
+
+    def planned(self, lab: Lab, stale: Sequence[Case], tokens_per_s: float) -> list[Planned]:
+        n_bytes = spool_bytes(lab, lab.source.shape.n_vocab)
+        seconds = self.seconds(lab, stale, tokens_per_s)
+        return [Planned(step=self.name, label=ALL, write_bytes=n_bytes, temporary_bytes=n_bytes, estimate_s=seconds)]
+
+    def n_chunks(self, lab: Lab) -> int:
+        return _n_rows(lab)
+
+    @contextlib.contextmanager
+    def riding(self, lab: Lab, stale: Sequence[Case]) -> Iterator[RiderOf]:
+        """Compare on the way, where there is room, and the baseline passes by or has left its probabilities."""
+        passes = lab.config.is_auto or any(case.format == lab.model.baseline for case in stale) or has_spool(lab)
+        if not passes or not _with_files(lab, self.stale(lab)) or room(lab) is not None:
+            yield no_rider
+            return
+        with spool_file(lab) as spool:
+            yield lambda label: rider(lab, label, spool)
+
+    def run(self, running: Running, stale: Sequence[Case], riders: Sequence[AnyStep] = ()) -> None:
+        """Write the records, comparing what the perplexity step has not compared already."""
+        lab = running.lab
+        stale = _with_files(lab, stale)
+        if not stale:
+            return
+        baseline, cost = self.case(lab, lab.model.baseline), self.cost(lab, stale[0])
+        waiting = [case for case in stale if _n_compared(lab, case.format) < _n_rows(lab)]
+        refused = room(lab) if waiting else None
+        if refused is not None:
+
+            def refuse(_on: OnProgress) -> None:
+                raise refused
+
+            running.attempt(self.name, baseline, cost * (1 + len(waiting)), refuse)
+            stale = [case for case in stale if case not in waiting]
+        elif waiting:
+            with spool_file(lab) as spool:
+                for case in (baseline, *waiting):
+                    compare = functools.partial(
+                        measure,
+                        lab,
+                        case.format,
+                        n_first=_n_rows(lab),
+                        rider=rider(lab, case.format, spool, optional=False),
+                    )
+                    if not running.attempt(self.name, case, cost, compare) and case == baseline:
+                        return
+        for case in stale:
+            if _n_compared(lab, case.format):
+                running.attempt(self.name, case, 0.0, functools.partial(self.make, lab, case))
+
+    def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> DivergenceRun:
+        """The record, from what was compared."""
+        record = _divergence(lab, case.format)
+        self.write(lab.folder, case, record)
+        return record
+
+    def asked_of(self, record: DivergenceRun) -> dict[str, object]:
+        shuffled = record.provenance.settings.get("order_seed") is not None
+        chunks = {"chunks": "auto" if shuffled else record.n_chunks, "kl_chunks": record.n_chunks}
+        return super().asked_of(record) | chunks
+
+    def kept_scratch(self, lab: Lab) -> str:
+        """The baseline's probabilities, unless they are of other settings or nothing is left to compare."""
+        with contextlib.suppress(LabError):  # no file of the baseline: nothing to go on with
+            return _spool_path(lab).name if _with_files(lab, self.stale(lab)) else ""
+        return ""
+
+    def outcome(self, record: DivergenceRun) -> str:
+        return significant(record.kld_mean)
+
+    def raw(self, record: DivergenceRun) -> tuple[str, ...]:
+        return (record.values_path,)
+
+    def doubts(self, record: DivergenceRun, folder: Path) -> Iterator[str]:
+        from labctl.steps.divergence.figures import doubts
+
+        return doubts(record, folder)
+
+
+DIVERGENCE = Divergence()

@@ -1,1 +1,4 @@
-"""Sample outputs, and questions with known answers."""
+"""Write the sample outputs and answer the probes.
+
+Example: labctl generate --formats Q4_K_M
+"""

@@ -58,25 +58,31 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRun:
-    """Sample outputs and probes of one file.
+class Written:
+    """What a generate task wrote.
 
     Attributes:
         prompts_s, probes_s: seconds for all prompts, each both ways, and for all questions.
     """
 
-    format: str
     generations: tuple[Generation, ...]
     probes: tuple[ProbeResult, ...]
     prompts_s: float = 0.0
     probes_s: float = 0.0
-    provenance: Provenance
 
     def find(self, prompt_number: int, decoding: str) -> Generation | None:
         for generation in self.generations:
             if (generation.prompt_number, generation.decoding) == (prompt_number, decoding):
                 return generation
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRun(Written):
+    """Sample outputs and probes of one file."""
+
+    format: str
+    provenance: Provenance
 
 
 class GenerateTask(Task, frozen=True, kw_only=True):
@@ -100,7 +106,6 @@ class GenerateTask(Task, frozen=True, kw_only=True):
     seed: int
     probes: dict[str, str]
     probe_items: int | None
-    provenance: Provenance
 
     def n_ctx_open(self) -> int:
         return self.n_ctx

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from labctl.executors.child import OnProgress
+from labctl.executors.base import OnProgress
 from labctl.lab.lab import Lab, key_of
-from labctl.records.disk import write_text
+from labctl.records.disk import remove_partials, write_text
 from labctl.records.store import write_record
-from labctl.steps.base import Step, stored
+from labctl.steps.base import Case, Step
 from labctl.steps.files import need_file
-from labctl.steps.generate.record import GenerateTask, GenerationRun, prompt_file
+from labctl.steps.generate.record import GenerateTask, GenerationRun, Written, prompt_file
 
 _SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
 
@@ -26,18 +26,28 @@ PROMPTS = (
 """The course's five prompts, in the worksheet's order."""
 
 
-def _generate_settings(lab: Lab) -> dict[str, Any]:
+def _task(lab: Lab, label: str) -> GenerateTask:
     config = lab.config
-    return {
-        "prompts": list(PROMPTS),
-        "n_tokens": lab.reach.new_tokens(config.new_tokens),
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "seed": config.seed,
-        "n_ctx": max(config.ctx, 512),
-        "questions_side_by_side": _SIDE_BY_SIDE,
-        "probe_items": config.n_probe_items(lab.is_demo),
-    }
+    return GenerateTask(
+        model_path=str(lab.gguf_path(label)),
+        format=label,
+        n_threads=lab.n_threads,
+        n_ctx=max(config.ctx, 512),
+        n_side=_SIDE_BY_SIDE,
+        prompts=PROMPTS,
+        n_tokens=lab.reach.new_tokens(config.new_tokens),
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+        probes={name: str(path) for name, path in lab.probes.items()},
+        probe_items=config.n_probe_items(lab.is_demo),
+    )
+
+
+def _settings(task: GenerateTask) -> dict[str, object]:
+    plain = ("n_tokens", "temperature", "top_p", "seed", "n_ctx", "probe_items")
+    made = {name: getattr(task, name) for name in plain}
+    return {**made, "prompts": list(task.prompts), "questions_side_by_side": task.n_side}
 
 
 def _probe_digests(lab: Lab) -> dict[str, str]:
@@ -46,9 +56,14 @@ def _probe_digests(lab: Lab) -> dict[str, str]:
 
 def _generate_key(lab: Lab, label: str) -> str:
     return key_of(
-        "generate", lab, file=need_file(lab, label).sha256, machine=lab.machine.machine_id, n_threads=lab.n_threads,
-        probes=_probe_digests(lab), **_generate_settings(lab),
-    )  # fmt: skip
+        "generate",
+        lab,
+        file=need_file(lab, label).sha256,
+        machine=lab.machine.machine_id,
+        n_threads=lab.n_threads,
+        probes=_probe_digests(lab),
+        **_settings(_task(lab, label)),
+    )
 
 
 def prompt_path(lab: Lab, label: str, number: int, decoding: str) -> Path:
@@ -56,44 +71,68 @@ def prompt_path(lab: Lab, label: str, number: int, decoding: str) -> Path:
     return lab.folder.root / prompt_file(label, number, decoding)
 
 
-def _fresh_generation(lab: Lab, label: str) -> GenerationRun | None:
-    record = stored(lab, "generate", label, GenerationRun, _generate_key(lab, label))
-    if record is None:
-        return None
-    paths = [prompt_path(lab, label, one.prompt_number, one.decoding) for one in record.generations]
-    return record if all(path.is_file() for path in paths) else None
-
-
 def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> GenerationRun:
-    settings = _generate_settings(lab)
-    task = GenerateTask(
-        model_path=str(lab.gguf_path(label)),
+    task = _task(lab, label)
+    written = lab.run(task, Written, "generate", label, on_progress)
+    record = GenerationRun(
         format=label,
-        n_threads=lab.n_threads,
-        n_ctx=settings["n_ctx"],
-        n_side=settings["questions_side_by_side"],
-        prompts=tuple(settings["prompts"]),
-        n_tokens=settings["n_tokens"],
-        temperature=settings["temperature"],
-        top_p=settings["top_p"],
-        seed=settings["seed"],
-        probes={name: str(path) for name, path in lab.probes.items()},
-        probe_items=settings["probe_items"],
+        generations=written.generations,
+        probes=written.probes,
+        prompts_s=written.prompts_s,
+        probes_s=written.probes_s,
         provenance=lab.provenance(
             "generate",
             _generate_key(lab, label),
             {"model": need_file(lab, label).sha256, **_probe_digests(lab)},
-            {**settings, "n_threads": lab.n_threads},
+            {**_settings(task), "n_threads": lab.n_threads},
         ),
     )
-    record = lab.run(task, GenerationRun, "generate", label, on_progress)
     for one in record.generations:
         write_text(prompt_path(lab, label, one.prompt_number, one.decoding), one.prompt + one.text + "\n")
     write_record(lab.folder.record_path("generate", label), record)
     return record
 
 
-def generate_step(label: str) -> Step:
-    return Step(
-        "generate", label, lambda lab: _fresh_generation(lab, label), lambda lab, on: _make_generation(lab, label, on)
-    )
+class Generate(Step[GenerationRun]):
+    """Sample outputs, and answers to questions with known answers."""
+
+    name = "generate"
+    words = "text and probes"
+    record = GenerationRun
+    asks = "text"
+    settings = ("ctx", "threads", "temperature", "top_p", "seed", "new_tokens", "probe_items")
+    unit = "item"
+    figure = "right answers"
+    claim = "sample outputs are the records'"
+
+    def key(self, lab: Lab, case: Case) -> str:
+        return _generate_key(lab, case.format)
+
+    def cost(self, lab: Lab, case: Case) -> float:
+        return 14_000
+
+    def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> GenerationRun:
+        return _make_generation(lab, case.format, on_progress)
+
+    def outcome(self, record: GenerationRun) -> str:
+        n_answers = sum(len(probe.answers) for probe in record.probes)
+        return f"{sum(probe.n_correct for probe in record.probes)} of {n_answers}" if n_answers else ""
+
+    def raw(self, record: GenerationRun) -> tuple[str, ...]:
+        return tuple(prompt_file(record.format, one.prompt_number, one.decoding) for one in record.generations)
+
+    def sweep(self, lab: Lab) -> None:
+        for label in lab.formats:
+            remove_partials(prompt_path(lab, label, 1, "greedy").parent)
+
+    def doubts(self, record: GenerationRun, folder: Path) -> Iterator[str]:
+        for one, name in zip(record.generations, self.raw(record), strict=True):
+            try:
+                there = (folder / name).read_bytes()
+            except OSError:
+                there = b""
+            if there.decode("utf-8", "replace") != f"{one.prompt}{one.text}\n":
+                yield name
+
+
+GENERATE = Generate()

@@ -6,47 +6,34 @@ import functools
 import time
 from pathlib import Path
 
-from labctl.engines.llama_cpp.binding import Llama, Model
-from labctl.executors.base import Report, log_line
+from labctl import engines
+from labctl.executors.base import Report
 from labctl.steps.generate.probes import evenly, read_probe
-from labctl.steps.generate.record import GenerateTask, GenerationRun, ProbeResult
-from labctl.steps.generate.writer import ANSWER_TOKENS, Writer
+from labctl.steps.generate.record import GenerateTask, ProbeResult, Written
+from labctl.steps.generate.writer import ANSWER_TOKENS, answer, write
 
 
-def generate(task: GenerateTask, report: Report) -> GenerationRun:
+def generate(task: GenerateTask, report: Report) -> Written:
     """Continue the prompts, sampled and greedily, and answer the probes."""
-    llama = Llama(log_line=log_line, warnings=report.warnings)
-
+    program = engines.of_task(task).start(report)
     probes = {name: evenly(read_probe(Path(path)), task.probe_items) for name, path in task.probes.items()}
     n_prompts = 2 * len(task.prompts) * task.n_tokens  # tokens, as all counts here
     total = n_prompts + ANSWER_TOKENS * sum(len(questions) for questions in probes.values())
     begun = time.perf_counter()
     with (
-        Model(llama, Path(task.model_path)) as model,
-        Writer(llama, model, n_ctx=task.n_ctx, n_threads=task.n_threads, n_side=task.n_side) as writer,
+        program.open(Path(task.model_path)) as model,
+        model.writer(n_ctx=task.n_ctx, n_threads=task.n_threads, n_side=task.n_side) as writer,
     ):
-        generations = writer.write(
-            task.prompts,
-            n_tokens=task.n_tokens,
-            temperature=task.temperature,
-            top_p=task.top_p,
-            seed=task.seed,
-            on_progress=functools.partial(_tell, report, 0, total, "prompts"),
-        )
+        generations = write(writer, task, functools.partial(_tell, report, 0, total, "prompts"))
         written = time.perf_counter()
         results: list[ProbeResult] = []
         for name, questions in probes.items():
             before = n_prompts + ANSWER_TOKENS * sum(len(one.answers) for one in results)
             told = functools.partial(_tell, report, before, total, name)
-            results.append(ProbeResult(name=name, answers=writer.answer(questions, told)))
+            results.append(ProbeResult(name=name, answers=answer(writer, questions, task.n_side, told)))
         answered = time.perf_counter()
-    return GenerationRun(
-        format=task.format,
-        generations=tuple(generations),
-        probes=tuple(results),
-        prompts_s=written - begun,
-        probes_s=answered - written,
-        provenance=task.provenance,
+    return Written(
+        generations=tuple(generations), probes=tuple(results), prompts_s=written - begun, probes_s=answered - written
     )
 
 

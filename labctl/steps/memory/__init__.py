@@ -1,1 +1,4 @@
-"""Peak memory of a fresh process."""
+"""Measure peak memory, each format in a fresh process.
+
+Example: labctl memory --ctx 2048
+"""

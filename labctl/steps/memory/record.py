@@ -49,6 +49,11 @@ class MemoryRun:
         return next(load.peak_rss_bytes for load in self.loads if not load.mmap)
 
 
+def plain_load(run: MemoryRun | None) -> MemoryLoad | None:
+    """The load with mmap off: a mapped file's pages count or do not, as the system likes."""
+    return None if run is None else next((load for load in run.loads if not load.mmap), None)
+
+
 class MemoryTask(Task, frozen=True, kw_only=True):
     """One load: mmap on or off."""
 

@@ -1,1 +1,6 @@
-"""Perplexity by llama-perplexity's protocol, its increase over the baseline, and when that is settled."""
+"""Measure perplexity as llama-perplexity does.
+
+Every token's value is kept.
+
+Example: labctl perplexity --chunks 64
+"""

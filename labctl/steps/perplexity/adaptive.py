@@ -1,54 +1,76 @@
 """Perplexity with `--chunks auto`: which chunks each format needs, and when its verdict is settled.
 
-The chunks are visited in one shuffled order. Every format gets the first 32, so that absolute perplexities stand on a
-common set; from there a format goes on only while its verdict against the baseline is open, in blocks that grow by
-half, and the baseline only as far as somebody needs it.
+The chunks are visited in one shuffled order. Every format gets the first 12, so that absolute perplexities stand on a
+common set; from there a format goes on only while its verdict on this text is open, in blocks that grow by half, and
+the baseline only as far as somebody needs it. The verdict that is forecast to be cheapest comes first. One that would
+cost many times what was spent is given up, unless the lab is asked to settle all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from labctl.executors.child import OnProgress
-from labctl.lab.lab import Lab
-from labctl.records.store import write_record
-from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun, StopRule
-from labctl.steps.perplexity.step import ALPHA, ORDER_SEED, Attempt, RiderOf, measure, nll_path, no_rider
+import numpy as np
+
+from labctl.executors.base import OnProgress
+from labctl.records.arrays import FloatArray, load_rows
+from labctl.steps.base import Running
+from labctl.steps.perplexity.increase import chunk_differences
+from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun
+from labctl.steps.perplexity.scorer import chunk_order
+from labctl.steps.perplexity.sequence import chunks_to_settle, is_futile, settle
+from labctl.steps.perplexity.step import ORDER_SEED, PERPLEXITY, RiderOf, measure, nll_path, no_rider
+
+if TYPE_CHECKING:
+    from labctl.steps.perplexity.keep import Enough
 
 _GROWTH = 1.5
-_FIRST_BLOCKS = (8, 16, COMMON_CHUNKS)  # under a time budget: whatever it allows, all formats get alike
+_FIRST_BLOCK = 4  # under a time budget: whatever it allows, all formats get alike
 
 
-def settled(lab: Lab, run: PerplexityRun) -> bool:
-    """Whether a format's verdict against the baseline is settled by the chunks measured so far."""
-    from labctl.records.arrays import load_nll
-    from labctl.steps.perplexity.increase import chunk_differences
-    from labctl.steps.perplexity.scorer import chunk_order
-    from labctl.steps.perplexity.sequence import settle
+def next_block(
+    differences: Mapping[str, FloatArray], n_base: int, n_text: int, limit: float, patience: float
+) -> tuple[str, int] | None:
+    """Which format reads on, and up to how many chunks: the one whose verdict is forecast to be the cheapest.
 
-    nll, base = (load_nll(nll_path(lab, label)) for label in (run.format, lab.model.baseline))
-    if nll is None or base is None:
-        return False
-    visited = chunk_order(run.n_chunks_text, ORDER_SEED)[: run.n_chunks]
-    differences = chunk_differences(nll[visited], base[visited])
-    return settle(differences, limit=lab.config.limit, alpha=ALPHA).verdict != "undecided"
+    Args:
+        differences: format -> (n,) float64, nats: its chunk differences in the order of the visit.
+        n_base: chunks that the baseline has; more of them have to be read, too.
+        limit: largest acceptable increase, as a fraction.
+        patience: a verdict is given up once its forecast is so many times the chunks that the format has.
+    Returns: None when every verdict on this text stands or is given up.
+    """
+    costs = {}
+    for name, values in differences.items():
+        if values.size < n_text and np.isfinite(values).all():
+            n_needed = chunks_to_settle(values, n_text, limit) if values.size > 1 else COMMON_CHUNKS
+            is_open = settle(values, n_text, limit).verdict == "undecided"
+            if is_open and not is_futile(values, n_text, limit, patience):
+                costs[name] = n_needed - values.size + max(0, n_needed - n_base)
+    if not costs:
+        return None
+    name = min(costs, key=costs.__getitem__)
+    return name, min(n_text, max(COMMON_CHUNKS, math.ceil(_GROWTH * differences[name].size)))
 
 
 class _Auto:
     """One adaptive run: what each format has, and what is left of the budget."""
 
-    def __init__(
-        self, lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, rider_of: RiderOf
-    ) -> None:  # fmt: skip
-        self.lab = lab
+    def __init__(self, running: Running, rider_of: RiderOf) -> None:
+        self.lab = running.lab
         self._rider_of = rider_of
-        self.labels = labels
+        self._running = running
         self.runs: dict[str, PerplexityRun] = {}
-        self._attempt = attempt
-        self._cost = cost / max(1, len(labels) * COMMON_CHUNKS)
         self._begun = time.monotonic()
+
+    @property
+    def n_text(self) -> int:
+        """Chunks of the text."""
+        return self.runs[self.lab.model.baseline].n_chunks_text
 
     def left_s(self) -> float | None:
         budget = self.lab.config.budget_s
@@ -62,20 +84,13 @@ class _Auto:
         """Bring a format to its first n chunks, or to a settled verdict before that."""
         lab = self.lab
         known = self.runs.get(label)
-        stop = None
-        if until_settled:
-            stop = StopRule(
-                baseline_nll_path=str(nll_path(lab, lab.model.baseline)),
-                limit=lab.config.limit,
-                alpha=ALPHA,
-                at_least=COMMON_CHUNKS,
-            )
 
         def work(on_progress: OnProgress) -> None:
+            enough = self._enough() if until_settled else None
             rider = None if until_settled else self._rider_of(label)
             new = measure(
-                lab, label, on_progress, n_first=n_first, stop=stop, deadline_s=self.left_s(), rider=rider
-            )  # fmt: skip
+                lab, label, on_progress, n_first=n_first, enough=enough, deadline_s=self.left_s(), rider=rider
+            )
             if known is not None:
                 new = dataclasses.replace(
                     new,
@@ -86,50 +101,61 @@ class _Auto:
             self.runs[label] = new
 
         n_new = n_first - (known.n_chunks if known is not None else 0)
-        return self._attempt("perplexity", label, self._cost * max(0, n_new), work)
+        case = PERPLEXITY.case(lab, label)
+        cost = PERPLEXITY.cost(lab, case) * max(0, n_new) / COMMON_CHUNKS
+        return self._running.attempt(PERPLEXITY.name, case, cost, work)
+
+    def rows(self, name: str) -> FloatArray:
+        """NLL of a format's chunks in the order of the visit: (n_chunks, n_scored), nats; NaN where not measured."""
+        nll = load_rows(nll_path(self.lab, name))
+        order = chunk_order(self.n_text, ORDER_SEED)
+        return np.zeros((0, 0)) if nll is None else nll[order]
+
+    def differences(self, name: str) -> FloatArray:
+        """A format's chunk differences from the baseline in the order of the visit, as far as both were read."""
+        return chunk_differences(self.rows(name), self.rows(self.lab.model.baseline))
+
+    def _enough(self) -> Enough:
+        """A format has enough chunks once its verdict on this text is settled."""
+        base = self.rows(self.lab.model.baseline)
+
+        def enough(nll: FloatArray) -> bool:
+            differences = chunk_differences(nll, base[: len(nll)])
+            return settle(differences, self.n_text, self.lab.config.limit).verdict != "undecided"
+
+        return enough
 
 
 def run_auto(
-    lab: Lab, attempt: Attempt, labels: Sequence[str], cost: float, rider_of: RiderOf = no_rider
-) -> None:  # fmt: skip
+    running: Running, labels: Sequence[str], rider_of: RiderOf = no_rider, n_common: int = COMMON_CHUNKS
+) -> None:
     """Measure perplexity until every verdict is settled, the text is used up, or the budget is spent.
 
     Args:
         labels: formats whose file is there, the baseline first.
-        cost: of the whole step, for the progress display.
         rider_of: another step's part in a format's task, if it has one.
+        n_common: chunks that every format gets: more of them where the other step looks at more.
     """
-    auto = _Auto(lab, attempt, labels, cost, rider_of)
+    lab = running.lab
+    auto = _Auto(running, rider_of)
     baseline = lab.model.baseline
-    for size in (COMMON_CHUNKS,) if lab.config.budget_s is None else _FIRST_BLOCKS:
-        for label in labels:
-            if not auto.out_of_time() and (label in auto.runs or size == _first_size(lab)):
-                auto.measure(label, size)
-    if baseline in auto.runs:
-        size = COMMON_CHUNKS
-        n_text = auto.runs[baseline].n_chunks_text
-        open_labels = _open(lab, auto.runs)
-        while open_labels and size < n_text and not auto.out_of_time():
-            size = min(n_text, int(size * _GROWTH))
-            if not auto.measure(baseline, size):
-                break
-            done = [auto.measure(label, size, until_settled=True) for label in open_labels if not auto.out_of_time()]
-            if not any(done):
-                break
-            open_labels = _open(lab, auto.runs)
-    for label, run in auto.runs.items():
-        write_record(lab.folder.record_path("perplexity", label), run)
-
-
-def _first_size(lab: Lab) -> int:
-    return COMMON_CHUNKS if lab.config.budget_s is None else _FIRST_BLOCKS[0]
-
-
-def _open(lab: Lab, runs: dict[str, PerplexityRun]) -> list[str]:
-    """Formats whose verdict is open, those with the fewest chunks first."""
-    waiting = [
-        label
-        for label, run in runs.items()
-        if label != lab.model.baseline and run.n_chunks < run.n_chunks_text and not settled(lab, run)
-    ]
-    return sorted(waiting, key=lambda label: runs[label].n_chunks)
+    first_sizes = (n_common,) if lab.config.budget_s is None else (_FIRST_BLOCK, n_common)
+    for size in first_sizes:
+        for name in labels:
+            if not auto.out_of_time() and (name in auto.runs or size == first_sizes[0]):
+                auto.measure(name, size)
+    patience = math.inf if lab.config.settle else lab.config.patience
+    waiting = [name for name in auto.runs if name != baseline] if baseline in auto.runs else []
+    while not auto.out_of_time():
+        n_base = auto.runs[baseline].n_chunks
+        differences = {name: auto.differences(name) for name in waiting}
+        block = next_block(differences, n_base, auto.n_text, lab.config.limit, patience) if waiting else None
+        if block is None:
+            break
+        name, size = block
+        if n_base < size and not auto.measure(baseline, size):
+            break
+        if not auto.out_of_time() and not auto.measure(name, size, until_settled=True):
+            waiting.remove(name)
+    for name, run in auto.runs.items():
+        PERPLEXITY.write(lab.folder, PERPLEXITY.case(lab, name), run)

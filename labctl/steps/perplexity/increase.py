@@ -10,15 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labctl.errors import LabError
+from labctl.lab.config import USUAL_LIMIT
+from labctl.steps.intervals import ALPHA
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["pass", "fail", "undecided"]
-
-DEFAULT_LIMIT = 0.02
-_MOST_CHUNKS = 1_000_000
-_MOST_TIMES_MORE = (
-    100  # beyond this the distance to the limit is under a tenth of the half width: noise, not a forecast
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +57,7 @@ def chunk_differences(nll: Floats, nll_base: Floats) -> Floats:
     return differences
 
 
-def paired_increase(nll: Floats, nll_base: Floats, confidence: float = 0.95) -> Increase:
+def paired_increase(nll: Floats, nll_base: Floats, confidence: float = 1 - ALPHA) -> Increase:
     """Increase of perplexity with its t interval over chunks (tokens inside a chunk are not independent).
 
     Args:
@@ -84,7 +80,7 @@ def paired_increase(nll: Floats, nll_base: Floats, confidence: float = 0.95) -> 
     )
 
 
-def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+def mean_interval(values: Floats, confidence: float = 1 - ALPHA) -> tuple[float, float, float]:
     """Mean of independent values with Student's interval.
 
     Args:
@@ -101,33 +97,9 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, floa
     return mean, sd, _t_quantile(values.size - 1, confidence) * sd / math.sqrt(values.size)
 
 
-def verdict(increase: Increase, limit: float = DEFAULT_LIMIT) -> Verdict:
+def verdict(increase: Increase, limit: float = USUAL_LIMIT) -> Verdict:
     """Pass if the whole interval lies under the limit, fail if above it, undecided otherwise."""
     return side_of(increase.low, increase.high, limit)
-
-
-def chunks_needed(increase: Increase, limit: float = DEFAULT_LIMIT) -> int | None:
-    """How many chunks in all it would likely take until the 95 % interval clears the limit.
-
-    Args:
-        increase: what was measured so far; its spread and distance to the limit are taken as they are.
-        limit: largest acceptable increase, as a fraction.
-    Returns: number of chunks, at least 2; None if the estimate sits too close to the limit to say.
-    """
-    if increase.n_chunks < 2 or not (-1 < increase.increase < math.inf and math.isfinite(increase.sd)):
-        return None
-    distance = abs(math.log1p(increase.increase) - math.log1p(limit))
-    low, high = 1, min(_MOST_CHUNKS, _MOST_TIMES_MORE * increase.n_chunks)
-    if not _clears(high, increase.sd, distance):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _clears(middle, increase.sd, distance) else (middle, high)
-    return high
-
-
-def _clears(n_chunks: int, sd: float, distance: float) -> bool:
-    return n_chunks > 1 and _t_quantile(n_chunks - 1, 0.95) * sd / math.sqrt(n_chunks) < distance
 
 
 def side_of(low: float, high: float, limit: float) -> Verdict:

@@ -1,109 +1,78 @@
-"""In a child: the perplexity task, chunk by chunk, with the comparison to the baseline on the way."""
+"""In a child: the perplexity task, chunk by chunk, with another step looking at the logits on the way."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import time
 from pathlib import Path
 
-from labctl.engines.llama_cpp.binding import Llama, Model
-from labctl.errors import LabError
-from labctl.executors.base import Report, call, log_line
-from labctl.machine.memory import peak_rss_bytes
-from labctl.records.arrays import NllArray, NllStore, load_nll, to_ranges
-from labctl.steps.perplexity.increase import chunk_differences
-from labctl.steps.perplexity.record import PerplexityRun, PerplexityTask, Rider
-from labctl.steps.perplexity.scorer import ChunkScorer, LogitsWatcher, batch_shape, chunk_order, perplexity, text_tokens
-from labctl.steps.perplexity.sequence import settle
+from labctl import engines
+from labctl.engines.model import IntArray, Program
+from labctl.executors.base import Report, call
+from labctl.machine.memory import give_back_memory, peak_rss_bytes
+from labctl.records.arrays import from_ranges
+from labctl.steps.perplexity.record import Part, PerplexityTask, ReadsText, Scored
+from labctl.steps.perplexity.scorer import (
+    ChunkScorer,
+    LogitsWatcher,
+    batch_shape,
+    chunk_order,
+    load_tokens,
+    read_text,
+    require_two_chunks,
+)
 
 
-def measure(task: PerplexityTask, report: Report) -> PerplexityRun:
-    """Measure the chunks that are missing, keep each as it comes, and say what all of them together give.
+def measure(task: PerplexityTask, report: Report) -> Scored:
+    """Measure the chunks that are missing, and send each as it comes.
 
     Args:
         report: told of chunks there, chunks wanted, and the speed.
     Raises:
-        LabError: the text, the model or the disk refuses.
+        LabError: the text or the model refuses.
     """
-    llama = Llama(log_line=log_line, warnings=report.warnings)
-    spent, measured = 0.0, 0
     begun = time.monotonic()
-    path = Path(task.model_path)
-    tokens = text_tokens(llama, path, Path(task.text.path), task.n_ctx, task.tokens_path)
-    with contextlib.ExitStack() as opened:
-        model = opened.enter_context(Model(llama, path))
+    program = engines.of_task(task).start(report)
+    tokens = tokens_of(program, task, report)
+    require_two_chunks(Path(task.text.path).name, tokens, task.n_ctx)
+    with program.open(Path(task.model_path)) as model:
         shape = task.shape or batch_shape(model)
-        scorer = opened.enter_context(
-            ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=shape)
-        )
-        order = chunk_order(scorer.n_chunks, task.order_seed)
-        wanted = order[: task.n_first]
-        nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)
-        watcher = _watcher(task.rider, order, scorer)
-        missing = set(nll.missing(wanted)) | (watcher.missing() & set(wanted) if watcher is not None else set())
-        todo = [chunk for chunk in wanted if chunk in missing]
-        done_before = len(wanted) - len(todo)
-        baseline = load_nll(Path(task.stop.baseline_nll_path)) if task.stop else None
-
-        def settled(chunk: int) -> bool:
-            if task.deadline_s is not None and time.monotonic() - begun > task.deadline_s:
-                return True
-            visited = wanted[: wanted.index(chunk) + 1]
-            if task.stop is None or baseline is None or len(visited) < task.stop.at_least:
-                return False
-            differences = chunk_differences(nll.values[visited], baseline[visited])
-            return settle(differences, limit=task.stop.limit, alpha=task.stop.alpha).verdict != "undecided"
-
-        def keep(chunk: int, values: NllArray) -> None:
-            nonlocal nll
+        with ChunkScorer(model, tokens, n_ctx=task.n_ctx, n_threads=task.n_threads, shape=shape) as scorer:
+            order = chunk_order(scorer.n_chunks, task.order_seed)
+            wanted = order[: task.n_first]
+            watcher = _watcher(task.rider, order, scorer, report)
+            there = from_ranges(task.measured) - (watcher.missing() if watcher is not None else set())
+            todo = [chunk for chunk in wanted if chunk not in there]
+            n_there = len(wanted) - len(todo)
+            report(n_there, len(wanted), "")
+            done_s: list[float] = []
+            started = time.perf_counter()
             try:
-                nll.add(chunk, values)
-            except LabError:
-                if watcher is None or not watcher.give_up():
-                    raise
-                nll.close()
-                nll = NllStore(Path(task.nll_path), scorer.n_chunks, scorer.n_scored)  # without the torn row
-                nll.add(chunk, values)
-
-        try:
-            report(done_before, len(wanted), "")
-            for done, spent in scorer.run(todo, keep, settled, watcher):
-                measured = done
-                tps = done * task.n_ctx / spent if spent else 0.0
-                report(done_before + done, len(wanted), f"{tps:,.0f} t/s")
-        finally:
-            opened.close()  # what is written now would else count on top of the model's memory
-            nll.finish()
-            if watcher is not None:
-                watcher.finish()
-        # A shuffled visit takes along what earlier runs measured further on; a fixed one is what was asked for.
-        pool = wanted if task.order_seed is None else order
-        chunks = list(itertools.takewhile(lambda chunk: nll.measured[chunk], pool))
-        ppl, ppl_se = perplexity(nll.values[chunks])
-        return PerplexityRun(
-            format=task.format,
-            text=task.text,
-            n_ctx=task.n_ctx,
-            n_chunks_text=scorer.n_chunks,
-            n_scored_per_chunk=scorer.n_scored,
-            chunks=to_ranges(chunks),
-            nll_path=task.shown_nll_path,
-            order_seed=task.order_seed,
-            ppl=ppl,
-            ppl_se=ppl_se,
-            n_threads=task.n_threads,
-            shape=shape,
-            wall_s=spent,
-            n_tokens_evaluated=measured * task.n_ctx,
-            peak_rss_bytes=peak_rss_bytes(),
-            provenance=task.provenance,
-        )
+                for chunk, values in scorer.run(todo, watcher):
+                    report.rows("nll", chunk, values.astype("<f8").tobytes())
+                    done_s.append(time.perf_counter() - started)
+                    tps = len(done_s) * task.n_ctx / done_s[-1]
+                    report(n_there + len(done_s), len(wanted), f"{tps:,.0f} t/s")
+                    if report.stopped or (task.deadline_s is not None and time.monotonic() - begun > task.deadline_s):
+                        break
+            finally:
+                if watcher is not None:
+                    watcher.finish()
+    return Scored(shape=shape, done_s=tuple(done_s), peak_rss_bytes=peak_rss_bytes())
 
 
-def _watcher(rider: Rider | None, order: list[int], scorer: ChunkScorer) -> LogitsWatcher | None:
-    if rider is None:
+def tokens_of(program: Program, task: ReadsText, report: Report) -> IntArray:
+    """Token ids of the text: as they are kept, or else sent to be kept."""
+    tokens = load_tokens(Path(task.tokens_path)) if task.tokens_path else None
+    if tokens is None:
+        tokens = program.tokens(Path(task.model_path), read_text(Path(task.text.path)))
+        report.rows("tokens", 0, tokens.astype("<i4").tobytes())
+        give_back_memory()
+    return tokens
+
+
+def _watcher(part: Part | None, order: list[int], scorer: ChunkScorer, report: Report) -> LogitsWatcher | None:
+    if part is None:
         return None
-    watcher = call(rider.watch, rider.plan, order, scorer)
+    watcher = call(part.watch, part.plan, order, scorer, report)
     assert isinstance(watcher, LogitsWatcher)
     return watcher

@@ -1,1 +1,4 @@
-"""Quantized files, and what they really contain."""
+"""Make the quantized files and check what they really contain.
+
+Example: labctl quantize --formats Q4_K_M,Q2_K
+"""

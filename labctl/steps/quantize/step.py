@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from labctl.engines.llama_cpp.tasks import LoadTask
-from labctl.executors.child import ChildError, OnProgress
+from labctl.engines.base import Imatrix
+from labctl.executors.base import ChildError, OnProgress
 from labctl.lab import heard
-from labctl.records.base import Provenance
+from labctl.lab.folder import RunFolder
+from labctl.lab.lab import Lab
 from labctl.records.files import GgufFile
 from labctl.records.store import write_record
-from labctl.steps.quantize.record import QuantizeTask
-
-if TYPE_CHECKING:
-    from labctl.engines.llama_cpp.imatrix import Imatrix
-from labctl.lab.lab import Lab
-from labctl.steps.base import Step
-from labctl.steps.files import _quantize_key, fresh_file, imatrix_of
+from labctl.records.units import size_text
+from labctl.steps.base import Case, Step
+from labctl.steps.files import fresh_file, imatrix_of, quantize_key
+from labctl.steps.quantize import keep
+from labctl.steps.quantize.audit import audit
+from labctl.steps.quantize.record import LoadTask, Made, QuantizeTask
 
 
 def load_source(lab: Lab) -> Lab:
@@ -33,57 +33,84 @@ def load_source(lab: Lab) -> Lab:
         lab.run(task, bool, heard.LOAD, label, None)
     except ChildError as error:
         hint = f"{error.hint} llama.cpp's log: {error.log_path}."
-        raise ChildError(error.message, hint, error.log_path, error.log_tail, for_all=True) from error
+        raise ChildError(error.message, hint, error.log_path, for_all=True) from error
     return lab.with_notices()
 
 
-def quantize_task(lab: Lab, label: str, *, provenance: Provenance, **options: Any) -> QuantizeTask:
+def quantize_task(lab: Lab, label: str, *, imatrix: Path | None = None, dry_run: bool = False) -> QuantizeTask:
     """The task that makes a format's file, or with dry_run says how large it would be."""
-    path = lab.gguf_path(label)
     return QuantizeTask(
         model_path=lab.model.path,
         format=label,
         n_threads=lab.n_threads,
-        target_path=str(path),
-        shown_path=path.name,
+        target_path=str(lab.folder.scratch / lab.gguf_path(label).name),
         allow_requantize=lab.model.quantized,
-        provenance=provenance,
-        **options,
+        imatrix_path="" if imatrix is None else str(imatrix),
+        dry_run=dry_run,
     )
 
 
 def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile:
     provenance = lab.provenance(
         "quantize",
-        _quantize_key(lab, label),
+        quantize_key(lab, label),
         {"model": lab.model.sha256},
         {"format": label, "n_threads": lab.n_threads, "allow_requantize": lab.model.quantized},
     )
     path = lab.gguf_path(label)
     imatrix = imatrix_of(lab, label)
     if label == lab.model.baseline:
-        from labctl.steps.quantize.audit import audit
-
-        record = audit(path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
+        record = audit(lab.engine, path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
     else:
-        task = quantize_task(
-            lab,
-            label,
-            imatrix_path="" if imatrix is None else str(_need_imatrix(lab, imatrix)),
-            imatrix_shown="" if imatrix is None else imatrix.shown,
-            provenance=provenance,
-        )
-        record = lab.run(task, GgufFile, "quantize", label, on_progress)
+        task = quantize_task(lab, label, imatrix=None if imatrix is None else _need_imatrix(lab, imatrix))
+        run = functools.partial(lab.run, step="quantize", label=label, on_progress=on_progress)
+        record = keep.make(lab.engine, run, task, path, provenance, imatrix="" if imatrix is None else imatrix.shown)
         lab.digests.remember(path, record.sha256)
     write_record(lab.folder.record_path("quantize", label), record)
     return record
 
 
+def _dry_run(lab: Lab, label: str) -> int:
+    """Bytes of a format's tensors, by llama.cpp's dry run; its log goes with it."""
+    return lab.ask(quantize_task(lab, label, dry_run=True), Made).tensor_bytes
+
+
 def _need_imatrix(lab: Lab, imatrix: Imatrix) -> Path:
-    from labctl.engines.llama_cpp.imatrix import ensure_imatrix
-
-    return ensure_imatrix(imatrix, lab.model, lab.n_threads, lab.folder.log_path("imatrix"))
+    return lab.engine.ensure_imatrix(imatrix, lab.model, lab.n_threads, lab.folder.log_path("imatrix"))
 
 
-def quantize_step(label: str) -> Step:
-    return Step("quantize", label, lambda lab: fresh_file(lab, label), lambda lab, on: _make_file(lab, label, on))
+class Quantize(Step[GgufFile]):
+    """The file of each format; that of the baseline is the source."""
+
+    name = "quantize"
+    words = "file"
+    record = GgufFile
+    after = ()
+    settings = ("imatrix",)
+    unit = "tensor"
+
+    def key(self, lab: Lab, case: Case) -> str:
+        return quantize_key(lab, case.format)
+
+    def fresh(self, lab: Lab, case: Case) -> GgufFile | None:
+        return fresh_file(lab, case.format)
+
+    def cost(self, lab: Lab, case: Case) -> float:
+        return 4_000
+
+    def writes(self, lab: Lab, case: Case) -> int:
+        return 0 if case.format == lab.model.baseline else _dry_run(lab, case.format)
+
+    def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> GgufFile:
+        return _make_file(lab, case.format, on_progress)
+
+    def outcome(self, record: GgufFile) -> str:
+        return size_text(record.size_bytes)
+
+
+QUANTIZE = Quantize()
+
+
+def formats_made(folder: RunFolder) -> set[str]:
+    """Formats whose file has a record, the baseline among them."""
+    return {path.stem.partition("-")[2] for path in folder.records.glob(f"{QUANTIZE.name}-*.json")}

@@ -9,7 +9,8 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.steps.divergence.kl import log_softmax_rows
-from labctl.steps.divergence.spool import Spool, list_path
+from labctl.steps.divergence.record import list_path
+from labctl.steps.divergence.spool import Spool
 
 N_SCORED, N_VOCAB = 10, 33
 PIECES = ((0, 4), (4, 8), (8, 10))
@@ -24,6 +25,7 @@ def open_spool(folder: Path, n_vocab: int = N_VOCAB) -> Spool:
 
 
 def write(spool: Spool, *rows: int) -> None:
+    spool.begin()
     for start, stop in PIECES:
         for row in rows:
             spool.write(row, start, logits(row)[start:stop])
@@ -66,7 +68,7 @@ def test_a_changed_value_is_found(tmp_path: Path, place: int) -> None:
     with pytest.raises(LabError, match="do not fit"):
         read(spool, 1)
     again = open_spool(tmp_path)
-    again.drop_damaged()
+    again.begin()
     assert again.rows == {0}
 
 
@@ -87,8 +89,12 @@ def test_a_torn_last_line_of_the_list_counts_nothing(tmp_path: Path) -> None:
     assert open_spool(tmp_path).rows == {0}
 
 
-def test_removing_leaves_nothing(tmp_path: Path) -> None:
+def test_removing_leaves_nothing_and_nothing_is_written_after_it(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     write(spool, 0)
     spool.remove()
+    with pytest.raises(LabError):
+        spool.write(1, 0, logits(1)[:4])
+    with pytest.raises(LabError):
+        spool.read(0, 0, 4)
     assert not list(tmp_path.iterdir())

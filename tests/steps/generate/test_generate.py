@@ -10,40 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_factory import provenance
 
 from labctl.errors import LabError
-from labctl.steps.generate.record import GenerateTask, GenerationRun
+from labctl.steps.generate.record import GenerateTask, Written
 from labctl.steps.generate.step import PROMPTS
 
-Generate = Callable[..., GenerationRun]
+Generate = Callable[..., Written]
 
 
 @pytest.fixture(scope="module")
 def generate(child: Callable[..., Any], quantized: Any) -> Generate:
-    def run(label: str = "F16", **options: Any) -> GenerationRun:
+    def run(label: str = "F16", **options: Any) -> Written:
         settings = {
-            "n_ctx": 512, "n_side": 16, "prompts": PROMPTS[:2], "n_tokens": 12, "temperature": 0.7, "top_p": 0.9,
-            "seed": 42, "probes": {}, "probe_items": None, **options,
-        }  # fmt: skip
-        record: GenerationRun = child(
-            GenerateTask(
-                model_path=str(quantized.paths[label]), format=label, n_threads=1,
-                provenance=provenance("generate"), **settings,
-            ),
-            GenerationRun,
-        )  # fmt: skip
+            "n_ctx": 512,
+            "n_side": 16,
+            "prompts": PROMPTS[:2],
+            "n_tokens": 12,
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "seed": 42,
+            "probes": {},
+            "probe_items": None,
+            **options,
+        }
+        record: Written = child(
+            GenerateTask(model_path=str(quantized.paths[label]), format=label, n_threads=1, **settings), Written
+        )
         return record
 
     return run
 
 
 @pytest.fixture(scope="module")
-def first(generate: Generate) -> GenerationRun:
+def first(generate: Generate) -> Written:
     return generate()
 
 
-def tokens(run: GenerationRun, decoding: str) -> list[tuple[int, ...]]:
+def tokens(run: Written, decoding: str) -> list[tuple[int, ...]]:
     return [one.tokens for one in run.generations if one.decoding == decoding]
 
 
@@ -65,33 +68,40 @@ print(json.dumps(found))
 """
 
 
-def test_greedy_decoding_takes_the_most_likely_token_each_time(first: GenerationRun, demo_model: Path) -> None:
+@pytest.mark.slow
+def test_greedy_decoding_takes_the_most_likely_token_each_time(first: Written, demo_model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _GREEDY, str(demo_model), *PROMPTS[:2]],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert [list(one) for one in tokens(first, "greedy")] == json.loads(done.stdout)
 
 
-def test_the_same_seed_gives_the_same_text_and_another_does_not(first: GenerationRun, generate: Generate) -> None:
+def test_the_same_seed_gives_the_same_text_and_another_does_not(first: Written, generate: Generate) -> None:
     again, other = generate(), generate(seed=43)
     assert tokens(again, "sampled") == tokens(first, "sampled")
     assert tokens(other, "sampled") != tokens(first, "sampled")
     assert tokens(other, "greedy") == tokens(first, "greedy")
 
 
-def test_a_tiny_top_p_leaves_the_most_likely_token_only(first: GenerationRun, generate: Generate) -> None:
+def test_a_tiny_top_p_leaves_the_most_likely_token_only(first: Written, generate: Generate) -> None:
     assert tokens(generate(top_p=1e-6, temperature=5.0), "sampled") == tokens(first, "greedy")
 
 
-def test_temperature_takes_part(first: GenerationRun, generate: Generate) -> None:
+def test_temperature_takes_part(first: Written, generate: Generate) -> None:
     assert tokens(generate(temperature=3.0, top_p=1.0), "sampled") != tokens(first, "sampled")
 
 
-def test_every_prompt_is_continued_both_ways_and_the_parts_agree(first: GenerationRun) -> None:
+def test_every_prompt_is_continued_both_ways_and_the_parts_agree(first: Written) -> None:
     assert [(one.prompt_number, one.decoding) for one in first.generations] == [
-        (1, "sampled"), (1, "greedy"), (2, "sampled"), (2, "greedy"),
-    ]  # fmt: skip
+        (1, "sampled"),
+        (1, "greedy"),
+        (2, "sampled"),
+        (2, "greedy"),
+    ]
     for one in first.generations:
         assert one.prompt == PROMPTS[one.prompt_number - 1]
         assert len(one.tokens) == len(one.pieces) <= 12
@@ -118,9 +128,10 @@ def test_probes_are_asked_and_scored(generate: Generate, root: Path) -> None:
 def test_questions_side_by_side_are_answered_as_one_by_one(generate: Generate, root: Path, label: str) -> None:
     folder = root / "lab_data/demo/probes"
     settings: dict[str, Any] = {
-        "prompts": (), "probe_items": 60,
+        "prompts": (),
+        "probe_items": 60,
         "probes": {name: str(folder / f"{name}.csv") for name in ("capitals", "sums")},
-    }  # fmt: skip
+    }
     together, alone = (generate(label, n_side=n_side, **settings) for n_side in (16, 1))
     for a, b in zip(together.probes, alone.probes, strict=True):
         # Sums in another order may tip an answer that hangs in the balance, where 8-bit rounding makes them differ.
@@ -130,8 +141,10 @@ def test_questions_side_by_side_are_answered_as_one_by_one(generate: Generate, r
 
 def test_questions_that_fill_the_cache_take_turns(generate: Generate, root: Path) -> None:
     settings: dict[str, Any] = {
-        "prompts": (), "probe_items": 20, "probes": {"sums": str(root / "lab_data/demo/probes/sums.csv")},
-    }  # fmt: skip
+        "prompts": (),
+        "probe_items": 20,
+        "probes": {"sums": str(root / "lab_data/demo/probes/sums.csv")},
+    }
     roomy, narrow = (generate(n_ctx=n_ctx, **settings).probes[0] for n_ctx in (512, 96))  # 96: two at a time
     assert [one.prompt for one in narrow.answers] == [one.prompt for one in roomy.answers]
     assert [one.correct for one in narrow.answers] == [one.correct for one in roomy.answers]

@@ -15,12 +15,21 @@ from labctl.steps.generate.probes import ProbeQuestion, evenly, is_correct, read
 @pytest.mark.parametrize(
     ("output", "expected", "correct"),
     [
-        (" 8.", "8", True), (" 8", "8", True), ("8, and", "8", True), (" 80", "8", False), ("8.5", "8", False),
-        ("8,000", "8", False), (" Paris, the", "Paris", True), (" Parisian", "Paris", False),
+        (" 8.", "8", True),
+        (" 8", "8", True),
+        ("8, and", "8", True),
+        (" 80", "8", False),
+        ("8.5", "8", False),
+        ("8,000", "8", False),
+        (" Paris, the", "Paris", True),
+        (" Parisian", "Paris", False),
         (" in Paris", "Paris", False),
-        ("", "8", False), ("\n8\n", "8", True), ("paris", "Paris", False), ("-8", "8", False),
+        ("", "8", False),
+        ("\n8\n", "8", True),
+        ("paris", "Paris", False),
+        ("-8", "8", False),
     ],
-)  # fmt: skip
+)
 def test_answers_are_whole_words(output: str, expected: str, correct: bool) -> None:
     assert is_correct(output, expected) is correct
 

@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from labctl.engines.llama_cpp.chunks import _slices
 from labctl.errors import LabError
-from labctl.records.arrays import load_nll
+from labctl.records.arrays import load_rows
 from labctl.records.sources import TextSource
 from labctl.steps.perplexity.record import BatchShape, PerplexityRun
-from labctl.steps.perplexity.scorer import _shares, _slices, chunk_nll, in_order, perplexity, read_text
+from labctl.steps.perplexity.scorer import _shares, chunk_nll, chunk_order, in_order, perplexity, read_text
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M")
 HAVE_WIKITEXT = Path(
@@ -38,7 +39,7 @@ Measure = Callable[..., PerplexityRun]
 
 def running_ppl(path: Path, n_chunks: int) -> np.ndarray:
     """Perplexity over the first 1, 2, ... chunks."""
-    nll = load_nll(path)
+    nll = load_rows(path)
     assert nll is not None
     return np.exp(np.cumsum(nll[:n_chunks].mean(axis=1)) / np.arange(1, n_chunks + 1))
 
@@ -62,7 +63,7 @@ def test_a_perfect_predictor_has_perplexity_1_and_a_sure_but_wrong_one_its_margi
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 40)), elements=st.floats(-60, 60, width=32)),
     st.data(),
-)  # fmt: skip
+)
 def test_chunk_nll_is_log_softmax_and_leaves_the_logits_alone(logits: np.ndarray, data: st.DataObject) -> None:
     from scipy.special import log_softmax
 
@@ -189,7 +190,7 @@ np.save(out, np.array(rows))
 """
 
 
-@pytest.mark.parametrize("label", ["F16", "Q8_0", "Q4_K_M"])
+@pytest.mark.parametrize("label", [pytest.param("F16", marks=pytest.mark.slow), "Q8_0", "Q4_K_M"])
 def test_every_tokens_nll_equals_a_slow_computation(
     label: str, quantized: Any, measure_perplexity: Measure, demo_text: TextSource, tmp_path: Path
 ) -> None:
@@ -198,7 +199,7 @@ def test_every_tokens_nll_equals_a_slow_computation(
         [sys.executable, "-W", "ignore", "-c", _SLOW, *arguments], check=True, capture_output=True, timeout=120
     )
     record = measure_perplexity(label, demo_text, 3, tmp_path / "fast.npy")
-    fast = load_nll(tmp_path / "fast.npy")
+    fast = load_rows(tmp_path / "fast.npy")
     assert fast is not None
     assert np.abs(fast[:3] - np.load(tmp_path / "slow.npy")).max() < 1e-6
     assert np.isnan(fast[3:]).all()
@@ -219,7 +220,7 @@ def test_the_batch_shape_and_the_threads_change_no_bit(
     other = BatchShape(n_side=n_side, n_ubatch=n_ubatch, n_outputs=n_outputs)
     measure_perplexity("Q4_K_M", demo_text, 5, tmp_path / "a.npy")
     measure_perplexity("Q4_K_M", demo_text, 5, tmp_path / "b.npy", shape=other, n_threads=n_threads)
-    a, b = load_nll(tmp_path / "a.npy"), load_nll(tmp_path / "b.npy")
+    a, b = load_rows(tmp_path / "a.npy"), load_rows(tmp_path / "b.npy")
     assert a is not None
     assert b is not None
     assert (a[:5] == b[:5]).all()
@@ -228,7 +229,12 @@ def test_the_batch_shape_and_the_threads_change_no_bit(
 # -- against llama-perplexity -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("label", FORMATS)
+QUICK = ("F16", "Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    "label", [*QUICK, *(pytest.param(label, marks=pytest.mark.slow) for label in FORMATS if label not in QUICK)]
+)
 def test_wikitext_agrees_with_the_recorded_figures(
     label: str, measure_perplexity: Measure, wikitext: TextSource, reference: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -255,15 +261,16 @@ def test_the_demo_text_agrees_with_the_recorded_figures(
 
 @pytest.mark.parametrize("label", ["F16", "Q8_0", "Q4_K_M", "Q3_K_M"])
 def test_the_demo_text_agrees_with_the_tool_on_this_machine_to_four_decimals(
-    label: str, measure_perplexity: Measure, quantized: Any, demo_text: TextSource, tmp_path: Path
+    label: str,
+    measure_perplexity: Measure,
+    quantized: Any,
+    demo_text: TextSource,
+    tmp_path: Path,
+    llama_perplexity: str,
 ) -> None:
-    tool = os.environ.get("LABCTL_LLAMA_PERPLEXITY")
-    if not tool:
-        pytest.skip("set LABCTL_LLAMA_PERPLEXITY to llama-perplexity of the same llama.cpp")
-    done = subprocess.run(
-        [tool, "-m", str(quantized.paths[label]), "-f", demo_text.path, "--chunks", "8", "-t", "2", "-c", "512"],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+    model = ["-m", str(quantized.paths[label]), "-t", "2", "-c", "512"]
+    command = [llama_perplexity, *model, "-f", demo_text.path, "--chunks", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     theirs = [float(value) for value in re.findall(r"\[\d+\](\d+\.\d+)", done.stdout + done.stderr)]
     measure_perplexity(label, demo_text, 8, tmp_path / "nll.npy")
     assert [f"{value:.4f}" for value in running_ppl(tmp_path / "nll.npy", 8)] == [f"{value:.4f}" for value in theirs]
@@ -277,17 +284,40 @@ def test_chunks_already_measured_are_not_measured_again(
 ) -> None:
     path = tmp_path / "nll.npy"
     four = measure_perplexity("Q8_0", demo_text, 4, path)
-    first = load_nll(path)
+    first = load_rows(path)
     six = measure_perplexity("Q8_0", demo_text, 6, path)
-    both = load_nll(path)
+    both = load_rows(path)
     assert first is not None
     assert both is not None
     assert (four.n_tokens_evaluated, six.n_tokens_evaluated) == (4 * 512, 2 * 512)
     assert (first[:4] == both[:4]).all()
     measure_perplexity("Q8_0", demo_text, 6, tmp_path / "fresh.npy")
-    fresh = load_nll(tmp_path / "fresh.npy")
+    fresh = load_rows(tmp_path / "fresh.npy")
     assert fresh is not None
     assert (fresh[:6] == both[:6]).all()
+
+
+def test_chunks_that_come_after_enough_were_there_are_dropped(
+    measure_perplexity: Measure, demo_text: TextSource, tmp_path: Path
+) -> None:
+    """However slow the decision is: this child is far ahead when it is told to stop."""
+    seen: list[int] = []
+
+    def enough(nll: np.ndarray) -> bool:
+        seen.append(len(nll))
+        time.sleep(0.5)
+        return len(nll) == 4
+
+    path = tmp_path / "nll.npy"
+    two = measure_perplexity("Q4_K_M", demo_text, 2, path, order_seed=7)
+    run = measure_perplexity("Q4_K_M", demo_text, 12, path, order_seed=7, enough=enough)
+    assert seen == [3, 4]
+    assert (two.n_chunks, run.n_chunks, run.n_tokens_evaluated) == (2, 4, 2 * 512)
+    nll = load_rows(path)
+    assert nll is not None
+    assert sorted(np.flatnonzero(~np.isnan(nll[:, 0]))) == sorted(chunk_order(len(nll), 7)[:4])
+    assert run.ppl == perplexity(nll[chunk_order(len(nll), 7)[:4]])[0]
+    assert run.wall_s < 12 * 0.5
 
 
 @pytest.mark.parametrize("text", ["", "word", "CRLF\r\n" * 20])
@@ -305,10 +335,14 @@ def test_a_text_of_less_than_two_chunks_is_refused(
 
 
 def test_weights_that_are_not_numbers_are_refused(
-    demo_model: Path, demo_text: TextSource, measure_perplexity: Measure, quantized: Any, tmp_path: Path,
+    demo_model: Path,
+    demo_text: TextSource,
+    measure_perplexity: Measure,
+    quantized: Any,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    from labctl.engines.llama_cpp.gguf.header import read_header
+) -> None:
+    from labctl.engines.llama_cpp.gguf.reader import read_header
 
     header = read_header(demo_model)
     norm = next(tensor for tensor in header.tensors if tensor.name == "output_norm.weight")
@@ -319,5 +353,5 @@ def test_weights_that_are_not_numbers_are_refused(
     monkeypatch.setitem(quantized.paths, "NaN", tmp_path / "nan.gguf")
     with pytest.raises(LabError, match=r"NaN.* in chunk 0"):
         measure_perplexity("NaN", demo_text, 2, tmp_path / "nll.npy")
-    nll = load_nll(tmp_path / "nll.npy")
+    nll = load_rows(tmp_path / "nll.npy")
     assert nll is None or np.isnan(nll).all()

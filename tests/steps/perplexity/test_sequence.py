@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -88,7 +89,7 @@ def asymptotic_radius(t: Floats, alpha: float, tuned_for: int) -> Floats:
 
 def test_radius_tends_to_the_asymptotic_one_from_above() -> None:
     t = np.array([12.0, 20, 60, 200, 600, 10_000, 1_000_000])
-    ratio = q.sequence_radius(t, 0.05, 60) / asymptotic_radius(t, 0.05, 60)
+    ratio = q.sequence_radius(t, t, 0.05, 60) / asymptotic_radius(t, 0.05, 60)
     assert (ratio > 1).all()
     assert (np.diff(ratio) < 0).all()
     assert ratio[2] < 1.05
@@ -99,7 +100,7 @@ def test_radius_tends_to_the_asymptotic_one_from_above() -> None:
 def test_radius_is_where_the_bayes_factor_reaches_one_over_alpha(n_chunks: int) -> None:
     alpha, tuned_for = 0.05, 60
     rho = math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuned_for)
-    t_statistic = float(q.sequence_radius(np.float64(n_chunks), alpha, tuned_for)) * math.sqrt(n_chunks)
+    t_statistic = float(q.sequence_radius(n_chunks, n_chunks, alpha, tuned_for)) * math.sqrt(n_chunks)
 
     def weighted(effect: float) -> float:
         density = stats.nct.pdf(t_statistic, n_chunks - 1, effect * math.sqrt(n_chunks))
@@ -110,7 +111,7 @@ def test_radius_is_where_the_bayes_factor_reaches_one_over_alpha(n_chunks: int) 
 
 
 def test_radius_is_narrowest_near_the_number_it_is_tuned_for() -> None:
-    at_60 = [float(q.sequence_radius(np.float64(60), 0.05, tuned_for)) for tuned_for in (10, 60, 600)]
+    at_60 = [float(q.sequence_radius(60, 60, 0.05, tuned_for)) for tuned_for in (10, 60, 600)]
     assert at_60[1] == min(at_60)
 
 
@@ -122,14 +123,15 @@ def test_too_few_chunks_leave_the_bounds_open() -> None:
 def test_no_verdict_before_the_burn_in() -> None:
     rng = np.random.default_rng(0)
     differences = rng.normal(0.0, 1e-6, 40)
-    early, ready = q.look(differences[: q.BURN_IN - 1]), q.look(differences[: q.BURN_IN])
+    early, ready = (q.settle(differences[:n], math.inf) for n in (q.BURN_IN - 1, q.BURN_IN))
     assert (early.n_chunks, early.verdict) == (q.BURN_IN - 1, "undecided")
     assert ready.verdict == "pass"
-    assert q.look(differences[:20], burn_in=21).verdict == "undecided"
+    assert q.settle(differences[:20], math.inf, burn_in=21).verdict == "undecided"
 
 
 def test_identical_files_pass_with_no_width() -> None:
-    assert q.look(np.zeros(q.BURN_IN)) == q.SequenceLook(n_chunks=q.BURN_IN, increase=0, low=0, high=0, verdict="pass")
+    made = q.settle(np.zeros(q.BURN_IN), math.inf)
+    assert made == q.SequenceLook(n_chunks=q.BURN_IN, increase=0, low=0, high=0, verdict="pass")
 
 
 @given(
@@ -148,7 +150,7 @@ def test_bounds_move_with_a_shift_and_mirror(seed: int, n_chunks: int, shift: fl
     mirrored = [math.log1p(bound) for bound in q.confidence_sequence(-differences)]
     assert moved == pytest.approx([low + shift, high + shift], abs=1e-9)
     assert mirrored == pytest.approx([-high, -low], abs=1e-9)
-    plain = float(q.sequence_radius(np.float64(n_chunks), 0.05, q.TUNED_FOR)) * differences.std(ddof=1)
+    plain = float(q.sequence_radius(n_chunks, n_chunks)) * differences.std(ddof=1)
     assert low <= differences.mean() - plain + 1e-12
     assert high >= differences.mean() + plain - 1e-12
 
@@ -158,8 +160,8 @@ def test_a_look_agrees_with_the_bounds_from_running_moments() -> None:
     low, high = running_bounds(texts)
     for row, text in enumerate(texts):
         for n_chunks in (12, 50, 100):
-            seen = q.look(text[:n_chunks])
-            assert (math.log1p(seen.low), math.log1p(seen.high)) == pytest.approx(
+            bounds = q.confidence_sequence(text[:n_chunks])
+            assert [math.log1p(bound) for bound in bounds] == pytest.approx(
                 (low[row, n_chunks - 1], high[row, n_chunks - 1]), rel=1e-9
             )
 
@@ -167,22 +169,24 @@ def test_a_look_agrees_with_the_bounds_from_running_moments() -> None:
 # -- wrong stops under continuous looking -----------------------------------------------------------------------------
 
 
-def running_moments(differences: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Count, mean, standard deviation and skewness after each chunk; (n_texts, n_chunks)."""
+def running_moments(differences: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Count, mean, standard deviation, skewness and farthest from the mean after each chunk; (n_texts, n_chunks)."""
     t = np.arange(1, differences.shape[1] + 1, dtype=np.float64)
     mean, square, cube = (np.cumsum(differences**power, axis=1) / t for power in (1, 2, 3))
     variance = np.maximum(square - mean**2, 1e-30)
     skewness = (cube - 3 * mean * square + 2 * mean**3) / variance**1.5
-    return t, mean, np.sqrt(variance * t / np.maximum(t - 1, 1)), skewness
+    ends = np.maximum.accumulate(differences, axis=1), np.minimum.accumulate(differences, axis=1)
+    farthest = np.maximum(ends[0] - mean, mean - ends[1])
+    return t, mean, np.sqrt(variance * t / np.maximum(t - 1, 1)), skewness, farthest
 
 
-def running_bounds(differences: Floats) -> tuple[Floats, Floats]:
-    return q.sequence_bounds(*running_moments(differences))
+def running_bounds(differences: Floats, n_text: float = math.inf) -> tuple[Floats, Floats]:
+    return q.sequence_bounds(*running_moments(differences), n_text=n_text)
 
 
 def naive_bounds(differences: Floats) -> tuple[Floats, Floats]:
     """A fixed-size 95 % interval at each look."""
-    t, mean, sd, _ = running_moments(differences)
+    t, mean, sd, *_ = running_moments(differences)
     return mean - 1.96 * sd / np.sqrt(t), mean + 1.96 * sd / np.sqrt(t)
 
 
@@ -241,9 +245,7 @@ SCENARIOS = [normal, heavy_tails, exponential, lognormal, dependent_tokens, shuf
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_wrong_stops_stay_within_alpha_and_peeking_does_not(
-    scenario: Callable[[np.random.Generator], Floats],
-) -> None:
+def test_wrong_stops_stay_within_alpha_and_peeking_does_not(scenario: Callable[[np.random.Generator], Floats]) -> None:
     differences = scenario(np.random.default_rng(11))
     bounds, naive = running_bounds(differences), naive_bounds(differences)
     # The true increase is the limit itself: whatever is said is wrong.
@@ -261,7 +263,7 @@ def test_without_the_shuffle_neighbouring_chunks_mislead() -> None:
 
 def test_the_plain_asymptotic_sequence_errs_more_often() -> None:
     differences = exponential(np.random.default_rng(11))
-    t, mean, sd, _ = running_moments(differences)
+    t, mean, sd, *_ = running_moments(differences)
     radius = sd * asymptotic_radius(t, 0.05, q.TUNED_FOR)
     plain, ours = (sum(stop_rates(bounds)) for bounds in ((mean - radius, mean + radius), running_bounds(differences)))
     assert plain > 0.07
@@ -280,6 +282,63 @@ def test_clear_cases_settle_within_a_tenth_of_the_text(true_increase: float, sd:
     assert wrong <= 0.01
 
 
+# -- this very text, drawn without replacement ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "n_text"), [(shuffled_text, N_CHUNKS), *itertools.product(SCENARIOS[:-1], (20, 60, 200, N_CHUNKS))]
+)
+def test_wrong_stops_about_this_text_stay_within_alpha(
+    scenario: Callable[[np.random.Generator], Floats], n_text: int
+) -> None:
+    texts = scenario(np.random.default_rng(17))[:, :n_text]
+    differences = texts - texts.mean(axis=1, keepdims=True)  # the truth about each text is 0
+    low, high = running_bounds(differences[:, :-1], n_text)  # over all of it the increase is known
+    assert sum(stop_rates((low, high))) <= 0.05 + MONTE_CARLO
+
+
+def test_what_is_left_unread_is_what_is_left_unknown() -> None:
+    values = np.random.default_rng(8).normal(0.03, 0.02, 200)
+    n = np.array([20, 100, 190, 199])
+    widths = [q.settle(values[:k], 200).high - q.settle(values[:k], 200).low for k in n]
+    endless = [q.settle(values[:k], math.inf).high - q.settle(values[:k], math.inf).low for k in n]
+    assert (np.diff(widths) < 0).all()
+    assert all(ours < theirs for ours, theirs in zip(widths, endless, strict=True))
+    assert widths[-1] < endless[-1] / 4
+    exact = math.expm1(values.mean())
+    assert q.settle(values, 200, limit=0.02) == q.SequenceLook(
+        n_chunks=200, increase=exact, low=exact, high=exact, verdict="fail"
+    )
+
+
+def test_a_chunk_that_no_model_can_predict_settles_the_text() -> None:
+    assert q.settle(np.array([0.01, math.inf, 0.0]), 600).verdict == "fail"
+    assert q.settle(np.array([0.01, math.nan, 0.0]), 600).verdict == "undecided"
+
+
+# -- what a verdict would cost ----------------------------------------------------------------------------------------
+
+
+def test_the_forecast_is_the_first_number_whose_bounds_clear_the_limit() -> None:
+    values = np.random.default_rng(2).normal(0.03, 0.02, 30)
+    n_needed = q.chunks_to_settle(values, 5000, 0.02)
+    assert 30 < n_needed < 5000
+    distance, sd = abs(values.mean() - LIMIT_NATS), values.std(ddof=1)
+    clears = [float(q.sequence_radius(n, q.worth_of(n, 5000))) * sd < distance for n in (n_needed - 1, n_needed)]
+    assert clears == [False, True]
+    assert q.chunks_to_settle(values - values.mean() + LIMIT_NATS, 5000, 0.02) == 5000  # only all of it would do
+
+
+def test_giving_up_asks_for_a_dear_verdict_and_enough_chunks() -> None:
+    close = np.random.default_rng(4).normal(LIMIT_NATS + 0.0005, 0.02, 400)
+    clear = np.random.default_rng(4).normal(LIMIT_NATS + 0.02, 0.02, 400)
+    assert not q.is_futile(close[: q.FUTILE_FROM - 1], 10_000, 0.02, 4)
+    assert q.is_futile(close[: q.FUTILE_FROM], 10_000, 0.02, 4)
+    assert not q.is_futile(close[: q.FUTILE_FROM], 10_000, 0.02, math.inf)
+    assert not q.is_futile(clear[: q.FUTILE_FROM], 10_000, 0.02, 4)
+    assert not q.is_futile(close, 800, 0.02, 4)  # the rest of the text costs less than that
+
+
 # -- a real model -----------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +350,7 @@ def test_early_verdicts_on_a_real_model_match_those_of_all_its_chunks(format_nam
     settled = []
     for seed in range(40):
         order = q.shuffled_chunks(64, seed)
-        looks = (q.look(differences[order[:n_chunks]]) for n_chunks in range(1, 65))
+        looks = (q.settle(differences[order[:n_chunks]], math.inf) for n_chunks in range(1, 65))
         settled.append(next(((seen.verdict, seen.n_chunks) for seen in looks if seen.verdict != "undecided"), None))
     decided = [stop for stop in settled if stop]
     assert sum(said != in_the_end for said, _ in decided) <= 2  # 5 % of 40
@@ -326,22 +385,22 @@ def test_other_seeds_give_other_orders() -> None:
 def test_settle_takes_all_looks_together() -> None:
     draw = np.random.default_rng(5)
     values = draw.normal(math.log1p(0.019), 0.01, 400)
-    looks = [q.look(values[: n + 1], limit=0.02) for n in range(len(values))]
-    settled = q.settle(values, limit=0.02)
-    from_burn_in = looks[q.BURN_IN - 1 :]
-    assert settled.low == pytest.approx(max(one.low for one in from_burn_in), abs=1e-9)
-    assert settled.high == pytest.approx(min(one.high for one in from_burn_in), abs=1e-9)
-    assert settled.increase == pytest.approx(looks[-1].increase)
+    looks = [q.confidence_sequence(values[:n]) for n in range(q.BURN_IN, len(values) + 1)]
+    settled = q.settle(values, math.inf, limit=0.02)
+    assert settled.low == pytest.approx(max(low for low, _ in looks), abs=1e-9)
+    assert settled.high == pytest.approx(min(high for _, high in looks), abs=1e-9)
+    assert settled.increase == pytest.approx(math.expm1(values.mean()))
 
 
 def test_settle_keeps_a_verdict_that_was_settled_once() -> None:
     calm = np.full(30, 0.001) + np.linspace(-1e-4, 1e-4, 30)
-    assert q.settle(calm, limit=0.02).verdict == "pass"
+    assert q.settle(calm, math.inf, limit=0.02).verdict == "pass"
     wild = np.concatenate([calm, np.random.default_rng(3).normal(0.02, 0.2, 40)])
-    assert q.look(wild, limit=0.02).verdict == "undecided"
-    assert q.settle(wild, limit=0.02).verdict == "pass"
+    low, high = q.confidence_sequence(wild)
+    assert low < 0.02 < high
+    assert q.settle(wild, math.inf, limit=0.02).verdict == "pass"
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_settle_waits_for_the_burn_in(n: int) -> None:
-    assert q.settle(np.full(n, 1.0), limit=0.02).verdict == "undecided"
+    assert q.settle(np.full(n, 1.0), math.inf, limit=0.02).verdict == "undecided"

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
-from lab_factory import provenance
+from kit.lab_factory import provenance
 
-from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS, Format
+from labctl.engines.llama_cpp.engine import ENGINE
+from labctl.engines.llama_cpp.formats import LAB_FORMATS
 from labctl.engines.llama_cpp.gguf.header import read_model
+from labctl.engines.llama_cpp.quantizer import read_fallbacks, read_progress
 from labctl.errors import LabError
 from labctl.executors.base import Progress
 from labctl.records.digests import file_sha256
 from labctl.records.files import GgufFile
-from labctl.steps.quantize import work as quantize
+from labctl.steps.quantize import keep, work
 from labctl.steps.quantize.audit import audit
-from labctl.steps.quantize.record import QuantizeTask
+from labctl.steps.quantize.record import Made, QuantizeTask
 
 # -- the files --------------------------------------------------------------------------------------------------------
 
@@ -51,7 +55,7 @@ def test_the_audit_says_what_is_in_the_file(label: str, quantized: Any, referenc
 
 
 def test_the_baseline_audit_reads_the_source(demo_model: Path, reference: dict[str, Any]) -> None:
-    record = audit(demo_model, "F16", provenance("quantize"))
+    record = audit(ENGINE, demo_model, "F16", provenance("quantize"))
     assert record.sha256 == reference["formats"]["F16"]["sha256"]
     assert record.main_type == "f16"
     assert record.quantize_s is None
@@ -63,20 +67,28 @@ def test_the_dry_run_announces_the_exact_bytes_and_writes_nothing(
     label: str, child: Callable[..., Any], demo_model: Path, quantized: Any, tmp_path: Path
 ) -> None:
     task = quantize_task(demo_model, tmp_path / "x.gguf", label, dry_run=True)
-    assert child(task, int) == quantized.records[label].tensor_bytes
+    assert child(task, Made).tensor_bytes == quantized.records[label].tensor_bytes
     assert list(tmp_path.iterdir()) == []
 
 
 def quantize_task(source: Path, target: Path, label: str, **options: Any) -> QuantizeTask:
-    return QuantizeTask(
-        model_path=str(source), format=label, n_threads=1, target_path=str(target), shown_path=target.name,
-        provenance=provenance("quantize"), **options,
-    )  # fmt: skip
+    """Its file is made in a folder beside the target, so that nothing else is left there."""
+    scratch = target.parent / "scratch" / target.name
+    return QuantizeTask(model_path=str(source), format=label, n_threads=1, target_path=str(scratch), **options)
+
+
+def make(child: Callable[..., Any], source: Path, target: Path, label: str, **options: Any) -> GgufFile:
+    """Make a file in a real child."""
+    return keep.make(ENGINE, child, quantize_task(source, target, label, **options), target, provenance("quantize"))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 def test_progress_goes_through_all_tensors(child: Callable[..., Any], demo_model: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    child(quantize_task(demo_model, tmp_path / "x.gguf", "Q8_0"), GgufFile, on_progress=seen.append)
+    make(functools.partial(child, on_progress=seen.append), demo_model, tmp_path / "x.gguf", "Q8_0")
     assert [one.done for one in seen] == sorted(one.done for one in seen)
     assert (seen[-1].done, seen[-1].total) == (56, 56)
 
@@ -85,8 +97,8 @@ def test_a_format_that_llama_cpp_refuses_leaves_nothing(
     child: Callable[..., Any], demo_model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(LabError, match="quantize IQ2_XXS"):
-        child(quantize_task(demo_model, tmp_path / "x.gguf", "IQ2_XXS"), GgufFile)
-    assert list(tmp_path.iterdir()) == []
+        make(child, demo_model, tmp_path / "x.gguf", "IQ2_XXS")
+    assert files(tmp_path) == []
 
 
 def test_a_quantized_source_is_quantized_again_only_on_request(
@@ -94,9 +106,9 @@ def test_a_quantized_source_is_quantized_again_only_on_request(
 ) -> None:
     source = quantized.paths["Q8_0"]
     with pytest.raises(LabError):
-        child(quantize_task(source, tmp_path / "x.gguf", "Q4_K_M"), GgufFile)
-    assert list(tmp_path.iterdir()) == []
-    record = child(quantize_task(source, tmp_path / "x.gguf", "Q4_K_M", allow_requantize=True), GgufFile)
+        make(child, source, tmp_path / "x.gguf", "Q4_K_M")
+    assert files(tmp_path) == []
+    record = make(child, source, tmp_path / "x.gguf", "Q4_K_M", allow_requantize=True)
     assert record.tensor_bytes == quantized.records["Q4_K_M"].tensor_bytes
 
 
@@ -104,7 +116,7 @@ def test_unicode_and_spaces_in_paths(
     child: Callable[..., Any], demo_model: Path, quantized: Any, tmp_path: Path
 ) -> None:
     target = tmp_path / "Grüße aus 日本 'x'" / "a b.gguf"
-    record = child(quantize_task(demo_model, target, "Q3_K_M"), GgufFile)
+    record = make(child, demo_model, target, "Q3_K_M")
     assert record.sha256 == quantized.records["Q3_K_M"].sha256
 
 
@@ -119,9 +131,9 @@ _LINES = (
 
 
 def test_progress_lines() -> None:
-    assert [quantize.read_progress(line) for line in _LINES] == [(1, 56), (12, 291), (3, 56)]
-    assert quantize.read_progress("llama_model_quantize_impl: model size  =    29.04 MiB") is None
-    assert quantize.read_progress("") is None
+    assert [read_progress(line) for line in _LINES] == [(1, 56), (12, 291), (3, 56)]
+    assert read_progress("llama_model_quantize_impl: model size  =    29.04 MiB") is None
+    assert read_progress("") is None
 
 
 def test_fallback_lines() -> None:
@@ -133,7 +145,7 @@ def test_fallback_lines() -> None:
         "(required for type    q6_K) -> falling back to    q8_0 -> falling back to     f16",
         "a line about something else",
     ]
-    first, second = quantize.read_fallbacks(lines)
+    first, second = read_fallbacks(lines)
     assert (first.tensor, first.row_length, first.wanted, first.got) == ("blk.0.ffn_down.weight", 576, "q4_K", "q5_0")
     assert (second.tensor, second.row_length, second.wanted) == ("blk.1.attn_v.weight", 100, "q6_K")
 
@@ -142,7 +154,7 @@ def test_a_real_fallback_is_seen(child: Callable[..., Any], demo_model: Path, tm
     source = tmp_path / "narrow-f16.gguf"
     narrow_model(demo_model, source)
     target = tmp_path / "out" / "narrow.gguf"
-    record = child(quantize_task(source, target, "Q4_K_M"), GgufFile)
+    record = make(child, source, target, "Q4_K_M")
     fallen = {one.tensor: one for one in record.fallbacks}
     assert set(fallen) == {"blk.0.ffn_down.weight"}
     assert (fallen["blk.0.ffn_down.weight"].row_length, fallen["blk.0.ffn_down.weight"].got) in {
@@ -189,11 +201,19 @@ def narrow_model(demo_model: Path, path: Path) -> None:
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def copying(source: Path, target: Path, format_: Format, dry_run: bool) -> Sequence[str]:
-    """Plays llama.cpp: "quantizes" to the source's own types."""
-    if not dry_run:
-        target.write_bytes(source.read_bytes())
-    return []
+def write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def played(write: Callable[[Path], None]) -> Callable[..., Made]:
+    """Plays a child that writes this file and says what a dry run of the demo model announced."""
+
+    def run(task: QuantizeTask, kind: type[Made]) -> Made:
+        write(Path(task.target_path))
+        header, _ = read_model(Path(task.model_path))
+        return Made(tensor_bytes=sum(tensor.size_bytes for tensor in header.tensors))
+
+    return run
 
 
 def test_input_and_output_may_not_be_one_file(demo_model: Path, tmp_path: Path) -> None:
@@ -208,57 +228,63 @@ def test_input_and_output_may_not_be_one_file(demo_model: Path, tmp_path: Path) 
     links["folder"] = tmp_path / "folder" / "source.gguf"
     (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
     for target in links.values():
-        with pytest.raises(LabError, match="same file") as caught:
-            quantize.quantize(source, target, FORMATS["Q8_0"], copying)
+        with pytest.raises(LabError, match="quantize Q8_0: Input and output are the same file") as caught:
+            make(played(lambda path: pytest.fail("it was begun")), source, target, "Q8_0")
         assert "--outputs" in caught.value.hint
     assert source.read_bytes() == demo_model.read_bytes()
-    quantize.refuse_same_file(source, tmp_path / "other.gguf")
+    keep.refuse_same_file(source, tmp_path / "other.gguf")
+
+
+class Silent:
+    """A Report that nobody hears."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.stopped = False
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+    def rows(self, to: str, number: int, values: bytes) -> None: ...
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_written(
-    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psutil
-
-    monkeypatch.setattr(psutil, "disk_usage", lambda _: SimpleNamespace(free=30_000_000))
-    target = tmp_path / "out" / "x.gguf"
-    with pytest.raises(LabError, match=r"Not enough disk.*30 MB free"):
-        quantize.quantize(demo_model, target, FORMATS["Q8_0"], copying)
-    assert list(target.parent.iterdir()) == []
-    monkeypatch.setattr(psutil, "disk_usage", lambda _: SimpleNamespace(free=40_000_000))
-    quantize.quantize(demo_model, target, FORMATS["Q8_0"], copying)
-    assert [one.name for one in target.parent.iterdir()] == ["x.gguf"]
+    source, target = tmp_path / "a.fake", tmp_path / "x.fake"
+    source.write_bytes(bytes(8_000_000))
+    task = quantize_task(source, target, "EIGHTH", engine="kit.fake_engine:ENGINE")
+    task = msgspec.structs.replace(task, target_path=str(target))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    with pytest.raises(LabError, match=r"Not enough disk.*2.00 MB free"):
+        work.make(task, Silent())
+    assert files(tmp_path) == ["a.fake"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    assert work.make(task, Silent()).tensor_bytes == target.stat().st_size == 1_000_000
 
 
 @pytest.mark.parametrize("lost", [0, 1, 1000, 20_000_000])
 def test_a_result_that_is_not_whole_gets_no_name(demo_model: Path, tmp_path: Path, lost: int) -> None:
-    def short(source: Path, target: Path, format_: Format, dry_run: bool) -> Sequence[str]:
-        if not dry_run:
-            target.write_bytes(source.read_bytes()[: demo_model.stat().st_size - lost])
-        return []
-
+    data = demo_model.read_bytes()
+    run = played(lambda path: write(path, data[: len(data) - lost]))
     target = tmp_path / "x.gguf"
     target.write_bytes(b"earlier result")
     if lost:
-        with pytest.raises(LabError):
-            quantize.quantize(demo_model, target, FORMATS["Q8_0"], short)
+        with pytest.raises(LabError, match="quantize Q8_0: "):
+            make(run, demo_model, target, "Q8_0")
         assert target.read_bytes() == b"earlier result"
     else:
-        quantize.quantize(demo_model, target, FORMATS["Q8_0"], short)
-        assert file_sha256(target) == file_sha256(demo_model)
-    assert [one.name for one in tmp_path.iterdir()] == ["x.gguf"]
+        assert make(run, demo_model, target, "Q8_0").sha256 == file_sha256(target) == file_sha256(demo_model)
+    assert files(tmp_path) == ["x.gguf"]
 
 
 def test_a_crash_while_quantizing_leaves_the_earlier_file(demo_model: Path, tmp_path: Path) -> None:
-    def crash(source: Path, target: Path, format_: Format, dry_run: bool) -> Sequence[str]:
-        if not dry_run:
-            target.write_bytes(b"half")
-            raise LabError("llama.cpp could not quantize.")
-        return []
+    def crash(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise LabError("llama.cpp could not quantize.")
 
     target = tmp_path / "x.gguf"
     target.write_bytes(b"earlier result")
     with pytest.raises(LabError, match="could not quantize"):
-        quantize.quantize(demo_model, target, FORMATS["Q8_0"], crash)
+        make(played(crash), demo_model, target, "Q8_0")
     assert target.read_bytes() == b"earlier result"
-    assert os.listdir(tmp_path) == ["x.gguf"]  # noqa: PTH208
+    assert files(tmp_path) == ["x.gguf"]

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
 
-from labctl.engines.llama_cpp.formats import UNQUANTIZED_TYPES
+from labctl.engines.base import UNQUANTIZED_TYPES, Contents
+from labctl.engines.llama_cpp.formats import FORMATS
 from labctl.engines.llama_cpp.gguf import parts
 from labctl.engines.llama_cpp.gguf.reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, shown
 from labctl.errors import LabError
 from labctl.records.files import ModelShape, TensorTypeShare
-
-__all__ = [
-    "GgufHeader",
-    "TensorInfo",
-    "baseline_label",
-    "is_quantized",
-    "model_shape",
-    "read_header",
-    "read_model",
-    "type_shares",
-]
 
 # Lookup tables and the like; a matrix in one of these says nothing about quantization.
 _OTHER_TYPES = frozenset({"i8", "i16", "i32", "i64", "f64"})
@@ -77,8 +68,8 @@ def model_shape(header: GgufHeader) -> ModelShape:
         name = f"{architecture}.{key}"
         values = header.arrays.get(name, ())
         value: Value | None = metadata.get(name, default)
-        if values and all(isinstance(one, int) and 0 <= one < 2**31 for one in values):
-            value = -(-sum(int(one) for one in values) // len(values))
+        if values and all(isinstance(count, int) and 0 <= count < 2**31 for count in values):
+            value = -(-sum(int(count) for count in values) // len(values))
         if value is None:
             raise LabError(f"The model's header has no {name}.", AGAIN)
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < 2**31:
@@ -136,3 +127,82 @@ def baseline_label(header: GgufHeader) -> str:
         if (share.tensor_type in UNQUANTIZED_TYPES) != quantized and share.tensor_type not in _OTHER_TYPES:
             return share.tensor_type.upper()
     raise LabError("The file holds no weights.", "Give a GGUF file with the model's tensors in it.")
+
+
+def n_trained(header: GgufHeader) -> int:
+    """Tokens of context that a model was trained for, or made fit for by scaling its positions.
+
+    Source: llama.cpp src/llama-model.cpp, load_hparams: positions are divided by the scaling factor, and the original
+    context is the whole one unless the header names it.
+    """
+    shape = model_shape(header)
+
+    def scaling(*keys: str) -> float:
+        values = (header.metadata.get(f"{shape.architecture}.rope.{key}") for key in keys)
+        return next((float(value) for value in values if isinstance(value, int | float) and 0 < value < 1e9), 0.0)
+
+    factor = scaling("scaling.factor", "scale_linear")
+    original = scaling("scaling.original_context_length") or shape.n_ctx_train
+    if header.metadata.get(f"{shape.architecture}.rope.scaling.type") == "none":
+        factor = 0.0
+    return max(shape.n_ctx_train, int(factor * original))
+
+
+def n_positions(header: GgufHeader) -> int | None:
+    """Rows of a model's table of learned positions; None where positions are computed."""
+    table = next((tensor for tensor in header.tensors if tensor.name == "position_embd.weight"), None)
+    return table.shape[1] if table is not None and len(table.shape) > 1 else None
+
+
+def quantized_kind(header: GgufHeader) -> str:
+    """What a quantized file was made as, and where that hides it, the type of most bytes; empty for an unquantized one.
+
+    Source: llama.cpp include/llama.h, enum llama_ftype, which general.file_type holds.
+    """
+    if not is_quantized(header):
+        return ""
+    label = baseline_label(header)
+    made_as = next((row for row in FORMATS.values() if row.ftype == header.metadata.get("general.file_type")), None)
+    if made_as is None or made_as.tensor_type in UNQUANTIZED_TYPES:
+        return label
+    return made_as.name if made_as.tensor_type.upper() == label else f"{made_as.name}, most bytes in {label}"
+
+
+def n_experts(header: GgufHeader) -> tuple[int, int]:
+    """How many experts a layer has, and how many of them a token uses; 0, 0 for a model without."""
+    architecture = header.metadata.get("general.architecture")
+    values = [header.metadata.get(f"{architecture}.{key}") for key in ("expert_count", "expert_used_count")]
+    count, used = (value if isinstance(value, int) and value > 0 else 0 for value in values)
+    return (count, used) if used and count >= used else (0, 0)
+
+
+def contents(path: Path) -> Contents:
+    """What a file holds, by its header; read once as long as the file stays the same.
+
+    Raises:
+        LabError: as read_model and model_shape.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _contents.__wrapped__(path, 0, 0)  # read_model says what is wrong
+    return _contents(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _contents(path: Path, _size_bytes: int, _mtime_ns: int) -> Contents:
+    header, files = read_model(path)
+    n_expert, n_expert_used = n_experts(header)
+    return Contents(
+        files=files,
+        size_bytes=header.size_bytes,
+        tensors=header.tensors,
+        types=type_shares(header),
+        shape=model_shape(header),
+        label=baseline_label(header),
+        quantized=quantized_kind(header),
+        n_trained=n_trained(header),
+        n_positions=n_positions(header),
+        n_expert=n_expert,
+        n_expert_used=n_expert_used,
+    )

@@ -44,8 +44,8 @@ def explained(error: LabError, path: Path) -> LabError:
 
 def _numbers_lack_zeros(folder: Path, begin: str) -> bool:
     """Whether a shell puts pieces in another order than that of their numbers: part10 before part2."""
-    names = sorted(one.name for one in folder.iterdir() if one.name.startswith(begin))
-    return names != sorted(names, key=lambda name: [int(one) for one in re.findall(r"\d+", name[len(begin) :])])
+    names = sorted(path.name for path in folder.iterdir() if path.name.startswith(begin))
+    return names != sorted(names, key=lambda name: [int(digits) for digits in re.findall(r"\d+", name[len(begin) :])])
 
 
 def files_of(path: Path, header: GgufHeader) -> tuple[Path, ...]:
@@ -119,9 +119,7 @@ def _wrong_place(part: Path, header: GgufHeader) -> LabError:
 
 
 def _stranger(part: Path, first: Path, why: str) -> LabError:
-    return LabError(
-        f"{part.name} does not belong to {first.name}: {why}.", "Download all parts again, from one place."
-    )  # fmt: skip
+    return LabError(f"{part.name} does not belong to {first.name}: {why}.", "Download all parts again, from one place.")
 
 
 def _refuse_joined(path: Path, header: GgufHeader) -> None:

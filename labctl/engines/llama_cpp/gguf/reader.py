@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from labctl.engines.base import Tensor
 from labctl.errors import LabError
 
 Value = str | int | float | bool
@@ -37,20 +38,13 @@ AGAIN = "Download or make the file again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """One tensor of a GGUF file.
+class TensorInfo(Tensor):
+    """One tensor of a GGUF file; its type has llama.cpp's name of the ggml type: "f16", "q4_K", ...
 
     Attributes:
-        shape: row length first, as llama.cpp prints it.
-        tensor_type: llama.cpp's name of the ggml type: "f16", "q4_K", ...
         offset: bytes from the start of the tensor data.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    tensor_type: str
-    n_params: int
-    size_bytes: int
     offset: int
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labctl.engines.llama_cpp.gguf.header import read_header, read_model
-from labctl.engines.llama_cpp.gguf.reader import TensorInfo, tensor_types
-from labctl.engines.safetensors import Tensor
+from labctl.engines.llama_cpp.gguf.header import read_model
+from labctl.engines.llama_cpp.gguf.reader import TensorInfo, read_header, tensor_types
+from labctl.engines.safetensors import PLAIN, STEP_BYTES, fault_of
 from labctl.errors import LabError
 
-# type -> unsigned integer of the same size, and the exponent's bits: all of them set means NaN or infinity (IEEE 754).
-_PLAIN: dict[str, tuple[str, int]] = {
-    "f16": ("<u2", 0x7C00),
-    "bf16": ("<u2", 0x7F80),
-    "f32": ("<u4", 0x7F800000),
-    "f64": ("<u8", 0x7FF0000000000000),
-}
 # type -> where in a block its F16 scales are, in bytes. Source: llama.cpp ggml/src/ggml-common.h, block_*.
 _SCALES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("q1_0", "q2_0", "q4_0", "q5_0", "q8_0", "iq4_nl", "iq4_xs"), (0,)),
@@ -27,7 +19,6 @@ _SCALES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("q4_1", "q5_1", "q8_1", "q4_K", "q5_K"), (0, 2)),
     **{"q2_K": (80, 82), "q3_K": (108,), "q6_K": (208,), "tq1_0": (52,), "tq2_0": (64,)},
 }
-_STEP_BYTES = 16 << 20
 
 
 def require_finite(path: Path) -> None:
@@ -50,62 +41,29 @@ def require_finite(path: Path) -> None:
                 )
 
 
-def require_numbers(weights: Mapping[Path, Mapping[str, Tensor]]) -> None:
-    """Look at every weight of a checkpoint's safetensors files.
-
-    Raises:
-        LabError: one is NaN or infinite.
-    """
-    for path, tensors in weights.items():
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        for name, tensor in tensors.items():
-            fault = fault_of(data[tensor.begin : tensor.end], tensor.dtype.lower())
-            if fault:
-                raise not_numbers(path.name, name, fault)
-
-
-def not_numbers(file: str, tensor: str, fault: str) -> LabError:
-    """Weights that training, merging or a damaged file left as no numbers."""
-    return LabError(
-        f"{file} holds weights that are not numbers: {fault} in {tensor}, so nothing can be measured with it.",
-        "Training or merging went wrong, or the file is damaged: take an earlier checkpoint, or download it again.",
-    )
-
-
-def fault_of(data: NDArray[np.uint8], kind: str) -> str:
-    """What is no finite number in stored values: "NaN", "infinity", or nothing.
-
-    Args:
-        kind: f16, bf16, f32 or f64; other types hold no such values, or none that can be told.
-    """
-    if kind not in _PLAIN:
-        return ""
-    unsigned, exponent = _PLAIN[kind]
-    values = data.view(unsigned)
-    step = max(1, _STEP_BYTES // values.dtype.itemsize)
-    infinite = False
-    for start in range(0, len(values), step):
-        part = values[start : start + step]
-        special = part[(part & exponent) == exponent]
-        if special.size:
-            mantissa = (1 << (exponent & -exponent).bit_length() - 1) - 1  # the bits below the exponent's
-            if (special & mantissa).any():
-                return "NaN"
-            infinite = True
-    return "infinity" if infinite else ""
+def f16_faults(path: Path) -> dict[str, str]:
+    """F16 tensors of a GGUF file that hold no finite numbers: name -> "NaN" or "infinity"."""
+    header, _ = read_model(path)
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    faults = {}
+    for tensor in header.tensors:
+        begin = header.data_offset + tensor.offset
+        if tensor.tensor_type == "f16" and (fault := fault_of(data[begin : begin + tensor.size_bytes], "f16")):
+            faults[tensor.name] = fault
+    return faults
 
 
 def _finite(data: NDArray[np.uint8], tensor: TensorInfo) -> bool:
-    if tensor.tensor_type in _PLAIN:
-        kind, exponent = _PLAIN[tensor.tensor_type]
+    if tensor.tensor_type in PLAIN:
+        kind, exponent = PLAIN[tensor.tensor_type]
         whole, columns = data.view(kind), None
     elif tensor.tensor_type in _SCALES:
-        _, _, block_bytes = next(one for one in tensor_types().values() if one[0] == tensor.tensor_type)
-        whole, exponent = data.reshape(-1, block_bytes), _PLAIN["f16"][1]
+        _, _, block_bytes = next(kind for kind in tensor_types().values() if kind[0] == tensor.tensor_type)
+        whole, exponent = data.reshape(-1, block_bytes), PLAIN["f16"][1]
         columns = _SCALES[tensor.tensor_type]
     else:
         return True
-    step = max(1, _STEP_BYTES // whole.dtype.itemsize // (whole.shape[1] if whole.ndim > 1 else 1))
+    step = max(1, STEP_BYTES // whole.dtype.itemsize // (whole.shape[1] if whole.ndim > 1 else 1))
     for start in range(0, len(whole), step):
         values = whole[start : start + step]
         for part in [values] if columns is None else [_half(values, column) for column in columns]:

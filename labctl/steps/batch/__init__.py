@@ -1,0 +1,1 @@
+"""Batch step, on request: several sequences side by side."""

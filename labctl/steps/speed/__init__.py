@@ -1,1 +1,0 @@
-"""Speed in rounds over all formats; several sequences at once; numbers of threads."""

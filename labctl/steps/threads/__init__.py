@@ -1,0 +1,1 @@
+"""Threads step, on request: one format with different numbers of threads."""

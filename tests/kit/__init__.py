@@ -1,0 +1,1 @@
+"""What the tests share: labs, files, servers and engines that are made up."""

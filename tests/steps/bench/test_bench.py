@@ -1,0 +1,160 @@
+"""Speed tests do the work they name, as often as they should, and keep every sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from labctl.steps.batch.record import BatchTask, Timed
+from labctl.steps.bench.record import BenchEffort, BenchTask, SpeedVisit
+from labctl.steps.bench.work import _repeat
+
+
+@pytest.fixture(scope="module")
+def visit(child: Callable[..., Any], quantized: Any) -> SpeedVisit:
+    found: SpeedVisit = child(
+        BenchTask(
+            model_path=str(quantized.paths["Q8_0"]),
+            format="Q8_0",
+            n_threads=1,
+            n_prompt=512,
+            n_gen=16,
+            effort=BenchEffort(min_reps=2, max_reps=3, min_s=0.0),
+            round=3,
+            order=7,
+        ),
+        SpeedVisit,
+    )
+    return found
+
+
+def test_a_visit_keeps_every_repetition_and_every_token(visit: SpeedVisit) -> None:
+    assert (visit.round, visit.order) == (3, 7)
+    assert len(visit.pp_s) == len(visit.tg_s) == len(visit.token_s) == 2
+    assert all(len(one) == 16 for one in visit.token_s)
+    assert [sum(one) for one in visit.token_s] == pytest.approx(visit.tg_s)
+    assert visit.load_s > 0
+
+
+def test_times_are_of_real_work(visit: SpeedVisit) -> None:
+    # 15.2 million weights, two operations each: even one token takes more than a tenth of a millisecond, and 512 of
+    # them in one go take longer than one by itself.
+    assert all(seconds > 1e-4 for one in visit.token_s for seconds in one)
+    assert min(visit.pp_s) > min(seconds for one in visit.token_s for seconds in one)
+
+
+class Clock:
+    """A test that takes as long as it is told."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.calls = 0
+
+    def __call__(self) -> tuple[float, ...]:
+        self.calls += 1
+        return (self.seconds / 2, self.seconds / 2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "effort", "n_samples"),
+    [
+        (1.0, BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20), 3),
+        (0.1, BenchEffort(min_reps=3, max_reps=20, min_s=0.75, max_s=20), 8),
+        (0.001, BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20), 20),
+        (15.0, BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20), 2),
+        (60.0, BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20), 1),
+    ],
+)
+def test_repetitions_by_effort(seconds: float, effort: BenchEffort, n_samples: int) -> None:
+    clock = Clock(seconds)
+    assert len(_repeat(clock, effort, math.inf)[0]) == n_samples
+    assert clock.calls == n_samples
+
+
+def bench_task(path: Any, deadline_s: float | None, **options: Any) -> BenchTask:
+    return BenchTask(
+        model_path=str(path),
+        format="F16",
+        n_threads=1,
+        n_prompt=512,
+        n_gen=128,
+        effort=BenchEffort(),
+        round=0,
+        order=0,
+        deadline_s=deadline_s,
+        **options,
+    )
+
+
+def test_a_visit_without_time_keeps_one_short_repetition_of_each_test(
+    child: Callable[..., Any], quantized: Any
+) -> None:
+    begun = time.monotonic()
+    found = child(bench_task(quantized.paths["F16"], 0.0), SpeedVisit)
+    assert found.cut
+    assert len(found.pp_s) == 1 and len(found.tg_s) == len(found.token_s) >= 1  # as many as the grace has room for
+    assert 1 <= len(found.token_s[0]) <= 128
+    assert found.tg_s[0] == pytest.approx(sum(found.token_s[0]) * 128 / len(found.token_s[0]))
+    assert time.monotonic() - begun < 60  # bounded by the grace, whatever this machine does beside
+    whole = child(bench_task(quantized.paths["F16"], 60.0), SpeedVisit)
+    assert not whole.cut and len(whole.pp_s) >= 2 and len(whole.tg_s) >= 2
+
+
+def test_a_cut_is_one_by_time_only() -> None:
+    now = time.perf_counter()
+    effort = BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20)
+    assert _repeat(Clock(1.0), effort, now) == ((), True)
+    assert _repeat(Clock(30.0), effort, math.inf) == (((15.0, 15.0),), False)  # a slow test is not cut
+    assert _repeat(Clock(1.0), effort, math.inf)[1] is False
+
+
+def _spin(seconds: float) -> None:
+    """Hold a core for so long, and no longer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.slow
+def test_the_time_allowed_holds_beside_a_busy_program(cli: Any, new_lab: Any) -> None:
+    (new_lab / "lab.toml").write_text('formats = ["Q8_0"]\ntext = "demo"\nbench_rounds = 2\n', "utf-8")
+    assert cli("quantize", cwd=new_lab).returncode == 0
+    busy = multiprocessing.get_context("spawn").Process(target=_spin, args=(60.0,), daemon=True)
+    busy.start()
+    try:
+        begun = time.monotonic()
+        done = cli("bench", "--bench-time", "6s", "--json", cwd=new_lab)
+        spent = time.monotonic() - begun
+    finally:
+        busy.kill()
+        busy.join()
+    assert done.returncode == 0, done.stderr
+    conditions = json.loads(next(new_lab.rglob("conditions.json")).read_text("utf-8"))["record"]
+    assert conditions["settings"]["bench_budget_s"] == 6.0
+    # Starting four processes and loading their model comes on top, beside whatever else runs here.
+    assert conditions["spent_s"] < 15 and spent < 45, (conditions["spent_s"], spent)
+
+
+def test_batches_end_with_the_time_allowed(child: Callable[..., Any], quantized: Any) -> None:
+    task = BatchTask(
+        model_path=str(quantized.paths["F16"]),
+        format="F16",
+        n_threads=1,
+        n_prompt=32,
+        n_gen=128,
+        n_seqs=(1, 2),
+        n_reps=3,
+        deadline_s=0.0,
+    )
+    found = child(task, Timed)
+    assert found.cut and [len(point.tg_s) for point in found.points] == [1, 1]
+    assert all(seconds > 0 for point in found.points for seconds in (*point.pp_s, *point.tg_s))
+    whole = child(BatchTask(**{**msgspec.structs.asdict(task), "deadline_s": None, "n_reps": 1}), Timed)
+    assert not whole.cut and [len(point.tg_s) for point in whole.points] == [1, 1]
