@@ -87,7 +87,7 @@ def _show_batches(lab: Lab, records: Measured, n_seqs: tuple[int, ...], output: 
 
 
 def _show_sweep(lab: Lab, records: Measured, output: Output) -> None:
-    from labctl.report.sweep_tables import advice, sweep_rows
+    from labctl.report.sweep_tables import advice, speed_cell, sweep_rows
     from labctl.steps.threads.step import THREADS
 
     sweep = next(iter(records.of(THREADS).values()), None)
@@ -97,16 +97,7 @@ def _show_sweep(lab: Lab, records: Measured, output: Output) -> None:
     output.data({"format": sweep.format, "rows": rows, "advice": advice(sweep, lab.n_threads)})
     output.table(
         f"{lab.model.name} {sweep.format}: tokens/second by number of threads",
-        ("threads", f"tg{sweep.n_gen}", "range", f"pp{sweep.n_prompt}", "range"),
-        [
-            (
-                str(row.n_threads),
-                f"{row.tg_tps:,.1f}",
-                f"{row.tg_low_tps:,.1f} to {row.tg_high_tps:,.1f}",
-                f"{row.pp_tps:,.0f}",
-                f"{row.pp_low_tps:,.0f} to {row.pp_high_tps:,.0f}",
-            )
-            for row in rows
-        ],
+        ("threads", f"tg{sweep.n_gen}", f"pp{sweep.n_prompt}"),
+        [(str(row.n_threads), speed_cell(row.tg), speed_cell(row.pp)) for row in rows],
     )
     output.line(advice(sweep, lab.n_threads))

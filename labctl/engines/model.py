@@ -126,11 +126,10 @@ class Model(Protocol):
 
     def generation_test(
         self, tokens: Sequence[int], n_threads: int
-    ) -> AbstractContextManager[Callable[[float], tuple[float, ...]]]:
+    ) -> AbstractContextManager[Callable[[], Iterator[float]]]:
         """A test of single tokens one after the other, none of them sampled.
 
-        Each call computes them from an empty memory, up to the first that ends later than so many seconds, and returns
-        the seconds of each.
+        Each call begins with an empty memory, computes a token at each `next` and gives the seconds it took.
         """
 
     def batch_test(

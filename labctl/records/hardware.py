@@ -28,6 +28,30 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """What else went on while something was timed; None where the system does not tell.
+
+    Attributes:
+        lost_s: seconds that its threads had to wait for a core, all threads together, by the best that the system
+            tells: `waited_s` and `stolen_s`, or else what other programs took beyond the cores that were left to them.
+        waited_s: seconds that its threads were ready to run and had no core (Linux).
+        stolen_s: seconds that the machine under a virtual one gave its cores to others; told in steps of 10 ms.
+        others_s: processor time of other programs, all cores together.
+        n_preempted: how often its threads were taken off a core.
+        n_throttled: how often the processor slowed itself down, being hot.
+        clock_hz: mean clock of the cores at its end.
+    """
+
+    lost_s: float
+    waited_s: float | None = None
+    stolen_s: float | None = None
+    others_s: float | None = None
+    n_preempted: int | None = None
+    n_throttled: int | None = None
+    clock_hz: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What llama-bench's tests ask of the machine with one file.
 

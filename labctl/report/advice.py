@@ -15,7 +15,7 @@ from labctl.report.greedy import greedy_divergences, greedy_words, loop_words, l
 from labctl.report.order import SMALLER, Orders, tied
 from labctl.report.rules import Answer, displacement, increase_words, judged, not_smaller, open_beyond
 from labctl.report.text import cell, counted, speedup_words, words
-from labctl.steps.bench.ratios import Test
+from labctl.steps.bench.record import Test
 from labctl.steps.bench.step import BENCH
 from labctl.steps.intervals import ALPHA
 from labctl.steps.measured import Measured

@@ -14,7 +14,8 @@ from labctl.report.greedy import greedy_divergences, loop_words, loops, same_tex
 from labctl.report.order import Orders
 from labctl.report.rules import Answer, displacement, is_worse
 from labctl.report.text import cell, counted, speedup_words, words
-from labctl.steps.bench.ratios import Test, times
+from labctl.steps.bench.ratios import times
+from labctl.steps.bench.record import Test
 from labctl.steps.generate.answers import answer_changes, probe_names
 from labctl.steps.generate.step import GENERATE
 from labctl.steps.intervals import ALPHA, mcnemar_exact

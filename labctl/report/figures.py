@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from labctl.lab.config import USUAL_LIMIT
 from labctl.report.demo_training import unseen_scores
 from labctl.steps.bench.figures import BenchFigures, SpeedFigures, bench_figures
-from labctl.steps.bench.ratios import Ratio, Test
+from labctl.steps.bench.ratios import Ratio
+from labctl.steps.bench.record import Test
 from labctl.steps.divergence.record import DivergenceRun
 from labctl.steps.divergence.step import DIVERGENCE
 from labctl.steps.generate.figures import Changes, GenerateFigures, Kept, ProbeFigures, generate_figures

@@ -6,8 +6,9 @@ from labctl.records.units import rate, significant, size_text
 from labctl.report.figures import Figures
 from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
 from labctl.report.text import NOT_MEASURED, cell, table, words
-from labctl.steps.bench.figures import SpeedFigures
-from labctl.steps.bench.ratios import PRECISE, RATIO_RULE, times
+from labctl.steps.bench.figures import BenchFigures, SpeedFigures
+from labctl.steps.bench.ratios import PRECISE, RATIO_RULE, SPEED_RULE, times
+from labctl.steps.bench.record import DISTURBED
 from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
 from labctl.steps.memory.step import MEMORY
@@ -31,11 +32,16 @@ def speeds(figures: Figures) -> str:
                 cell(pp, _speed),
                 _speedup(pp, is_base),
                 " / ".join(known) or NOT_MEASURED,
-                NOT_MEASURED if bench is None or bench.n_rounds is None else f"{bench.n_rounds} / {bench.n_samples}",
+                NOT_MEASURED if bench is None or bench.n_rounds is None else _counts(bench),
             ]
         )
     header = ("Format", "Tokens/second (tg)", "Speed-up (tg)", "Prompt, tokens/second (pp)", "Speed-up (pp)")
-    return table((*header, "ms per token, p50 / p95 / p99", "Rounds / repetitions"), lines)
+    return table((*header, "ms per token, p50 / p95 / p99", "Rounds / repetitions, undisturbed"), lines)
+
+
+def _counts(bench: BenchFigures) -> str:
+    n_left = bench.n_undisturbed
+    return f"{bench.n_rounds} / {bench.n_samples if n_left == bench.n_samples else f'{n_left} of {bench.n_samples}'}"
 
 
 def _speedup(speed: SpeedFigures | None, is_base: bool) -> str:
@@ -50,16 +56,18 @@ def _speed(speed: SpeedFigures) -> str:
     return f"{rate(speed.tps)} ({rate(speed.low_tps)} to {rate(speed.high_tps)})"
 
 
-def speed_note(records: Measured, rule: str) -> str:
+def speed_note(records: Measured) -> str:
     """What the columns of Q8 mean."""
     run = next(iter(records.of(BENCH).values()), None)
     if run is None:
         return "Speed was not measured."
     return (
-        f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once; medians."
-        f" In brackets: {rule}. Speed-up over {records.formats[0]}: {RATIO_RULE}. It can differ a little from the ratio"
-        " of the medians, which compare different moments. Rounds go on until every speed-up is known to"
-        f" ± {100 * PRECISE:g} % or the time allowed is over. p95: 95 of 100 tokens came at least as fast."
+        f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once. Speed:"
+        f" {SPEED_RULE}. Speed-up over {records.formats[0]}: {RATIO_RULE}. It can differ a little from the ratio of the"
+        f" speeds, which compare different moments. Rounds go on until every speed-up is known to ± {100 * PRECISE:g} %"
+        " or the time allowed is over; after the fewest rounds only formats that are not known as well. Disturbed: its"
+        f" threads waited for a core for more than {100 * DISTURBED:g} % of the time. p95: 95 of 100 undisturbed tokens"
+        " came at least as fast."
     )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from labctl.report.figures import Figures
 from labctl.report.text import words
-from labctl.steps.bench.ratios import Ratio, Test, round_ratio
+from labctl.steps.bench.ratios import Ratio, round_ratio
+from labctl.steps.bench.record import Test
 from labctl.steps.bench.step import BENCH
 from labctl.steps.generate.answers import answer_changes, probe_names
 from labctl.steps.generate.step import GENERATE

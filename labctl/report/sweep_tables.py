@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import statistics
+import math
 from dataclasses import dataclass
 
 from labctl.records.units import rate
@@ -11,7 +11,8 @@ from labctl.report.order import Order, Pair, order_of, tied
 from labctl.report.text import NOT_MEASURED, counted, table
 from labctl.steps.batch.record import BatchRun
 from labctl.steps.batch.step import BATCH
-from labctl.steps.bench.ratios import Test, visits_ratio
+from labctl.steps.bench.ratios import SPEED_RULE, Speed, visits_ratio, visits_speed
+from labctl.steps.bench.record import Test
 from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
 from labctl.steps.threads.record import ThreadSweep
@@ -22,35 +23,28 @@ _CUT = " The time allowed was over before all repetitions were made; --bench-tim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadsRow:
-    """Median speed of one number of threads, over the rounds, in tokens per second, with its range over them."""
+    """Speed with one number of threads, in tokens per second by SPEED_RULE."""
 
     n_threads: int
-    tg_tps: float
-    tg_low_tps: float
-    tg_high_tps: float
-    pp_tps: float
-    pp_low_tps: float
-    pp_high_tps: float
+    tg: Speed
+    pp: Speed
 
 
 def sweep_rows(sweep: ThreadSweep) -> tuple[ThreadsRow, ...]:
     """One row a number of threads, ascending."""
-    rows = []
-    for count, visits in sorted(sweep.visits.items()):
-        tg = sorted(sweep.n_gen / statistics.median(visit.tg_s) for visit in visits)
-        pp = sorted(sweep.n_prompt / statistics.median(visit.pp_s) for visit in visits)
-        rows.append(
-            ThreadsRow(
-                n_threads=count,
-                tg_tps=statistics.median(tg),
-                tg_low_tps=tg[0],
-                tg_high_tps=tg[-1],
-                pp_tps=statistics.median(pp),
-                pp_low_tps=pp[0],
-                pp_high_tps=pp[-1],
-            )
-        )
-    return tuple(rows)
+    return tuple(
+        ThreadsRow(n_threads=count, tg=tg, pp=pp)
+        for count, visits in sorted(sweep.visits.items())
+        if (tg := visits_speed(visits, "tg", sweep.n_prompt)) is not None
+        and (pp := visits_speed(visits, "pp", sweep.n_prompt)) is not None
+    )
+
+
+def speed_cell(speed: Speed) -> str:
+    """A speed with its interval, if it has one."""
+    if not math.isfinite(speed.high):
+        return rate(speed.tps)
+    return f"{rate(speed.tps)} ({rate(speed.low)} to {rate(speed.high)})"
 
 
 def advice(sweep: ThreadSweep, usual: int) -> str:
@@ -70,7 +64,7 @@ def _order(sweep: ThreadSweep, test: Test) -> Order:
         if (ratio := visits_ratio(sweep.visits[one], sweep.visits[other], test)) is not None
     }
     pairs = {names: Pair(ratio=ratio.ratio, low=ratio.low, high=ratio.high) for names, ratio in ratios.items()}
-    return order_of({str(row.n_threads): _speed(row, test)[0] for row in sweep_rows(sweep)}, pairs)
+    return order_of({str(row.n_threads): (row.tg if test == "tg" else row.pp).tps for row in sweep_rows(sweep)}, pairs)
 
 
 def threads_table(records: Measured) -> str:
@@ -80,12 +74,7 @@ def threads_table(records: Measured) -> str:
         return ""
     header = ("Threads", f"tg{sweep.n_gen}, tokens/second", f"pp{sweep.n_prompt}, tokens/second")
     return table(
-        header,
-        (
-            (str(row.n_threads), *(f"{rate(now)} ({rate(low)} to {rate(high)})" for now, low, high in _both(row)))
-            for row in sweep_rows(sweep)
-        ),
-        left=(),
+        header, ((str(row.n_threads), speed_cell(row.tg), speed_cell(row.pp)) for row in sweep_rows(sweep)), left=()
     )
 
 
@@ -97,8 +86,8 @@ def threads_note(records: Measured) -> str:
     usual = next((run.n_threads for run in records.of(BENCH).values()), max(sweep.visits))
     rounds = max(len(visits) for visits in sweep.visits.values())
     return (
-        f"{sweep.format}; medians of {counted(rounds, 'round')} that went up and down in turn, in brackets the lowest"
-        f" and highest of them. {advice(sweep, usual)}"
+        f"{sweep.format}; {counted(rounds, 'round')} that went up and down in turn; {SPEED_RULE}."
+        f" {advice(sweep, usual)}"
         f"{_CUT if any(visit.cut for visits in sweep.visits.values() for visit in visits) else ''}"
     )
 
@@ -147,13 +136,3 @@ def _sweep(records: Measured) -> ThreadSweep | None:
 
 def _batches(records: Measured) -> dict[str, BatchRun]:
     return {name: records.of(BATCH)[name] for name in records.formats if name in records.of(BATCH)}
-
-
-def _both(row: ThreadsRow) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    return _speed(row, "tg"), _speed(row, "pp")
-
-
-def _speed(row: ThreadsRow, test: Test) -> tuple[float, float, float]:
-    if test == "tg":
-        return row.tg_tps, row.tg_low_tps, row.tg_high_tps
-    return row.pp_tps, row.pp_low_tps, row.pp_high_tps

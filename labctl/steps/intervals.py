@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 ALPHA = 0.05
 """Accepted probability that an interval, or what is said of one, is wrong: intervals are of 95 %."""
-MEDIAN_INTERVAL_RULE = (
-    "95 % interval of the median by order statistics (no assumption about the shape of the spread); with fewer than six"
-    " repetitions such an interval does not exist, and the lowest and highest repetition stand in"
-)
-
-
-def median_interval(samples: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the median, as MEDIAN_INTERVAL_RULE says.
-
-    Returns: (low, high); NaN for fewer than two samples.
-    """
-    n = len(samples)
-    if n < 2:
-        return math.nan, math.nan
-    ordered = sorted(samples)
-    low, high = median_ranks(n)
-    return ordered[low], ordered[high]
 
 
 def median_ranks(n: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from labctl.report.figures import figures_of, table
 from labctl.report.gaps import content_notes, gaps, record_name, twins
 from labctl.steps.bench.step import BENCH
 from labctl.steps.generate.answers import answer_changes, first_divergence
-from labctl.steps.intervals import mcnemar_exact, median_interval, wilson
+from labctl.steps.intervals import mcnemar_exact, median_ranks, wilson
 from labctl.steps.measured import Measured, StepFailure
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.perplexity.figures import common_chunks, load_nll
@@ -150,32 +150,24 @@ def test_failure_is_the_reason_of_its_gap(tmp_path: Path) -> None:
     assert record_name(lab, "bench", "Q8_0") is None
 
 
-@given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=40))
-def test_median_interval_holds_the_median(samples: list[float]) -> None:
-    low, high = median_interval(samples)
-    assert min(samples) <= low <= float(np.median(samples)) * (1 + 1e-12)
-    assert float(np.median(samples)) * (1 - 1e-12) <= high <= max(samples)
-
-
 @given(st.integers(2, 60))
-def test_median_interval_covers_95_of_100_and_no_narrower_one_does(n: int) -> None:
-    low, high = (int(end) for end in median_interval(range(1, n + 1)))
-    assert low + high == n + 1
+def test_median_ranks_cover_95_of_100_and_no_narrower_ones_do(n: int) -> None:
+    low, high = median_ranks(n)
+    assert low + high == n - 1
 
-    def missed(rank: int) -> float:
-        """How often the median lies outside the interval from this rank to the one as far from the other end."""
-        return float(2 * scipy.stats.binom.cdf(rank - 1, n, 0.5))
+    def missed(place: int) -> float:
+        """How often the median lies outside the interval from this place to the one as far from the other end."""
+        return float(2 * scipy.stats.binom.cdf(place, n, 0.5))
 
-    assert low == 1 or missed(low) <= 0.05
+    assert low == 0 or missed(low) <= 0.05
     assert missed(low + 1) > 0.05
 
 
-def test_median_interval_ranks() -> None:
-    assert median_interval(range(1, 7)) == (1, 6)
-    assert median_interval(range(1, 10)) == (2, 8)  # 96.1 %
-    assert median_interval(range(1, 31)) == (10, 21)  # 95.7 %
-    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-    assert all(math.isnan(value) for value in median_interval([1.0]))
+def test_median_ranks() -> None:
+    assert median_ranks(6) == (0, 5)
+    assert median_ranks(9) == (1, 7)  # 96.1 %
+    assert median_ranks(30) == (9, 20)  # 95.7 %
+    assert median_ranks(3) == (0, 2)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

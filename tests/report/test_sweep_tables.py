@@ -27,7 +27,7 @@ def sweep(seconds: dict[int, tuple[float, ...]]) -> ThreadSweep:
     """One repetition a round, as long for the prompt."""
     visits = {
         count: tuple(
-            SpeedVisit(round=place, order=place, load_s=0, pp_s=(one,), tg_s=(one,), token_s=())
+            SpeedVisit(round=place, order=place, load_s=0, pp_s=(one,), tg_s=(one,), token_s=((one / 128,),))
             for place, one in enumerate(times)
         )
         for count, times in seconds.items()

@@ -97,7 +97,7 @@ class OpenModel:
 
     def generation_test(
         self, tokens: Sequence[int], n_threads: int
-    ) -> contextlib.AbstractContextManager[Callable[[float], tuple[float, ...]]]:
+    ) -> contextlib.AbstractContextManager[Callable[[], Iterator[float]]]:
         from labctl.engines.llama_cpp import timing
 
         return timing.generation_test(self._model, tokens, n_threads)

@@ -7,7 +7,6 @@ own warm-up reads 16 tokens, and it times once).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -37,21 +36,17 @@ def prompt_test(model: Model, tokens: IntArray, n_threads: int) -> Iterator[Call
 
 
 @contextlib.contextmanager
-def generation_test(
-    model: Model, tokens: Sequence[int], n_threads: int
-) -> Iterator[Callable[[float], tuple[float, ...]]]:
+def generation_test(model: Model, tokens: Sequence[int], n_threads: int) -> Iterator[Callable[[], Iterator[float]]]:
     """See labctl.engines.model.Model."""
     with Context(model, n_ctx=len(tokens), n_threads=n_threads, n_ubatch=_N_UBATCH) as context:
 
-        def generate(seconds: float) -> tuple[float, ...]:
+        def generate() -> Iterator[float]:
             context.clear(data=False)
             steps = context.steps(tokens)
-            stamps = [time.perf_counter()]
-            for _ in steps:
-                stamps.append(time.perf_counter())
-                if stamps[-1] - stamps[0] > seconds:
-                    break
-            return tuple(b - a for a, b in itertools.pairwise(stamps))
+            for _ in tokens:
+                begun = time.perf_counter()
+                next(steps)
+                yield time.perf_counter() - begun
 
         yield generate
 

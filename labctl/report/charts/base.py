@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEDIAN_BARS = "95 % interval of the median; of fewer than six repetitions, their range"
+SPEED_BARS = "95 % interval over the rounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labctl.records.units import rate
-from labctl.report.charts.base import MEDIAN_BARS, Chart, end_of, scatter
+from labctl.report.charts.base import SPEED_BARS, Chart, end_of, scatter
 from labctl.report.charts.labels import Point
 from labctl.report.figures import Figures
 from labctl.report.order import Orders, tells_little
@@ -39,7 +39,7 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
         if row.size_bytes is not None and (speed := row.speed("tg")) is not None
     ]
     label = "Generation speed, tokens/second (higher is better)"
-    return scatter(records, points, title, "speed", label, f"Bars: {MEDIAN_BARS}.")
+    return scatter(records, points, title, "speed", label, f"Bars: {SPEED_BARS}.")
 
 
 CHART = Chart(

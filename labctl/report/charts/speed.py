@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labctl.records.units import rate
-from labctl.report.charts.base import MEDIAN_BARS, Chart, end_of, name_rows
+from labctl.report.charts.base import SPEED_BARS, Chart, end_of, name_rows
 from labctl.report.charts.plot import draw_mark, look, new_figure
 from labctl.report.figures import Figures
 from labctl.report.findings import caption_lines, notices
 from labctl.report.order import Orders, tells_little, tied
-from labctl.steps.bench.ratios import Test
+from labctl.steps.bench.record import Test
 from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
 
@@ -42,7 +42,10 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
         return None
     figure, panels = new_figure(
         title,
-        [f"Small dots: single repetitions. Mark: median. Bars: {MEDIAN_BARS}.", *caption_lines(records, "speed")],
+        [
+            f"Small dots: single repetitions, disturbed ones, too. Mark: median of the rounds. Bars: {SPEED_BARS}.",
+            *caption_lines(records, "speed"),
+        ],
         notices(records, "speed"),
         plot_in=0.5 * len(names) + 0.5,
         n_axes=2,
@@ -78,8 +81,8 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
     return figure
 
 
-def _samples(records: Measured, name: str, test: str) -> tuple[float, ...]:
-    return records.of(BENCH)[name].tg_tps if test == "tg" else records.of(BENCH)[name].pp_tps
+def _samples(records: Measured, name: str, test: Test) -> tuple[float, ...]:
+    return records.of(BENCH)[name].samples_tps(test)
 
 
 CHART = Chart(

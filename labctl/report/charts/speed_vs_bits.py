@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from labctl.report.charts.base import MEDIAN_BARS, Chart
+from labctl.report.charts.base import SPEED_BARS, Chart
 from labctl.report.charts.labels import Point, place_labels
 from labctl.report.charts.plot import draw_mark, look, new_figure
 from labctl.report.figures import Figures
@@ -32,7 +32,7 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
     if not timed:
         return None
     figure, (axes,) = new_figure(
-        title, [f"Bars: {MEDIAN_BARS}.", *caption_lines(records, "speed")], notices(records, "speed"), plot_in=4.1
+        title, [f"Bars: {SPEED_BARS}.", *caption_lines(records, "speed")], notices(records, "speed"), plot_in=4.1
     )
     marks = []
     for name, bpw, speed in timed:

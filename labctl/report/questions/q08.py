@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from labctl.report import hardware, machine_tables, sweep_tables
 from labctl.report.questions.base import Question
-from labctl.steps.intervals import MEDIAN_INTERVAL_RULE
 
 QUESTION = Question(
     number=8,
@@ -12,7 +11,7 @@ QUESTION = Question(
     kind="measured",
     values=lambda sheet: {
         "table": machine_tables.speeds(sheet.figures),
-        "note": machine_tables.speed_note(sheet.records, MEDIAN_INTERVAL_RULE),
+        "note": machine_tables.speed_note(sheet.records),
         "work": hardware.work_table(sheet.records, sheet.figures),
         "work_note": hardware.WORK_NOTE,
         "batch": sweep_tables.batch_table(sheet.records),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from dataclasses import dataclass
 
-from labctl.steps.bench.ratios import Ratio, Test, round_ratio
-from labctl.steps.bench.record import SpeedRun
+from labctl.steps.bench.ratios import TESTS, Ratio, round_ratio, visits_speed
+from labctl.steps.bench.record import SpeedRun, Test
 from labctl.steps.bench.step import BENCH
-from labctl.steps.intervals import median_interval
 from labctl.steps.measured import Measured
 
 
@@ -17,8 +16,8 @@ class SpeedFigures:
     """One test of one format.
 
     Attributes:
-        tps: tokens per second, median over all repetitions.
-        low_tps, high_tps: its interval by MEDIAN_INTERVAL_RULE; None for a single repetition.
+        tps: tokens per second, by SPEED_RULE.
+        low_tps, high_tps: its 95 % interval; None for fewer than two undisturbed rounds.
         ms: milliseconds for the whole prompt or the whole text.
         speedup: times the baseline's speed, by RATIO_RULE; None without rounds that both were timed in.
     """
@@ -35,9 +34,9 @@ class BenchFigures:
     """Both tests of one format.
 
     Attributes:
-        token_p50_ms, token_p95_ms, token_p99_ms: latency of one generated token, percentiles over all repetitions; None
-            where tokens were not timed one by one.
-        n_samples: repetitions of the generation test.
+        token_p50_ms, token_p95_ms, token_p99_ms: latency of one generated token, percentiles over all undisturbed
+            tokens; None where tokens were not timed one by one.
+        n_samples: repetitions of the generation test, n_undisturbed of them undisturbed.
         n_rounds: rounds that the speed-ups rest on; None without any.
     """
 
@@ -47,6 +46,7 @@ class BenchFigures:
     token_p95_ms: float | None
     token_p99_ms: float | None
     n_samples: int
+    n_undisturbed: int
     n_rounds: int | None
 
     def test(self, test: Test) -> SpeedFigures | None:
@@ -61,30 +61,34 @@ def bench_figures(records: Measured) -> dict[str, BenchFigures]:
 
 
 def _figures(run: SpeedRun, base: SpeedRun | None) -> BenchFigures:
-    ratios = {test: _speedup(run, base, test) for test in ("tg", "pp")}
+    ratios = {test: _speedup(run, base, test) for test in TESTS}
     n_rounds = [ratio.n_rounds for ratio in ratios.values() if ratio is not None]
     has_tokens = any(seconds for visit in run.visits for seconds in visit.token_s)
+    n_samples = sum(len(visit.tg_s) for visit in run.visits)
     return BenchFigures(
-        tg=_test(run.tg_tps, run.n_gen, ratios["tg"]),
-        pp=_test(run.pp_tps, run.n_prompt, ratios["pp"]),
+        tg=_test(run, "tg", ratios["tg"]),
+        pp=_test(run, "pp", ratios["pp"]),
         token_p50_ms=1000 * run.token_percentile_s(50) if has_tokens else None,
         token_p95_ms=1000 * run.token_percentile_s(95) if has_tokens else None,
         token_p99_ms=1000 * run.token_percentile_s(99) if has_tokens else None,
-        n_samples=len(run.tg_tps),
-        n_rounds=n_rounds[-1] if n_rounds else None,
+        n_samples=n_samples,
+        n_undisturbed=n_samples - sum(visit.n_disturbed("tg") for visit in run.visits),
+        n_rounds=min(n_rounds) if n_rounds else None,
     )
 
 
-def _test(samples: tuple[float, ...], n_tokens: int, speedup: Ratio | None) -> SpeedFigures | None:
-    if not samples:
+def _test(run: SpeedRun, test: Test, speedup: Ratio | None) -> SpeedFigures | None:
+    speed = visits_speed(run.visits, test, run.n_prompt)
+    if speed is None:
         return None
-    median = statistics.median(samples)
-    low, high = median_interval(samples) if len(samples) > 1 else (None, None)
-    return SpeedFigures(tps=median, low_tps=low, high_tps=high, ms=1000 * n_tokens / median, speedup=speedup)
+    low, high = (speed.low, speed.high) if math.isfinite(speed.high) else (None, None)
+    return SpeedFigures(
+        tps=speed.tps, low_tps=low, high_tps=high, ms=1000 * run.n_tokens(test) / speed.tps, speedup=speedup
+    )
 
 
-def _speedup(run: SpeedRun, base: SpeedRun | None, test: str) -> Ratio | None:
-    ratio = None if base is None else round_ratio(run, base, "tg" if test == "tg" else "pp")
+def _speedup(run: SpeedRun, base: SpeedRun | None, test: Test) -> Ratio | None:
+    ratio = None if base is None else round_ratio(run, base, test)
     if ratio is None or run is not base:
         return ratio
-    return Ratio(ratio=ratio.ratio, low=1.0, high=1.0, n_rounds=ratio.n_rounds)  # to itself nothing is unsure
+    return Ratio(ratio=1.0, low=1.0, high=1.0, n_rounds=ratio.n_rounds)  # to itself nothing is unsure

@@ -1,4 +1,4 @@
-"""How well the speeds are known: ratios within rounds, their intervals, when to stop, and what to warn of."""
+"""How well the speeds are known: speeds and ratios over rounds, their intervals, when to stop, and what to warn of."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from labctl.steps.bench.record import SpeedRun, SpeedVisit
+from labctl.steps.bench.record import SpeedRun, SpeedVisit, Test
 from labctl.steps.intervals import median_ranks
 
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""
 DRIFT = 0.10
-STALLS = 0.25
-Test = Literal["pp", "tg"]
+MUCH = 0.10
+"""A reader is told of disturbed repetitions if they are more than this share."""
 TESTS: tuple[Test, ...] = ("tg", "pp")
 _TASKS: dict[Test, str] = {"tg": "generating text", "pp": "reading a prompt"}
 
+_OVER_ROUNDS = (
+    "its 95 % interval by order statistics, or with two to five rounds by their range (Lord 1947); one round gives none"
+)
+SPEED_RULE = (
+    "in each round, the median time of what was not disturbed (generation: of single tokens), and of these the median"
+    f" over the rounds; {_OVER_ROUNDS}"
+)
 RATIO_RULE = (
-    "in each round, the median time of the baseline over the median time of the format (generation: over the single"
-    " tokens, so that a stalled token changes nothing), and of these ratios the median over the rounds; its 95 %"
-    " interval by order statistics, or with two to five rounds by their range (Lord 1947); one round gives none"
+    "in each round, the median time of the baseline over the median time of the format, of what was not disturbed"
+    f" (generation: of single tokens), and of these ratios the median over the rounds; {_OVER_ROUNDS}"
 )
 _RANGES = {2: 6.354, 3: 1.342, 4: 0.738, 5: 0.560}
 """How many ranges the median of so many normal values lies off the middle at most in 95 of 100 cases.
@@ -34,7 +39,12 @@ here for the median (numerically, 4 million samples each).
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """How many times as fast one format is as another; low and high are infinitely wide for a single round."""
+    """How many times as fast one format is as another.
+
+    Attributes:
+        low, high: 95 % interval; infinitely wide for fewer than two undisturbed rounds.
+        n_rounds: rounds in which neither was disturbed; 0: it rests on disturbed ones and is a rough guess.
+    """
 
     ratio: float
     low: float
@@ -47,34 +57,49 @@ class Ratio:
         return max(self.high / self.ratio, self.ratio / self.low if self.low else math.inf) - 1
 
 
-def round_seconds(visits: Sequence[SpeedVisit], test: Test, *, by_token: bool = True) -> dict[int, float]:
-    """Round -> seconds, median over the repetitions of a round: of a prompt, or of a single token of a generation.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Tokens per second, by SPEED_RULE; the attributes are those of a ratio."""
+
+    tps: float
+    low: float
+    high: float
+    n_rounds: int
+
+
+def round_seconds(visits: Sequence[SpeedVisit], test: Test, *, disturbed: bool = False) -> dict[int, float]:
+    """Round -> seconds, median over a round: of a prompt, or of a single token of a generation.
 
     Args:
-        by_token: False takes whole generations, for visits that did not record their tokens.
+        disturbed: take all, not only what was undisturbed.
     """
     found: dict[int, list[float]] = {}
     for visit in visits:
-        if test == "pp":
-            seconds = list(visit.pp_s)
-        elif by_token:
-            seconds = [second for repetition in visit.token_s for second in repetition]
-        else:
-            seconds = list(visit.tg_s)
-        found.setdefault(visit.round, []).extend(seconds)
+        found.setdefault(visit.round, []).extend(visit.all_s(test) if disturbed else visit.undisturbed_s(test))
     return {number: statistics.median(seconds) for number, seconds in found.items() if seconds}
 
 
-def has_tokens(visits: Sequence[SpeedVisit]) -> bool:
-    """Whether every visit recorded its single tokens."""
-    return all(any(visit.token_s) for visit in visits)
+def visits_speed(visits: Sequence[SpeedVisit], test: Test, n_prompt: int) -> Speed | None:
+    """Speed in some visits, by SPEED_RULE; None if nothing was timed."""
+    n_tokens = n_prompt if test == "pp" else 1
+    for disturbed in (False, True):
+        times = round_seconds(visits, test, disturbed=disturbed)
+        found = median_ratio([n_tokens / seconds for seconds in times.values()])
+        if found is not None and disturbed:
+            return Speed(tps=found.ratio, low=0.0, high=math.inf, n_rounds=0)
+        if found is not None:
+            return Speed(tps=found.ratio, low=found.low, high=found.high, n_rounds=found.n_rounds)
+    return None
 
 
 def visits_ratio(visits: Sequence[SpeedVisit], base: Sequence[SpeedVisit], test: Test) -> Ratio | None:
     """Speed of some visits against others of the same rounds, by RATIO_RULE; None without a round that has both."""
-    by_token = has_tokens(visits) and has_tokens(base)
-    mine, theirs = (round_seconds(one, test, by_token=by_token) for one in (visits, base))
-    return median_ratio([theirs[number] / mine[number] for number in mine if number in theirs])
+    for disturbed in (False, True):
+        mine, theirs = (round_seconds(one, test, disturbed=disturbed) for one in (visits, base))
+        found = median_ratio([theirs[number] / mine[number] for number in mine if number in theirs])
+        if found is not None:
+            return Ratio(ratio=found.ratio, low=0.0, high=math.inf, n_rounds=0) if disturbed else found
+    return None
 
 
 def round_ratio(run: SpeedRun, base: SpeedRun, test: Test) -> Ratio | None:
@@ -83,7 +108,7 @@ def round_ratio(run: SpeedRun, base: SpeedRun, test: Test) -> Ratio | None:
 
 
 def median_ratio(ratios: Sequence[float]) -> Ratio | None:
-    """The median of the rounds' ratios with its 95 % interval, by RATIO_RULE."""
+    """The median of the rounds' ratios (or of other positive values) with its 95 % interval, by RATIO_RULE."""
     n = len(ratios)
     if n == 0:
         return None
@@ -99,12 +124,8 @@ def median_ratio(ratios: Sequence[float]) -> Ratio | None:
     return Ratio(ratio=middle, low=ordered[low], high=ordered[high], n_rounds=n)
 
 
-def half_widths(speed: Mapping[str, SpeedRun], base: str) -> dict[tuple[str, Test], float]:
-    """(Format, test) -> how far the interval of its ratio reaches; empty without the baseline."""
-    return {key: ratio.half_width for key, ratio in _ratios(speed, base).items()}
-
-
-def _ratios(speed: Mapping[str, SpeedRun], base: str) -> dict[tuple[str, Test], Ratio]:
+def ratios_over(speed: Mapping[str, SpeedRun], base: str) -> dict[tuple[str, Test], Ratio]:
+    """(Format, test) -> its speed over the baseline's; empty without the baseline."""
     return {
         (name, test): ratio
         for name, run in speed.items()
@@ -113,10 +134,23 @@ def _ratios(speed: Mapping[str, SpeedRun], base: str) -> dict[tuple[str, Test], 
     }
 
 
+def due(speed: Mapping[str, SpeedRun], formats: Sequence[str], min_rounds: int) -> tuple[str, ...]:
+    """What another round times: the baseline, and formats without the fewest rounds or whose ratios are not known well.
+
+    Args:
+        formats: the baseline first.
+    """
+    base, ratios = formats[0], ratios_over({name: speed[name] for name in formats if name in speed}, formats[0])
+    few = {name for name in formats if name not in speed or len(speed[name].visits) < max(2, min_rounds)}
+    wide = {name for (name, _), ratio in ratios.items() if ratio.half_width > PRECISE}
+    return tuple(name for name in formats if name == base or name in few or name in wide)
+
+
 def ending(
     speed: Mapping[str, SpeedRun],
     formats: Sequence[str],
     *,
+    n_rounds: int,
     spent_s: float,
     min_rounds: int,
     max_rounds: int,
@@ -129,63 +163,74 @@ def ending(
         formats: what is timed, the baseline first.
         spent_s: seconds of the rounds so far; a round that would pass the budget does not begin.
     """
-    n_rounds = min((len(speed[name].visits) if name in speed else 0 for name in formats), default=0)
-    if n_rounds == 0:
+    if n_rounds == 0 or any(name not in speed for name in formats):
         return ""
     if n_rounds >= max(min_rounds, max_rounds):
         return "rounds"
-    widths = half_widths({name: speed[name] for name in formats}, formats[0])
-    if n_rounds >= max(2, min_rounds) and all(width <= PRECISE for width in widths.values()):
+    left = due(speed, formats, min_rounds)
+    if n_rounds >= max(2, min_rounds) and left == (formats[0],):
         return "precise"
-    return "budget" if spent_s + spent_s / n_rounds > budget_s else ""
+    return "budget" if spent_s + spent_s / n_rounds * len(left) / len(formats) > budget_s else ""
 
 
 def drift(run: SpeedRun, test: Test) -> float:
-    """How many times as long the slowest round took as the fastest one."""
-    seconds = round_seconds(run.visits, test, by_token=False).values()
+    """How many times as long the slowest undisturbed round took as the fastest one."""
+    seconds = round_seconds(run.visits, test).values()
     return max(seconds) / min(seconds) if seconds else 1.0
 
 
-def stalls(run: SpeedRun) -> float:
-    """How many times as long generations took as their tokens usually do: 1 where no token was held up."""
-    if not run.tg_tps or not has_tokens(run.visits):
-        return 1.0
-    return 1 / (run.tg_median_tps * run.token_percentile_s(50))
-
-
 def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int) -> tuple[str, ...]:
-    """What a reader must know about these speeds: rounds and tokens held up, ratios not known well, few rounds."""
+    """What a reader must know about these speeds: a busy machine, uneven rounds, ratios not known well, few rounds."""
     found = []
-    ratios = _ratios(speed, base)
+    ratios = ratios_over(speed, base)
     wide = {key: ratio for key, ratio in ratios.items() if ratio.half_width > PRECISE and math.isfinite(ratio.high)}
+    found += _busy(speed)
     drifts = {(name, test): drift(run, test) for name, run in speed.items() for test in TESTS}
     name, test = max(drifts, key=lambda key: drifts[key], default=(base, TESTS[0]))
     if drifts and drifts[name, test] > 1 + DRIFT:
         text = (
-            f"At {_TASKS[test]} {name} took {_factor(drifts[name, test])} times as long in one round as in another:"
-            " something else used the processor, or its clock changed. Speeds in tokens/second may be off by as much."
+            f"At {_TASKS[test]} {name} took {_factor(drifts[name, test])} times as long in one round as in another,"
+            " though nothing kept its threads from computing: the processor's clock changed, or other programs used"
+            " the memory. Speeds in tokens/second may be off by as much."
         )
         if ratios and not wide and all(math.isfinite(ratio.high) for ratio in ratios.values()):
             text += f" The speed-ups compare moments of one round and are known to ± {100 * PRECISE:g} % all the same."
         found.append(text)
-    name = max(speed, key=lambda one: stalls(speed[one]), default="")
-    if name and stalls(speed[name]) > 1 + STALLS:
-        found.append(
-            f"Tokens were held up: {name} took {_factor(stalls(speed[name]))} times as long as its tokens usually take,"
-            " because something else used the processor. Its tokens/second are too low by as much; the speed-ups rest"
-            " on single tokens and suffer less."
-        )
     if wide:
         (name, test), ratio = max(wide.items(), key=lambda one: one[1].half_width)
         found.append(
             f"{len(wide)} of {len(ratios)} speed-ups over {base} are known to worse than ± {100 * PRECISE:g} %; least"
-            f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}. Close other programs"
-            " and run `labctl bench --force`; a longer --bench-time allows more rounds."
+            f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}. A longer --bench-time"
+            " allows more rounds: `labctl bench --bench-time 5m`."
         )
-    n_rounds = min((len(run.visits) for run in speed.values()), default=0)
+    n_rounds = max((len(run.visits) for run in speed.values()), default=0)
     if 0 < n_rounds < min_rounds:
         found.append(f"Speed was measured in {n_rounds} of at least {min_rounds} rounds: the time allowed was over.")
     return tuple(found)
+
+
+def _busy(speed: Mapping[str, SpeedRun]) -> list[str]:
+    """How much of the work other programs disturbed, and what cannot be told for it."""
+    visits = [visit for run in speed.values() for visit in run.visits]
+    n_all = sum(len(visit.pp_s) + len(visit.token_s) for visit in visits)
+    n_left = n_all - sum(visit.n_disturbed(test) for visit in visits for test in TESTS)
+    lost = [  # a single round has no interval anyhow
+        f"{name}'s at {_TASKS[test]}"
+        for name, run in speed.items()
+        for test in TESTS
+        if (now := visits_speed(run.visits, test, run.n_prompt)) is not None and now.n_rounds < min(2, len(run.visits))
+    ]
+    if not lost and n_left >= (1 - MUCH) * n_all:
+        return []
+    if not lost:
+        return [
+            f"Other programs used the processor: {n_left} of {n_all} repetitions were undisturbed; only these count."
+        ]
+    what = lost[0] if len(lost) == 1 else f"{len(lost)} speeds, {lost[0]} among them,"
+    return [
+        f"This machine was too busy to tell {what}: {n_left} of {n_all} repetitions were undisturbed. Close other"
+        " programs and run `labctl bench --force`, or allow more time with `labctl bench --bench-time 5m`."
+    ]
 
 
 def _factor(value: float) -> str:
@@ -195,7 +240,7 @@ def _factor(value: float) -> str:
 def times(ratio: float, low: float, high: float) -> str:
     """A ratio with its interval, in as many digits as the interval leaves: 1.55 (1.29 to 1.65)."""
     if not (math.isfinite(ratio) and math.isfinite(high) and low > 0):
-        return f"{ratio:.1f} (one round, no interval)"
+        return f"{ratio:.1f} (fewer than two undisturbed rounds, no interval)"
     if high > 10 * low:  # hardly known: two digits each, whatever their sizes
         ends = (f"{end:.{max(0, 1 - math.floor(math.log10(end)))}f}" for end in (ratio, low, high))
         return "{} ({} to {})".format(*ends)

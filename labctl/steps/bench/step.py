@@ -16,7 +16,7 @@ from labctl.records.hardware import Conditions, Work
 from labctl.records.store import read_record, write_record
 from labctl.records.units import rate
 from labctl.steps.base import AnyStep, Case, Running, Step, stored
-from labctl.steps.bench.record import BenchConditions, BenchEffort, BenchTask, SpeedRun, SpeedVisit
+from labctl.steps.bench.record import DISTURBED, BenchConditions, BenchEffort, BenchTask, SpeedRun, SpeedVisit
 from labctl.steps.files import fresh_file, need_file
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ VISIT_COST = 3_000
 EFFORT = BenchEffort()
 _WATCH_S = 1.0
 _BRIEF_S, _LONG_S = 1.0, 60.0
+_MOST_S = 900.0  # for the fewest rounds of a large model, if nobody set a time
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -49,6 +50,7 @@ def bench_key(lab: Lab, labels: tuple[str, ...]) -> str:
         n_prompt=n_prompt,
         n_gen=n_gen,
         effort=dataclasses.asdict(EFFORT),
+        disturbed=DISTURBED,
         **limits(lab),
     )
 
@@ -83,21 +85,31 @@ def load_speed(lab: Lab) -> dict[str, SpeedRun]:
 def complete(lab: Lab) -> bool:
     """Whether no further round is due, by the settings of now."""
     state = load_conditions(lab)
-    return state is not None and bool(_ending(lab, lab.formats, load_speed(lab), state.spent_s))
+    return state is not None and bool(_ending(lab, lab.formats, load_speed(lab), state))
 
 
-def _ending(lab: Lab, labels: tuple[str, ...], speed: dict[str, SpeedRun], spent_s: float) -> str:
+def _ending(lab: Lab, labels: tuple[str, ...], speed: dict[str, SpeedRun], state: BenchConditions) -> str:
     from labctl.steps.bench.ratios import ending
 
     config = lab.config
     return ending(
         speed,
         labels,
-        spent_s=spent_s,
+        n_rounds=state.n_rounds,
+        spent_s=state.spent_s,
         min_rounds=config.bench_rounds,
         max_rounds=config.bench_max_rounds,
-        budget_s=config.bench_seconds(lab.is_demo),
+        budget_s=_budget_s(lab, state),
     )
+
+
+def _budget_s(lab: Lab, state: BenchConditions) -> float:
+    """Most seconds for all rounds: what was asked for, or else enough for the fewest rounds of a large model, too."""
+    config = lab.config
+    budget_s = config.bench_seconds(lab.is_demo)
+    if config.bench_budget_s is not None or state.n_rounds == 0:
+        return budget_s
+    return max(budget_s, min(_MOST_S, (config.bench_rounds + 0.5) * state.spent_s / state.n_rounds))
 
 
 def warnings(lab: Lab, speed: Mapping[str, SpeedRun], state: BenchConditions | None) -> tuple[str, ...]:
@@ -132,9 +144,12 @@ def _cut_notice(speed: Mapping[str, SpeedRun], before: Conditions) -> tuple[str,
 def _run_rounds(running: Running) -> None:
     """Time all formats in rounds until the ratios to the baseline are known well enough, or the time is over.
 
-    Every other round runs in reverse order, so that heat and drift hit all formats alike. A round that was interrupted
+    After the fewest rounds, only formats whose ratios are not known well are timed again, beside the baseline. Every
+    other round runs in reverse order, so that heat and drift hit all formats alike. A round that was interrupted
     is done again as a whole. A format that fails is left out of the rest of this run.
     """
+    from labctl.steps.bench.ratios import due
+
     lab, display = running.lab, running.display
     labels = labels_with_file(lab)
     if not labels:
@@ -154,8 +169,9 @@ def _run_rounds(running: Running) -> None:
         state, settings=_settings(lab), notices=tuple(dict.fromkeys((*state.notices, *notices)))
     )
     _keep(lab, state)
-    while labels and not (ended := _ending(lab, labels, speed, state.spent_s)):
-        labels, spent_s = _round(running, labels, speed, state)
+    while labels and not (ended := _ending(lab, labels, speed, state)):
+        failed, spent_s = _round(running, due(speed, labels, lab.config.bench_rounds), speed, state)
+        labels = tuple(label for label in labels if label not in failed)
         # The load would be labctl's own by now; clock, heat and power are the machine's.
         after = conditions(watch_s=0)
         state = dataclasses.replace(state, n_rounds=state.n_rounds + 1, spent_s=state.spent_s + spent_s, after=after)
@@ -168,14 +184,14 @@ def _run_rounds(running: Running) -> None:
 
 def _round(
     running: Running, labels: tuple[str, ...], speed: dict[str, SpeedRun], state: BenchConditions
-) -> tuple[tuple[str, ...], float]:
+) -> tuple[set[str], float]:
     """One visit to each format; adds to `speed`.
 
-    Returns: the formats that did not fail, and the seconds it took.
+    Returns: the formats that failed, and the seconds it took.
     """
     lab, number = running.lab, state.n_rounds
-    budget_s = lab.config.bench_seconds(lab.is_demo) - state.spent_s
-    failed = set()
+    budget_s = _budget_s(lab, state) - state.spent_s
+    failed: set[str] = set()
     begun = time.monotonic()
     for place, label in enumerate(labels if number % 2 == 0 else labels[::-1]):
         if place:
@@ -183,7 +199,7 @@ def _round(
 
         def visit(on_progress: OnProgress, label: str = label, place: int = place) -> None:
             left_s = (budget_s - (time.monotonic() - begun)) / (len(labels) - place)
-            new = _visit(lab, label, number, number * len(labels) + place, max(left_s, least_visit_s(lab)))
+            new = _visit(lab, label, number, number * len(lab.formats) + place, max(left_s, least_visit_s(lab)))
             before = speed[label].visits if label in speed else ()
             speed[label] = _store(lab, label, state.key, (*before, new))
             on_progress(Progress(done=number + 1, total=max(number + 1, lab.config.bench_rounds)))
@@ -191,7 +207,7 @@ def _round(
         if not running.attempt(BENCH.name, Case(label), VISIT_COST if number < lab.config.bench_rounds else 0, visit):
             failed.add(label)
     time.sleep(lab.config.cooldown_s)
-    return tuple(label for label in labels if label not in failed), time.monotonic() - begun
+    return failed, time.monotonic() - begun
 
 
 def least_visit_s(lab: Lab) -> float:
@@ -334,7 +350,10 @@ class Bench(Step[SpeedRun]):
         return warnings(lab, records, load_conditions(lab))
 
     def outcome(self, record: SpeedRun) -> str:
-        return rate(record.tg_median_tps) if record.tg_tps else ""
+        from labctl.steps.bench.ratios import visits_speed
+
+        speed = visits_speed(record.visits, "tg", record.n_prompt)
+        return rate(speed.tps) if speed is not None else ""
 
     def outcomes(self, records: Measured, limit: float) -> str:
         listed = super().outcomes(records, limit)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from labctl.executors.base import OnProgress, Progress
 from labctl.lab.lab import Lab, key_of
 from labctl.steps.base import Case, Step
-from labctl.steps.bench.record import BenchEffort, BenchTask, SpeedVisit
+from labctl.steps.bench.record import DISTURBED, BenchEffort, BenchTask, SpeedVisit
 from labctl.steps.bench.step import labels_with_file, least_visit_s, limits
 from labctl.steps.files import need_file
 from labctl.steps.threads.record import ThreadSweep
@@ -101,6 +101,7 @@ def _key(lab: Lab, case: Case, counts: Sequence[int]) -> str:
         n_gen=n_gen,
         rounds=_ROUNDS,
         effort=dataclasses.asdict(_EFFORT),
+        disturbed=DISTURBED,
         counts=sorted(counts),
         **limits(lab),
     )

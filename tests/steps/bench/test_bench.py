@@ -6,15 +6,18 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
+from labctl.machine.disturbance import Meter
+from labctl.records.hardware import Disturbance
 from labctl.steps.batch.record import BatchTask, Timed
 from labctl.steps.bench.record import BenchEffort, BenchTask, SpeedVisit
-from labctl.steps.bench.work import _repeat
+from labctl.steps.bench.work import _generate, _repeat, _Repetition
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,14 @@ def visit(child: Callable[..., Any], quantized: Any) -> SpeedVisit:
 
 def test_a_visit_keeps_every_repetition_and_every_token(visit: SpeedVisit) -> None:
     assert (visit.round, visit.order) == (3, 7)
-    assert len(visit.pp_s) == len(visit.tg_s) == len(visit.token_s) == 2
+    # The third only if one was disturbed.
+    assert 2 <= len(visit.pp_s) <= 3 and 2 <= len(visit.tg_s) == len(visit.token_s) <= 3
     assert all(len(one) == 16 for one in visit.token_s)
     assert [sum(one) for one in visit.token_s] == pytest.approx(visit.tg_s)
     assert visit.load_s > 0
+    assert len(visit.pp_disturbance) == len(visit.pp_s)
+    assert len(visit.tg_disturbance) == len(visit.held_up) == len(visit.tg_s)
+    assert all(seen.lost_s >= 0 for seen in (*visit.pp_disturbance, *visit.tg_disturbance))
 
 
 def test_times_are_of_real_work(visit: SpeedVisit) -> None:
@@ -51,15 +58,17 @@ def test_times_are_of_real_work(visit: SpeedVisit) -> None:
 
 
 class Clock:
-    """A test that takes as long as it is told."""
+    """A test that takes as long as it is told; every so-manieth time it is held up."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, held_up: int = 0) -> None:
+        self.seconds, self.held_up = seconds, held_up
         self.calls = 0
 
-    def __call__(self) -> tuple[float, ...]:
+    def __call__(self) -> _Repetition:
         self.calls += 1
-        return (self.seconds / 2, self.seconds / 2)
+        lost_s = self.seconds if self.held_up and self.calls % self.held_up == 0 else 0.0
+        seen = Disturbance(lost_s=lost_s, waited_s=lost_s)
+        return _Repetition(parts=(self.seconds / 2,) * 2, seen=seen, held_up=(0, 1) if lost_s else ())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +85,32 @@ def test_repetitions_by_effort(seconds: float, effort: BenchEffort, n_samples: i
     clock = Clock(seconds)
     assert len(_repeat(clock, effort, math.inf)[0]) == n_samples
     assert clock.calls == n_samples
+
+
+def test_a_disturbed_repetition_is_made_again_while_there_is_time() -> None:
+    effort = BenchEffort(min_reps=3, max_reps=20, min_s=0.1, max_s=20)
+    made, cut = _repeat(Clock(0.1, held_up=2), effort, math.inf)
+    assert [one.undisturbed for one in made] == [True, False, True, False, True] and not cut
+    made, _ = _repeat(Clock(0.1, held_up=1), effort, math.inf)
+    assert len(made) == 20 and not any(one.undisturbed for one in made)
+    assert len(_repeat(Clock(0.1, held_up=1), replace(effort, max_s=0.45), math.inf)[0]) == 5
+
+
+def test_a_slow_models_generation_ends_with_enough_tokens() -> None:
+    def tokens(seconds: float) -> Callable[[], Iterator[float]]:
+        def generate() -> Iterator[float]:
+            for _ in range(128):
+                time.sleep(seconds)
+                yield seconds
+
+        return generate
+
+    meter = Meter(1)
+    effort = BenchEffort(max_s=0.05, min_tokens=8)
+    slow = _generate(tokens(0.02), meter, effort, math.inf)
+    assert 8 <= len(slow.parts) < 128 and not slow.cut
+    assert len(_generate(tokens(0.0), meter, effort, math.inf).parts) == 128
+    assert _generate(tokens(0.02), meter, effort, time.perf_counter() + 0.03).cut
 
 
 def bench_task(path: Any, deadline_s: float | None, **options: Any) -> BenchTask:
@@ -111,7 +146,8 @@ def test_a_cut_is_one_by_time_only() -> None:
     now = time.perf_counter()
     effort = BenchEffort(min_reps=3, max_reps=20, min_s=0.4, max_s=20)
     assert _repeat(Clock(1.0), effort, now) == ((), True)
-    assert _repeat(Clock(30.0), effort, math.inf) == (((15.0, 15.0),), False)  # a slow test is not cut
+    (slow,), cut = _repeat(Clock(30.0), effort, math.inf)
+    assert slow.parts == (15.0, 15.0) and not cut  # a slow test is not cut
     assert _repeat(Clock(1.0), effort, math.inf)[1] is False
 
 

@@ -259,7 +259,7 @@ def test_numbers_of_threads_to_try() -> None:
 def test_advice_names_the_fastest_and_those_that_are_not_told_apart() -> None:
     def visits(tg: tuple[float, ...], pp: tuple[float, ...]) -> tuple[SpeedVisit, ...]:
         return tuple(
-            SpeedVisit(round=place, order=place, load_s=0, pp_s=(one,), tg_s=(other,), token_s=())
+            SpeedVisit(round=place, order=place, load_s=0, pp_s=(one,), tg_s=(other,), token_s=((other / 128,),))
             for place, (one, other) in enumerate(zip(pp, tg, strict=True))
         )
 
@@ -286,7 +286,14 @@ def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     def play(self: Lab, task: Any, *_: object) -> SpeedVisit:
         tried.append(task.n_threads)
         seconds = 1.0 / task.n_threads
-        return SpeedVisit(round=task.round, order=task.order, load_s=0.1, pp_s=(seconds,), tg_s=(seconds,), token_s=())
+        return SpeedVisit(
+            round=task.round,
+            order=task.order,
+            load_s=0.1,
+            pp_s=(seconds,),
+            tg_s=(seconds,),
+            token_s=((seconds / 128,),),
+        )
 
     monkeypatch.setattr(Lab, "run", play)
     two = dataclasses.replace(lab.machine, n_cores_physical=2, n_cores_logical=3)
@@ -297,8 +304,8 @@ def test_a_sweep_goes_up_and_down(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
     assert tried == [1, 2, 3, 3, 2, 1, 1, 2, 3, 3, 2, 1]
     rows = sweep_rows(sweep)
     assert [one.n_threads for one in rows] == [1, 2, 3]
-    assert [one.tg_tps for one in rows] == pytest.approx([128, 256, 384])
-    assert [one.pp_tps for one in rows] == pytest.approx([512, 1024, 1536])
+    assert [one.tg.tps for one in rows] == pytest.approx([128, 256, 384])
+    assert [one.pp.tps for one in rows] == pytest.approx([512, 1024, 1536])
     # Whichever number of threads the lab uses, the sweep holds; on another machine it does not.
     assert THREADS.load(dataclasses.replace(lab, n_threads=3)) == {Case("Q4_K_M"): sweep}
     other = dataclasses.replace(two, machine_id="another")
