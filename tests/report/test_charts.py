@@ -357,7 +357,7 @@ def test_titles_say_what_was_found(tmp_path: Path) -> None:
     said = findings_of(lab, figures_of(lab), 0.02)
     assert said["size_vs_quality"].startswith("Q6_K is the smallest file shown to stay under a 2 % increase")
     assert said["size_vs_performance"].startswith(
-        "Q4_K_S generates text fastest: 2923 tokens/second, 2.433 (2.425 to 2.442) times F16"
+        "Q4_K_S generates text fastest: 2924 tokens/second, 2.433 (2.425 to 2.442) times F16"
     )
     assert said["ppl_increase"].endswith(
         "Q8_0 and Q6_K stay under it; Q5_K_M is undecided; Q4_K_M, Q4_K_S and Q3_K_M exceed it"

@@ -42,7 +42,7 @@ def test_speeds_of_one_round_make_no_first_place(tmp_path: Path, visit: Callable
     page = visit(write_page(lab, tmp_path))
     assert "not settled: " in page.text_content("#winners") and "wins" not in page.text_content("#winners")
     assert set(places(page).values()) == {"1 to 7"}
-    assert "(one round, no interval) times F16" in page.inner_text(".tiles")
+    assert "(no interval) times F16" in page.inner_text(".tiles")
     assert page.locator("#ranking tr[data-first]").count() == 7
     for name, value in (("size", 100), ("quality", 0), ("speed", 0)):
         set_slider(page, f"weight-{name}", value)

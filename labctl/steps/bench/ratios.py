@@ -240,7 +240,7 @@ def _factor(value: float) -> str:
 def times(ratio: float, low: float, high: float) -> str:
     """A ratio with its interval, in as many digits as the interval leaves: 1.55 (1.29 to 1.65)."""
     if not (math.isfinite(ratio) and math.isfinite(high) and low > 0):
-        return f"{ratio:.1f} (fewer than two undisturbed rounds, no interval)"
+        return f"{ratio:.1f} (no interval)"
     if high > 10 * low:  # hardly known: two digits each, whatever their sizes
         ends = (f"{end:.{max(0, 1 - math.floor(math.log10(end)))}f}" for end in (ratio, low, high))
         return "{} ({} to {})".format(*ends)
