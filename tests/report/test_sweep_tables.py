@@ -61,7 +61,7 @@ def test_the_sweep_of_threads(tmp_path: Path) -> None:
         "| 2 | 113 (23.6 to 543) | 453 (94.3 to 2172) |",
     ]
     note = threads_note(lab)
-    assert note.startswith("Q4_K_M; medians of 2 rounds") and "generating text (tg): 2; for reading" in note
+    assert note.startswith("Q4_K_M; 2 rounds") and "generating text (tg): 2; for reading" in note
 
 
 @pytest.mark.slow
