@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from benchmarks import coverage, divergence, quality, report, speed, verdicts, whole
+from benchmarks import busy, coverage, divergence, quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
 from benchmarks.logs import system_features
 from benchmarks.process import Runner
@@ -40,6 +40,8 @@ SECTIONS = {
     "7": verdicts.verdicts,
     "8": divergence.divergence,
     "9": coverage.coverage,
+    "10": busy.busy,
+    "11": busy.predictions,
 }
 
 
@@ -52,7 +54,7 @@ SECTIONS = {
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of comparisons 2, 3, 4. Default: 5.")
 @click.option("--lab-rounds", type=click.IntRange(min=1), help="Rounds of comparison 5. Default: 2.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: this machine's physical cores.")
-@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all nine; 7 (the whole text) with demo only.")
+@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all eleven; 7 (the whole text) with demo only.")
 @click.option("--quick", is_flag=True, help="8 chunks and 2 rounds: to see that it works, not what comes out.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Folder with llama.cpp's tools, ready to run.")
 @click.option("--source", type=click.Path(path_type=Path), help="llama.cpp checkout to build instead of the release.")
@@ -105,7 +107,7 @@ def _run(
     known = results.models.get(lab.model.name)
     kept = known.sections if known is not None and _comparable(known, fresh) else {}
     fresh = dataclasses.replace(fresh, sections=dict(kept))
-    for name in sorted(wanted):
+    for name in sorted(wanted, key=int):
         fresh = dataclasses.replace(fresh, sections={**fresh.sections, name: SECTIONS[name](bench)})
         results = dataclasses.replace(results, models={**results.models, lab.model.name: fresh})
         report.write(out, results)

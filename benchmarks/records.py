@@ -10,6 +10,7 @@ RESULTS_SCHEMA = 1
 OURS = "labctl"
 THEIRS = "llama.cpp"
 AS_NEEDED = "lab, chunks as needed"
+QUIET, BUSY = "idle machine", "beside a load"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +196,55 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BusyPair:
+    """One format's speed over the baseline's, on an idle machine and beside a load.
+
+    Attributes:
+        low, high: interval of the ratio beside the load.
+        n_undisturbed, n_all: prompts, or tokens of generations, beside the load.
+        undisturbed_slower: median time of the undisturbed ones over the median on the idle machine; None without any.
+        all_slower: mean time of all over the same.
+    """
+
+    format: str
+    test: str
+    quiet: float
+    busy: float
+    low: float
+    high: float
+    n_undisturbed: int
+    n_all: int
+    undisturbed_slower: float | None
+    all_slower: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether labctl gives the ratio an interval at all."""
+        return self.low > 0
+
+    @property
+    def off(self) -> float:
+        """How far the ratio beside the load is from that on the idle machine, as a share."""
+        return abs(self.busy / self.quiet - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One file's speed of generation in tokens per second, measured and predicted; None where it cannot be."""
+
+    format: str
+    size_bytes: int
+    measured_tps: float
+    n_rounds: int
+    predicted_tps: float | None
+
+    @property
+    def off(self) -> float | None:
+        """Predicted over measured, less one."""
+        return None if self.predicted_tps is None else self.predicted_tps / self.measured_tps - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One comparison: when and how it was taken, and its raw samples."""
 
@@ -208,6 +258,8 @@ class Section:
     verdicts: tuple[VerdictPair, ...] = ()
     divergence: tuple[DivergencePair, ...] = ()
     coverage: tuple[Coverage, ...] = ()
+    busy: tuple[BusyPair, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -71,8 +71,12 @@ def page(results: Results) -> str:
         parts.append(_summary(model))
     parts.append(_HOW)
     for model in results.models.values():
-        parts += [_facts(model), *(_SECTIONS[name](model, part) for name, part in sorted(model.sections.items()))]
+        parts += [_facts(model), *(_SECTIONS[name](model, part) for name, part in _in_order(model.sections))]
     return "\n".join(parts)
+
+
+def _in_order(sections: Mapping[str, Section]) -> list[tuple[str, Section]]:
+    return sorted(sections.items(), key=lambda item: int(item[0]))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -101,7 +105,7 @@ def _facts(model: ModelResults) -> str:
         ("machine", f"{machine['cpu_model']}, {cores}, {system}"),
         ("threads used", str(model.n_threads)),
         *model.versions.items(),
-        *((f"comparison {name}", _when(part)) for name, part in sorted(model.sections.items())),
+        *((f"comparison {name}", _when(part)) for name, part in _in_order(model.sections)),
     ]
     return f"## {model.name}: details\n\n" + table(("what", "value"), rows).replace("---:", "---")
 
@@ -334,6 +338,46 @@ def _coverage(_model: ModelResults, part: Section) -> str:
     )
 
 
+def _busy(_model: ModelResults, part: Section) -> str:
+    rows = [
+        (
+            f"{pair.format}, {pair.test}",
+            f"{pair.quiet:.3f}",
+            f"{pair.busy:.3f}",
+            f"{pair.low:.3f} to {pair.high:.3f}" if pair.is_known else "undecided",
+            f"{pair.n_undisturbed:,} of {pair.n_all:,}",
+            "-" if pair.undisturbed_slower is None else f"{pair.undisturbed_slower:.3f}",
+            f"{pair.all_slower:.3f}",
+        )
+        for pair in part.busy
+    ]
+    head = (
+        "format, test",
+        "speed-up, idle machine",
+        "beside a load",
+        "interval",
+        "undisturbed",
+        "time, undisturbed over idle",
+        "time, all over idle",
+    )
+    return "### 10. A machine in use\n\n" + table(head, rows)
+
+
+def _predictions(_model: ModelResults, part: Section) -> str:
+    rows = [
+        (
+            one.format,
+            f"{one.size_bytes / 1e6:,.0f}",
+            f"{one.measured_tps:,.1f}",
+            "types never timed" if one.predicted_tps is None else f"{one.predicted_tps:,.1f}",
+            "-" if one.off is None else f"{100 * one.off:+.0f} %",
+        )
+        for one in part.predictions
+    ]
+    head = ("format", "file, MB", "measured, tokens/s", "predicted, tokens/s", "off")
+    return "### 11. Predicted speed of generation\n\n" + table(head, rows)
+
+
 _SECTIONS = {
     "1": _perplexity,
     "2": _cost,
@@ -344,4 +388,6 @@ _SECTIONS = {
     "7": _verdicts,
     "8": _divergence,
     "9": _coverage,
+    "10": _busy,
+    "11": _predictions,
 }

@@ -77,6 +77,10 @@ WRONG_STOPS = Target(text="at most 0.05", high=0.05)
 LOOK_S = Target(text="under 1 ms", high=0.001)
 KL_STORED = Target(text="within 0.00001 nats", high=1e-5)
 """llama-perplexity prints six decimals, and float32 sums in another order move the last of them."""
+BUSY_RATIO = Target(text="within 0.05 of the idle machine's, or undecided", high=0.05)
+BUSY_UNDISTURBED = Target(text="at most 1.05 of the idle machine's", high=1.05)
+BUSY_PERPLEXITY = Target(text="at most 2.5 times the idle machine's", high=2.5)
+PREDICTED = Target(text="within 0.15 for files larger than the cache", high=0.15)
 HELP_S = Target(text="under 0.3 s", high=0.3)
 SECOND_RUN_S = Target(text="under 2 s", high=2.0)
 

@@ -78,11 +78,13 @@ def score(output: Output, **settings: object) -> None:
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
+@click.option("--speed", is_flag=True, help="Time this machine once, about two minutes, to predict tokens/second.")
 def fit(
     output: Output,
     ram: float | None,
     params: str | None,
     ctx: int | None,
+    speed: bool,
     formats: tuple[str, ...] | None,
     **settings: object,
 ) -> None:
@@ -93,24 +95,30 @@ def fit(
     With --params it answers for a model that is not at hand, from its shape and the types llama.cpp would store:
     labctl fit --ram 8 --ctx 4096 --params 7B
 
-    The unquantized baseline is left out unless --formats names it.
+    The unquantized baseline is left out unless --formats names it. With --speed it also tells how fast they generate
+    text here; what was measured once is remembered.
     """
     from labctl.machine.fingerprint import total_memory_bytes
+    from labctl.pipeline.pace import known_pace, measure_pace, predicted
     from labctl.pipeline.reopening import require_measured
     from labctl.pipeline.reporting import load_records
-    from labctl.report.fit import GIB, fit_table, gib, largest_words
-    from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes
+    from labctl.report.fit import GIB, SPEED_WORDS, fit_table, gib, largest_words, speed_words, with_speeds
+    from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes, predicted_speeds
     from labctl.report.shapes import find_shape, taken_words
 
     whose = "" if ram is not None else ", this machine's"
     ram = ram or round(total_memory_bytes() / GIB, 1)
     lab = open_to_read({**settings, "formats": formats}, output.display, notices=False)
     records = load_records(lab)
+    pace = known_pace(lab)
+    if speed and pace is None:
+        pace = measure_pace(lab, output.display)
     if params is not None:
         shape, n_params = find_shape(params)
         if taken := taken_words(params):
             output.display.note(taken)
         rows = fit_params_table(records, ram, ctx or lab.config.ctx, shape, n_params)
+        rows = with_speeds(rows, None, predicted_speeds(records, shape, n_params, pace) if pace is not None else {})
         parts = (PARAMS_RULE, other_shapes(shape, ctx or lab.config.ctx), f"Shape: config.json of {shape.source}.")
         name, caption = shape.name, " ".join(part for part in parts if part)
     else:
@@ -119,15 +127,18 @@ def fit(
             raise LabError(
                 "Memory is not measured for any format yet.", f"Measure first: {lab.command('memory', exact=True)}"
             )
-        rows = fit_table(records, ram, ctx)
+        rows = with_speeds(fit_table(records, ram, ctx), records, predicted(lab, pace) if pace is not None else {})
         name, caption = lab.model.name, ""
     base = records.formats[0]
     if len(rows) > 1 and base not in map(str.upper, formats or ()):
         rows = [row for row in rows if row.format != base]
     output.data(rows)
+    has_speed = any(row.tg_tps is not None for row in rows)
+    if has_speed:
+        caption = f"{caption} {SPEED_WORDS}".strip()
     output.table(
         f"{name} in {ram:g} GiB of memory{whose}, at {ctx or lab.config.ctx} tokens of context",
-        ("format", "verdict", "needed", "of it KV cache", "free"),
+        ("format", "verdict", "needed", "of it KV cache", "free", *(("tokens/s",) if has_speed else ())),
         [
             (
                 row.format,
@@ -135,6 +146,7 @@ def fit(
                 "-" if row.need_bytes is None else gib(row.need_bytes),
                 "-" if row.kv_bytes is None or row.need_bytes is None else gib(row.kv_bytes),
                 gib(row.free_bytes),
+                *((speed_words(row),) if has_speed else ()),
             )
             for row in rows
         ],

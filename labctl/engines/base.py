@@ -302,6 +302,14 @@ class Engine(Protocol):
         """Bytes of so many weights stored in a type."""
         raise LabError(f"{self.title} does not tell how it stores {tensor_type}.")
 
+    def write_sample(self, path: Path, *, n_layer: int, width: int) -> None:
+        """Write an unquantized model of random weights: what a machine reads and computes of it tells its speed.
+
+        Args:
+            n_layer, width: layers, and numbers in a hidden state.
+        """
+        raise LabError(f"{self.title} has no model to time this machine with.")
+
     # -- in a child
 
     def start(self, report: Report) -> Program:

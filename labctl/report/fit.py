@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from labctl.records.units import rate, significant
+from labctl.steps.bench.pace import ERROR
+from labctl.steps.bench.ratios import visits_speed
+from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
 from labctl.steps.memory.record import plain_load
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.quantize.step import QUANTIZE
 
 GIB = 1024**3
+SPEED_WORDS = (
+    "Tokens/second of generation on this machine; ~: predicted, usually within"
+    f" {100 * ERROR:.0f} %, from the weights read for a token and how fast this machine reads each type of them. A"
+    " model that the processor's cache holds is faster, a long context slower."
+)
 COMFORTABLE = 0.9
 RAM_GB = (4, 8, 16)
 
@@ -36,6 +45,7 @@ class FitRow:
         need_bytes: peak resident memory expected at n_ctx; None if it was not measured, or no such file can be made.
         free_bytes: RAM less what the system keeps.
         arithmetic: how need and free came about, as one line of text.
+        tg_tps: tokens per second of generation on this machine: tg_is_measured, or predicted; None if neither.
     """
 
     format: str
@@ -46,6 +56,31 @@ class FitRow:
     free_bytes: int
     kv_bytes: int | None
     arithmetic: str
+    tg_tps: float | None = None
+    tg_is_measured: bool = False
+
+
+def with_speeds(rows: Sequence[FitRow], records: Measured | None, predicted: Mapping[str, float]) -> list[FitRow]:
+    """The same with tokens per second: as this lab measured them, else as predicted.
+
+    Args:
+        records: of the lab whose model the rows are about; None for another model.
+    """
+    runs = {} if records is None else records.of(BENCH)
+    found = []
+    for row in rows:
+        run = runs.get(row.format)
+        speed = visits_speed(run.visits, "tg", run.n_prompt) if run is not None else None
+        tps = speed.tps if speed is not None else predicted.get(row.format)
+        found.append(replace(row, tg_tps=tps, tg_is_measured=speed is not None))
+    return found
+
+
+def speed_words(row: FitRow) -> str:
+    """A row's tokens per second; "-" where they are not known."""
+    if row.tg_tps is None:
+        return "-"
+    return rate(row.tg_tps) if row.tg_is_measured else f"~{significant(row.tg_tps, 2)}"
 
 
 def reserve_bytes(ram_gib: float) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 
 from labctl import engines
 from labctl.errors import LabError
 from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context
 from labctl.report.shapes import SHAPES, KnownShape
+from labctl.steps.bench.pace import Pace, predicted_tps
 from labctl.steps.measured import Measured
 from labctl.steps.memory.record import plain_load
 from labctl.steps.memory.step import MEMORY
@@ -40,6 +42,26 @@ def fit_params_table(records: Measured, ram_gib: float, n_ctx: int, shape: Known
         for name in records.formats
         if name in engines.formats() or name in records.of(QUANTIZE)
     ]
+
+
+def predicted_speeds(records: Measured, shape: KnownShape, n_params: int, pace: Pace) -> dict[str, float]:
+    """Format -> tokens per second of such a model on the machine of this pace; without formats that cannot be told.
+
+    Args:
+        n_params: weights to count with, in the shape's proportions.
+    """
+    found = {}
+    for name in records.formats:
+        engine = engines.named(records.model.engine)
+        if name not in engine.formats:
+            continue
+        with contextlib.suppress(LabError):  # the table says why such a file cannot be made
+            tps = predicted_tps(
+                pace, shape.token_bytes(engine, name, has_imatrix=engine.formats[name].needs_imatrix), shape.n_layer
+            )
+            if tps is not None:
+                found[name] = tps * shape.n_params / n_params
+    return found
 
 
 def _row(

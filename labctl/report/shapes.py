@@ -61,15 +61,23 @@ class KnownShape:
             for role, row_length, n_rows in sizes:
                 yield Matrix(role=role, layer=layer, row_length=row_length, n_rows=n_rows)
 
-    def weights_by_type(self, engine: Engine, format_: str, *, has_imatrix: bool = False) -> dict[str, int]:
-        """Number of weights that a file of this format would hold in each type, most weights first."""
-        frame = Frame(
+    def token_bytes(self, engine: Engine, format_: str, *, has_imatrix: bool = False) -> dict[str, float]:
+        """Bytes of matrices that a file of this format would read for one generated token, by type."""
+        read = [one for one in self.matrices() if self.tied or one.role != "token_embd"]
+        found = engine.planned_types(format_, read, self._frame(), has_imatrix=has_imatrix)
+        return {name: float(engine.type_bytes(name, n_params)) for name, n_params in found.items()}
+
+    def _frame(self) -> Frame:
+        return Frame(
             n_layer=self.n_layer,
             n_gqa=self.n_head // self.n_head_kv,
             tied=self.tied,
             is_70b=self.n_layer == 80 and self.n_head != self.n_head_kv,
         )
-        found = engine.planned_types(format_, self.matrices(), frame, has_imatrix=has_imatrix)
+
+    def weights_by_type(self, engine: Engine, format_: str, *, has_imatrix: bool = False) -> dict[str, int]:
+        """Number of weights that a file of this format would hold in each type, most weights first."""
+        found = engine.planned_types(format_, self.matrices(), self._frame(), has_imatrix=has_imatrix)
         found["f32"] = found.get("f32", 0) + self.n_params - sum(found.values())
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 

@@ -103,6 +103,11 @@ class LlamaCpp(Engine):
 
         return type_bytes(tensor_type, n_params)
 
+    def write_sample(self, path: Path, *, n_layer: int, width: int) -> None:
+        from labctl.engines.llama_cpp.sample import write_sample
+
+        write_sample(path, n_layer=n_layer, width=width)
+
     def footprint(self, task: Task) -> int | None:
         return footprint_bytes(task)
 
