@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.errors import LabError
 from labctl.handin.submission import load_folder, read_manifest, read_zip, unpack
 from labctl.machine.surroundings import fault
-from labctl.records.base import Machine
+from labctl.records.base import Provenance
 from labctl.steps.measured import Measured
 from labctl.steps.perplexity.step import PERPLEXITY
 from labctl.steps.quantize.step import QUANTIZE
@@ -40,7 +40,7 @@ class Line:
 
     Attributes:
         runs: labels of the runs that the line stands on.
-        machine: label of the computer, M1, M2, ...
+        machine: label of the computer and its build of llama.cpp, M1, M2, ...
     """
 
     runs: tuple[str, ...]
@@ -128,22 +128,27 @@ def contradictions(name: str) -> Iterator[None]:
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """Put runs side by side."""
+    from labctl.report.hardware import build_words
     from labctl.report.text import counted
 
     machines: dict[str, tuple[str, str]] = {}
     lines = []
     for run in runs:
         for name, row in run.figures.items():
-            machine = _machine(run.records, name)
-            if machine is not None and machine.machine_id not in machines:
-                words = f"{machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}"
-                machines[machine.machine_id] = (f"M{len(machines) + 1}", words)
-            label = machines[machine.machine_id][0] if machine is not None else ""
+            origin = _origin(run.records, name)
+            label = ""
+            if origin is not None:
+                machine, build = origin.machine, build_words(origin.versions)
+                place = f"{machine.machine_id}|{build}"
+                if place not in machines:
+                    words = f"{machine.cpu_model}, {counted(machine.n_cores_physical, 'core')}, {machine.os}"
+                    machines[place] = (f"M{len(machines) + 1}", f"{words}{f'; {build}' if build else ''}")
+                label = machines[place][0]
             lines.append(_line(run, name, row, label))
     pooled = tuple(_pooled(runs))
     notes = [
-        "Speed and memory stand for one computer each and are never averaged over computers; the speed-up is within"
-        " one run."
+        "Speed and memory stand for one computer with one build of llama.cpp each and are never averaged over several;"
+        " the speed-up is within one run."
     ]
     if pooled:
         notes.append("Pooled: runs that measured the very same files (sha256) on the same text, their chunks together.")
@@ -160,9 +165,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
     )
 
 
-def _machine(records: Measured, name: str) -> Machine | None:
-    """The computer of a format's figures; what is timed decides, since speed stands for one computer."""
-    found = [kept.record.provenance.machine for kept in records if kept.case.format == name and kept.step.after]
+def _origin(records: Measured, name: str) -> Provenance | None:
+    """Where a format's figures are from; what is timed decides, since speed stands for one computer and build."""
+    found = [kept.record.provenance for kept in records if kept.case.format == name and kept.step.after]
     return found[-1] if found else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from labctl.machine.fingerprint import clock_text
 from labctl.records.hardware import Conditions
 from labctl.records.units import significant, size_text
@@ -87,18 +90,33 @@ MEMORY_NOTE = (
 )
 
 
+def build_words(versions: Mapping[str, str]) -> str:
+    """What llama.cpp was built with, from a record's versions: vector instructions, threads, layout; else empty."""
+    told = dict(re.findall(r"(\w+) = (\d+)", versions.get("system_info", "")))
+    used = [name.lower() for name, value in told.items() if value != "0"]
+    if not used:
+        return ""
+    names = {"openmp": "threads by OpenMP", "repack": "weights repacked", "llamafile": "llamafile's matrix products"}
+    features = [name for name in used if name not in names]
+    threads = [] if "openmp" in used else ["threads of its own"]
+    parts = [*([f"for {' '.join(features)}"] if features else []), *threads, *(names[n] for n in used if n in names)]
+    return f"llama.cpp built {', '.join(parts)}"
+
+
 def conditions_lines(records: Measured) -> list[tuple[str, str]]:
     """What the speeds were measured under, for the table at the head of the worksheet."""
     state = records.conditions
     if state is None or not records.of(BENCH):
         return []
-    machine = next(iter(records.of(BENCH).values())).provenance.machine
+    provenance = next(iter(records.of(BENCH).values())).provenance
+    machine = provenance.machine
     cores = ""
     if machine.n_cores_efficiency:
         cores = f"{machine.n_cores_performance} performance and {machine.n_cores_efficiency} efficiency cores; "
     features = " ".join(machine.cpu_features) or "not told"
     return [
         ("Processor can", f"{cores}{features}"),
+        *((("Build", build),) if (build := build_words(provenance.versions)) else ()),
         (
             "Speeds measured",
             f"{_rounds(state)}; just before: {_state(state.before)}; just after: {_state(state.after)}",

@@ -116,3 +116,14 @@ def test_table_and_chart_name_every_run(tmp_path: Path) -> None:
     assert "| R1 | labllama | Q4_K_M |" in sheet and "a&#124;b" in sheet and "- R2: run R2" in sheet
     assert len(as_rows(found)) == 9
     assert files["comparison.csv"].count(b"\n") == 10
+
+
+def test_speeds_of_another_build_stand_for_themselves(tmp_path: Path) -> None:
+    first, second = (small_lab_of(tmp_path / name) for name in "ab")
+    found = compare([run_of("R1", first), run_of("R2", second)])
+    assert list(found.machines) == ["M1"] and "llama.cpp built for avx2" in found.machines["M1"]
+    portable = replace(provenance("bench"), versions={"system_info": "CPU : SSE3 = 1 | OPENMP = 1"})
+    speed = {name: replace(run, provenance=portable) for name, run in second.of(BENCH).items()}
+    other = compare([run_of("R1", first), run_of("R2", second.having(BENCH, speed))])
+    assert set(other.machines) == {"M1", "M2"}
+    assert other.machines["M2"].endswith("llama.cpp built for sse3, threads by OpenMP")

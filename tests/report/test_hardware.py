@@ -15,7 +15,7 @@ from labctl.report.charts.memory import ram_sentence
 from labctl.report.charts.plot import styled
 from labctl.report.figures import figures_of
 from labctl.report.fit import GIB
-from labctl.report.hardware import WORK_NOTE, conditions_lines, memory_parts, repacked_bytes, work_table
+from labctl.report.hardware import WORK_NOTE, build_words, conditions_lines, memory_parts, repacked_bytes, work_table
 from labctl.report.text import NOT_MEASURED
 from labctl.report.worksheet import header
 from labctl.steps.bench.record import BenchConditions
@@ -109,3 +109,12 @@ def test_lines_of_ram_are_drawn_or_said_to_be_far() -> None:
     assert ram_sentence(80_000_000).endswith("4 GB (2.5 GiB), 8 GB (6 GiB) and 16 GB (13 GiB).")
     assert "16 GB (13 GiB)" in ram_sentence(5 * GIB) and "8 GB (6" not in ram_sentence(5 * GIB)
     assert "edge" not in ram_sentence(14 * GIB)
+
+
+def test_the_build_of_llama_cpp_in_words() -> None:
+    told = "CPU : SSE3 = 1 | AVX512 = 0 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1"
+    assert build_words({"system_info": told}) == (
+        "llama.cpp built for sse3, llamafile's matrix products, threads by OpenMP, weights repacked"
+    )
+    assert build_words({"system_info": "CPU : NEON = 1"}) == "llama.cpp built for neon, threads of its own"
+    assert build_words({}) == ""
