@@ -163,7 +163,7 @@ class LabConfig:
     bench_rounds: Annotated[_Rounds, Setting("Fewest rounds of the speed measurement over all formats.")] = 4
     bench_max_rounds: Annotated[
         _Rounds, Setting("Most rounds; it ends before, once every ratio to the baseline is known to ± 2 %.")
-    ] = 12
+    ] = 50
     bench_budget_s: Annotated[
         _Seconds | None,
         Setting(

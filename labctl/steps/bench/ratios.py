@@ -13,6 +13,7 @@ from labctl.steps.intervals import median_ranks
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""
 DRIFT = 0.10
+_MANY_MINUTES = 60
 MUCH = 0.10
 """A reader is told of disturbed repetitions if they are more than this share."""
 TESTS: tuple[Test, ...] = ("tg", "pp")
@@ -179,8 +180,12 @@ def drift(run: SpeedRun, test: Test) -> float:
     return max(seconds) / min(seconds) if seconds else 1.0
 
 
-def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int) -> tuple[str, ...]:
-    """What a reader must know about these speeds: a busy machine, uneven rounds, ratios not known well, few rounds."""
+def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int, round_s: float = 0.0) -> tuple[str, ...]:
+    """What a reader must know about these speeds: a busy machine, uneven rounds, ratios not known well, few rounds.
+
+    Args:
+        round_s: seconds that a round of all formats took; 0 if that is not known.
+    """
     found = []
     ratios = ratios_over(speed, base)
     wide = {key: ratio for key, ratio in ratios.items() if ratio.half_width > PRECISE and math.isfinite(ratio.high)}
@@ -200,13 +205,31 @@ def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int) ->
         (name, test), ratio = max(wide.items(), key=lambda one: one[1].half_width)
         found.append(
             f"{len(wide)} of {len(ratios)} speed-ups over {base} are known to worse than ± {100 * PRECISE:g} %; least"
-            f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}. A longer --bench-time"
-            " allows more rounds: `labctl bench --bench-time 5m`."
+            f" known is {name}'s at {_TASKS[test]}: {times(ratio.ratio, ratio.low, ratio.high)}."
+            f" {_remedy(max(_rounds_needed(speed[one], speed[base], kind) for one, kind in wide), round_s)}"
         )
     n_rounds = max((len(run.visits) for run in speed.values()), default=0)
     if 0 < n_rounds < min_rounds:
         found.append(f"Speed was measured in {n_rounds} of at least {min_rounds} rounds: the time allowed was over.")
     return tuple(found)
+
+
+def _rounds_needed(run: SpeedRun, base: SpeedRun, test: Test) -> float:
+    """About how many rounds would make a ratio precise, from how it varies between those that there are."""
+    mine, theirs = (round_seconds(one.visits, test) for one in (run, base))
+    logs = [math.log(theirs[number] / mine[number]) for number in mine if number in theirs]
+    # The median of n normal values varies 1.2533 / sqrt(n) times as much as they do.
+    return (1.96 * 1.2533 * statistics.stdev(logs) / PRECISE) ** 2 if len(logs) > 1 else math.inf
+
+
+def _remedy(n_rounds: float, round_s: float) -> str:
+    """What a longer measurement would do, in words."""
+    minutes = math.ceil(n_rounds * round_s / 60) if math.isfinite(n_rounds) else 0
+    if minutes > _MANY_MINUTES:
+        return "On a machine as restless as this an hour would not be enough: close other programs, or take another."
+    if minutes:
+        return f"About {minutes} min would do: `labctl bench --bench-time {minutes}m`."
+    return "A longer --bench-time allows more rounds: `labctl bench --bench-time 5m`."
 
 
 def _busy(speed: Mapping[str, SpeedRun]) -> list[str]:

@@ -118,7 +118,8 @@ def warnings(lab: Lab, speed: Mapping[str, SpeedRun], state: BenchConditions | N
         return ()
     from labctl.steps.bench.ratios import speed_warnings
 
-    known = speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds)
+    round_s = state.spent_s / state.n_rounds if state.n_rounds else 0.0
+    known = speed_warnings(speed, lab.model.baseline, lab.config.bench_rounds, round_s)
     lengths = (lab.reach.bench_notice,) if lab.reach.bench_notice else ()
     return (*lengths, *state.notices, *_cut_notice(speed, state.before), *known)
 

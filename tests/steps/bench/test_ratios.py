@@ -284,4 +284,9 @@ def test_wide_intervals_and_few_rounds_are_warned_of() -> None:
     assert "2 of 2 speed-ups over F16 are known to worse than ± 2 %" in wide and "1.83 (" in wide
     assert "`labctl bench --bench-time 5m`" in wide
     assert "4 of at least 5 rounds" in few
+    # Logarithms vary by 0.105: (1.96 x 1.2533 x 0.105 / 0.02)^2 = 167 rounds.
+    _, wide, _ = speed_warnings(NOISY, "F16", 5, 10.0)
+    assert "About 28 min would do: `labctl bench --bench-time 28m`." in wide
+    _, wide, _ = speed_warnings(NOISY, "F16", 5, 60.0)
+    assert "an hour would not be enough" in wide
     assert speed_warnings({}, "F16", 4) == ()
