@@ -32,14 +32,24 @@ _GROWTH = 1.5
 _FIRST_BLOCK = 4  # under a time budget: whatever it allows, all formats get alike
 
 
+def block_end(n_chunks: int) -> int:
+    """Where the block ends that this chunk (from 1) is in: 12, 18, 27, 41, ...; the same for every run and format."""
+    size = COMMON_CHUNKS
+    while size < n_chunks:
+        size = math.ceil(_GROWTH * size)
+    return size
+
+
 def next_block(
-    differences: Mapping[str, FloatArray], n_base: int, n_text: int, limit: float, patience: float
+    differences: Mapping[str, FloatArray], n_text: int, limit: float, patience: float
 ) -> tuple[str, int] | None:
     """Which format reads on, and up to how many chunks: the one whose verdict is forecast to be the cheapest.
 
+    What the baseline has to read for it does not count: then a run that was killed while it did goes on as it would
+    have.
+
     Args:
         differences: format -> (n,) float64, nats: its chunk differences in the order of the visit.
-        n_base: chunks that the baseline has; more of them have to be read, too.
         limit: largest acceptable increase, as a fraction.
         patience: a verdict is given up once its forecast is so many times the chunks that the format has.
     Returns: None when every verdict on this text stands or is given up.
@@ -50,11 +60,11 @@ def next_block(
             n_needed = chunks_to_settle(values, n_text, limit) if values.size > 1 else COMMON_CHUNKS
             is_open = settle(values, n_text, limit).verdict == "undecided"
             if is_open and not is_futile(values, n_text, limit, patience):
-                costs[name] = n_needed - values.size + max(0, n_needed - n_base)
+                costs[name] = n_needed - values.size
     if not costs:
         return None
     name = min(costs, key=costs.__getitem__)
-    return name, min(n_text, max(COMMON_CHUNKS, math.ceil(_GROWTH * differences[name].size)))
+    return name, min(n_text, block_end(differences[name].size + 1))
 
 
 class _Auto:
@@ -115,6 +125,14 @@ class _Auto:
         """A format's chunk differences from the baseline in the order of the visit, as far as both were read."""
         return chunk_differences(self.rows(name), self.rows(self.lab.model.baseline))
 
+    def begun_block(self, name: str, n_common: int) -> int:
+        """Where the block ends that a run was killed in, of a format that is still open; 0 if it is in none."""
+        differences = self.differences(name)
+        n, end = differences.size, min(self.n_text, block_end(differences.size))
+        if n <= n_common or n == end or not np.isfinite(differences).all():
+            return 0
+        return end if settle(differences, self.n_text, self.lab.config.limit).verdict == "undecided" else 0
+
     def _enough(self) -> Enough:
         """A format has enough chunks once its verdict on this text is settled."""
         base = self.rows(self.lab.model.baseline)
@@ -146,14 +164,17 @@ def run_auto(
                 auto.measure(name, size)
     patience = math.inf if lab.config.settle else lab.config.patience
     waiting = [name for name in auto.runs if name != baseline] if baseline in auto.runs else []
-    while not auto.out_of_time():
-        n_base = auto.runs[baseline].n_chunks
-        differences = {name: auto.differences(name) for name in waiting}
-        block = next_block(differences, n_base, auto.n_text, lab.config.limit, patience) if waiting else None
-        if block is None:
-            break
-        name, size = block
-        if n_base < size and not auto.measure(baseline, size):
+    begun = [(name, size) for name in waiting if (size := auto.begun_block(name, n_common))]
+    while waiting and not auto.out_of_time():
+        if begun:
+            name, size = begun.pop()
+        else:
+            differences = {name: auto.differences(name) for name in waiting}
+            block = next_block(differences, auto.n_text, lab.config.limit, patience)
+            if block is None:
+                break
+            name, size = block
+        if auto.runs[baseline].n_chunks < size and not auto.measure(baseline, size):
             break
         if not auto.out_of_time() and not auto.measure(name, size, until_settled=True):
             waiting.remove(name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from labctl.steps.perplexity.adaptive import next_block
+from labctl.steps.perplexity.adaptive import block_end, next_block
 from labctl.steps.perplexity.increase import Floats
 from labctl.steps.perplexity.record import COMMON_CHUNKS
 from labctl.steps.perplexity.sequence import settle
@@ -33,7 +33,7 @@ def by_next_block(differences: Mapping[str, Floats], budget: int) -> list[str]:
     left = budget - COMMON_CHUNKS * (len(differences) + 1)
     while left > 0:
         read = {name: values[: min(counts[name], n_base)] for name, values in differences.items()}
-        block = next_block(read, n_base, N_TEXT, LIMIT, math.inf)
+        block = next_block(read, N_TEXT, LIMIT, math.inf)
         if block is None:
             break
         name, size = block
@@ -45,6 +45,16 @@ def by_next_block(differences: Mapping[str, Floats], budget: int) -> list[str]:
             if settle(differences[name][: counts[name]], N_TEXT, LIMIT).verdict != "undecided":
                 break
     return verdicts(differences, counts)
+
+
+def test_blocks_end_at_the_same_chunks_wherever_a_run_was_killed() -> None:
+    """Or what the baseline reads, and with it every figure, would hang on the moment of the kill."""
+    assert [block_end(n) for n in (1, 12, 13, 18, 19, 27, 28, 41, 42)] == [12, 12, 18, 18, 27, 27, 41, 41, 62]
+    rng = np.random.default_rng(5)
+    open_ = {"Q8_0": rng.normal(0.02, 0.05, 400)}
+    for n in (13, 15, 17):
+        assert next_block({"Q8_0": open_["Q8_0"][:n]}, N_TEXT, LIMIT, math.inf) == ("Q8_0", 18)
+    assert next_block({"Q8_0": open_["Q8_0"][:18]}, N_TEXT, LIMIT, math.inf) == ("Q8_0", 27)
 
 
 @pytest.mark.parametrize("budget", [150, 250, 400])
