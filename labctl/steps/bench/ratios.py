@@ -249,7 +249,7 @@ def _busy(speed: Mapping[str, SpeedRun]) -> list[str]:
         return [
             f"Other programs used the processor: {n_left} of {n_all} repetitions were undisturbed; only these count."
         ]
-    what = lost[0] if len(lost) == 1 else f"{len(lost)} speeds, {lost[0]} among them,"
+    what = lost[0] if len(lost) == 1 else f"{len(lost)} speeds, among them {lost[0]}"
     return [
         f"This machine was too busy to tell {what}: {n_left} of {n_all} repetitions were undisturbed. Close other"
         " programs and run `labctl bench --force`, or allow more time with `labctl bench --bench-time 5m`."

@@ -187,7 +187,7 @@ def test_where_all_was_disturbed_there_is_a_guess_and_no_interval() -> None:
         assert found.ratio == pytest.approx(2 / 3)
         assert speed is not None and (speed.low, speed.high, speed.n_rounds) == (0.0, math.inf, 0)
     text = " ".join(speed_warnings({"F16": base, "Q8_0": slow}, "F16", 4))
-    assert "too busy to tell 2 speeds, Q8_0's at generating text among them" in text
+    assert "too busy to tell 2 speeds, among them Q8_0's at generating text: 16 of 32" in text
     assert "16 of 32 repetitions were undisturbed" in text and "--bench-time 5m" in text
 
 
