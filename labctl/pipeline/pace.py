@@ -21,6 +21,7 @@ from labctl.steps.bench.arithmetic import token_bytes
 from labctl.steps.bench.pace import Pace, Timed, predicted_tps, solve
 from labctl.steps.bench.ratios import visits_speed
 from labctl.steps.bench.step import BENCH
+from labctl.steps.quantize.step import QUANTIZE
 
 _SAMPLES = (("wide", 4, 2048), ("narrow", 32, 256))
 """Name, layers, width. The wide one's matrices are those of a small model of today; it is larger than most caches. The
@@ -121,7 +122,7 @@ def _timed(lab: Lab, display: Listener, folder: Path, name: str, n_layer: int, w
     )
     listener = _Progress(display)
     sample = open_lab(config, listener, notices=False)
-    done = run(sample, listener, names=("quantize", "bench"), report=False)
+    done = run(sample, listener, names=(QUANTIZE, BENCH), report=False)
     found = []
     for label, speed_run in done.records.of(BENCH).items():
         speed = visits_speed(speed_run.visits, "tg", speed_run.n_prompt)
