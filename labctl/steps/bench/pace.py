@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-ERROR = 0.15
+ERROR = 0.20
 """How far a prediction may be off; benchmarks/, comparison 11 holds predicted against measured speeds."""
 _SMALL = 0.02
 """Types of less than this share of a file (norms, a few rows) are counted as if they were of its main type."""
