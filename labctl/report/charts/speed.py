@@ -60,6 +60,8 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
     ):
         name_rows(panel, records, names, shown=panel is panels[0])
         most = max([0.0, *(value for name in names for value in _samples(records, name, test))])
+        ends = [speed.high_tps or 0.0 for name in names if (speed := figures[name].speed(test)) is not None]
+        most = max(most, min(1.5 * most, max(ends, default=0.0)))  # a bar of two rounds may leave the picture
         for place, name in enumerate(names):
             style, speed = look(name), figures[name].speed(test)
             samples = _samples(records, name, test)
@@ -69,13 +71,13 @@ def draw(records: Measured, figures: Figures, limit: float, title: str) -> Figur
             draw_mark(panel, style, speed.tps, place, end_of(speed.low_tps), end_of(speed.high_tps), across=True)
             panel.annotate(
                 rate(speed.tps),
-                (max(samples), place),
+                (max(*samples, speed.tps, min(most, speed.high_tps or 0.0)), place),
                 xytext=(9, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=10,
             )
-        panel.set_xlim(0, 1.28 * most or 1)
+        panel.set_xlim(0, 1.36 * most or 1)
         panel.locator_params(axis="x", nbins=5)
         panel.set_xlabel(label)
     return figure
