@@ -122,8 +122,9 @@ def others(figures: Figures, orders: Orders, pick: str | None, base: str, answer
         order = orders.speed(test)
         first = order.first
         if first and pick is not None and all(order.better(name, pick) for name in first):
-            tps = cell(figures[first[0]].speed(test), lambda speed: rate(speed.tps))
-            found.append(f"If {need}: {tied(first)}, {tps} {unit}.")
+            speeds = sorted(speed.tps for name in first if (speed := figures[name].speed(test)) is not None)
+            ends = dict.fromkeys(rate(speed) for speed in (speeds[0], speeds[-1]))
+            found.append(f"If {need}: {tied(first)}, {' to '.join(ends)} {unit}.")
     reasoning, balance, ram = answers["reasoning"].pick, answers["balance"].pick, answers["ram"].pick
     if reasoning is not None and reasoning != pick:
         found.append(

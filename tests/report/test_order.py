@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.lab_factory import FORMATS, base_nll, generation_run, gguf_file, make_lab, perplexity_run, speed_run
 
+from labctl.report.advice import others
 from labctl.report.figures import figures_of
 from labctl.report.order import Orders, Pair, order_of, tied
 from labctl.report.perplexity_tables import pairs
+from labctl.report.rules import Answer
 from labctl.steps.bench.step import BENCH
 from labctl.steps.generate.step import GENERATE
 from labctl.steps.measured import Measured
@@ -198,3 +200,22 @@ def test_many_pairs_that_are_not_told_apart_are_counted(lab: Measured) -> None:
 
 def test_one_format_has_no_pairs(tmp_path: Path) -> None:
     assert pairs(orders_of(make_lab(tmp_path, ("F16",))).ppl) == ("", "")
+
+
+def test_tied_formats_are_named_with_their_range_of_speeds(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path)
+    for name, tps in (("Q4_K_M", 2990.0), ("Q4_K_S", 3010.0)):
+        lab.of(BENCH)[name] = speed_run(name, 6000, tps, 9)
+    noisy = lab.of(BENCH)["Q4_K_S"]
+    uneven = tuple(
+        replace(v, token_s=tuple(tuple(s * (0.98, 1.0, 1.04)[v.round] for s in tokens) for tokens in v.token_s))
+        for v in noisy.visits
+    )
+    lab.of(BENCH)["Q4_K_S"] = replace(noisy, visits=uneven)
+    figures = figures_of(lab)
+    orders = Orders(lab, figures)
+    assert set(orders.tg.first) == {"Q4_K_M", "Q4_K_S"}
+    none = dict.fromkeys(("reasoning", "ram", "balance"), Answer(rule="", text=""))
+    line = others(figures, orders, "Q8_0", "F16", none)[0]
+    ends = sorted(round(speed.tps) for name in orders.tg.first if (speed := figures[name].speed("tg")) is not None)
+    assert f"(not told apart), {ends[0]} to {ends[1]} tokens per second" in line and ends[0] < ends[1]
