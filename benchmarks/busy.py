@@ -13,14 +13,13 @@ from benchmarks import quality
 from benchmarks.bench import Bench, section
 from benchmarks.load import BURST_S, load
 from benchmarks.records import BUSY, QUIET, THEIRS, BusyPair, Prediction, Sample, Section
+from benchmarks.speed import visited
 from labctl.lab import reach as lengths
 from labctl.steps.bench.arithmetic import token_bytes
 from labctl.steps.bench.pace import predicted_tps
 from labctl.steps.bench.ratios import TESTS, visits_ratio, visits_speed
-from labctl.steps.bench.record import BenchTask, SpeedVisit, Test
-from labctl.steps.bench.step import EFFORT
+from labctl.steps.bench.record import SpeedVisit, Test
 from labctl.steps.perplexity import keep
-from labctl.steps.perplexity.record import PerplexityTask
 
 _MOST_S = 1800.0  # a load never outlives this
 
@@ -87,17 +86,7 @@ def _state(state: str, seed: int) -> Iterator[None]:
 
 
 def _visit(bench: Bench, label: str, number: int, step: str) -> SpeedVisit:
-    task = BenchTask(
-        model_path=str(bench.gguf(label)),
-        format=label,
-        n_threads=bench.lab.n_threads,
-        n_prompt=lengths.N_PROMPT,
-        n_gen=lengths.N_GEN,
-        effort=EFFORT,
-        round=number,
-        order=0,
-    )
-    visit, sample = bench.runner.run_task(task, SpeedVisit, format_name=label, round_number=number, step="bench")
+    visit, sample = visited(bench, label, number)
     n_all = len(visit.pp_s) + len(visit.token_s)
     n_disturbed = sum(visit.n_disturbed(test) for test in TESTS)
     bench.runner.screen.step(f"{step}, {label}, round {number}", sample.wall_s, f"{n_disturbed} of {n_all} disturbed")
@@ -107,16 +96,8 @@ def _visit(bench: Bench, label: str, number: int, step: str) -> SpeedVisit:
 def _perplexity(bench: Bench, number: int, state: str) -> list[Sample]:
     """The perplexity step of the baseline by labctl, then by llama-perplexity."""
     label, chunks = bench.lab.model.baseline, bench.settings.timing_chunks
-    text = dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve()))
-    task = PerplexityTask(
-        model_path=str(bench.gguf(label)),
-        format=label,
-        n_threads=bench.lab.n_threads,
-        text=text,
-        n_ctx=512,
-        n_first=chunks,
-    )
     nll = bench.fresh_folder("nll") / f"{label}.npy"
+    task = quality.perplexity_task(bench, label, chunks)
     _, ours = quality.measured(bench, task, keep.Place(nll=nll, shown=nll.name, tokens=None), number)
     theirs = bench.runner.run(
         quality.perplexity_command(bench, bench.gguf(label), chunks),

@@ -64,16 +64,8 @@ def _both(
         LabError: they did not score the same chunks.
     """
     nll_path = bench.fresh_folder("nll") / f"{label}.npy"
-    text = dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve()))
-    task = PerplexityTask(
-        model_path=str(bench.gguf(label)),
-        format=label,
-        n_threads=bench.lab.n_threads,
-        text=text,
-        n_ctx=512,
-        n_first=chunks,
-    )
-    run, ours = measured(bench, task, keep.Place(nll=nll_path, shown=nll_path.name, tokens=tokens), number)
+    place = keep.Place(nll=nll_path, shown=nll_path.name, tokens=tokens)
+    run, ours = measured(bench, perplexity_task(bench, label, chunks), place, number)
     bench.runner.screen.step(f"{OURS} {label}, round {number}", ours.wall_s, f"{ours.peak_rss_bytes / 1e6:.0f} MB")
     theirs = bench.runner.run(
         perplexity_command(bench, bench.gguf(label), chunks),
@@ -103,6 +95,18 @@ def _both(
         f"PPL {pair.ours[0]} against {pair.theirs[0]}",
     )
     return run, pair, (ours, theirs.sample)
+
+
+def perplexity_task(bench: Bench, label: str, chunks: int | None) -> PerplexityTask:
+    """What labctl's child is given for a format's first chunks, or all."""
+    return PerplexityTask(
+        model_path=str(bench.gguf(label)),
+        format=label,
+        n_threads=bench.lab.n_threads,
+        text=dataclasses.replace(bench.lab.text, path=str(Path(bench.lab.text.path).resolve())),
+        n_ctx=512,
+        n_first=chunks,
+    )
 
 
 def measured(

@@ -21,17 +21,7 @@ def speed(bench: Bench) -> Section:
     samples: list[Sample] = []
     found: list[SpeedSample] = []
     for number, label in bench.rounds(count):
-        task = BenchTask(
-            model_path=str(bench.gguf(label)),
-            format=label,
-            n_threads=bench.lab.n_threads,
-            n_prompt=lengths.N_PROMPT,
-            n_gen=lengths.N_GEN,
-            effort=EFFORT,
-            round=number,
-            order=0,
-        )
-        visit, ours = bench.runner.run_task(task, SpeedVisit, format_name=label, round_number=number, step="bench")
+        visit, ours = visited(bench, label, number)
         mine = {
             f"pp{lengths.N_PROMPT}": tuple(lengths.N_PROMPT / seconds for seconds in visit.pp_s),
             f"tg{lengths.N_GEN}": tuple(lengths.N_GEN / seconds for seconds in visit.tg_s),
@@ -59,6 +49,21 @@ def speed(bench: Bench) -> Section:
         **{f"labctl_{name}": value for name, value in dataclasses.asdict(EFFORT).items()},
     }
     return section(settings, samples=samples, speed=found)
+
+
+def visited(bench: Bench, label: str, number: int) -> tuple[SpeedVisit, Sample]:
+    """One visit of labctl's to a format."""
+    task = BenchTask(
+        model_path=str(bench.gguf(label)),
+        format=label,
+        n_threads=bench.lab.n_threads,
+        n_prompt=lengths.N_PROMPT,
+        n_gen=lengths.N_GEN,
+        effort=EFFORT,
+        round=number,
+        order=0,
+    )
+    return bench.runner.run_task(task, SpeedVisit, format_name=label, round_number=number, step="bench")
 
 
 def bench_command(bench: Bench, label: str) -> list[str]:

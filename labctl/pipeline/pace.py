@@ -16,11 +16,12 @@ from labctl.lab.listener import Listener
 from labctl.pipeline.opening import open_lab
 from labctl.pipeline.run import run
 from labctl.records.disk import writing
+from labctl.records.lock import lock
 from labctl.records.store import read_record, write_record
 from labctl.steps.bench.arithmetic import token_bytes
 from labctl.steps.bench.pace import Pace, Timed, predicted_tps, solve
 from labctl.steps.bench.ratios import visits_speed
-from labctl.steps.bench.step import BENCH
+from labctl.steps.bench.step import BENCH, limits
 from labctl.steps.quantize.step import QUANTIZE
 
 _SAMPLES = (("wide", 4, 2048), ("narrow", 32, 256))
@@ -83,23 +84,26 @@ def measure_pace(lab: Lab, display: Listener) -> Pace:
     """Time the usual formats of two models of random weights; what was timed before is kept.
 
     Raises:
-        LabError: a sample cannot be written, or nothing could be timed.
+        LabError: a sample cannot be written, nothing could be timed, or another labctl is at it.
     """
     folder = pace_path(lab).with_suffix("")
-    timed: list[Timed] = []
-    try:
-        for name, n_layer, width in _SAMPLES:
-            timed += _timed(lab, display, folder, name, n_layer, width)
-        pace = solve(timed, _key(lab))
-        write_record(pace_path(lab), pace)
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
+    samples = folder / "samples"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        try:
+            timed = [one for sample in _SAMPLES for one in _timed(lab, display, samples, *sample)]
+            pace = solve(timed, _key(lab))
+            write_record(pace_path(lab), pace)
+        finally:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(samples)
     return pace
 
 
 def _key(lab: Lab) -> str:
-    return key_of("pace", lab, machine=lab.machine.machine_id, n_threads=lab.n_threads, samples=_SAMPLES)
+    machine = lab.machine.machine_id
+    return key_of("pace", lab, machine=machine, n_threads=lab.n_threads, samples=_SAMPLES, **limits(lab))
 
 
 def _timed(lab: Lab, display: Listener, folder: Path, name: str, n_layer: int, width: int) -> list[Timed]:

@@ -7,7 +7,7 @@ from labctl.report.figures import Figures
 from labctl.report.fit import RAM_GB, fit_table, kv_bytes_at
 from labctl.report.text import NOT_MEASURED, cell, table, words
 from labctl.steps.bench.figures import BenchFigures, SpeedFigures
-from labctl.steps.bench.ratios import PRECISE, RATIO_RULE, SPEED_RULE, times
+from labctl.steps.bench.ratios import INTERVAL_RULE, PRECISE, RATIO_RULE, SPEED_RULE, times
 from labctl.steps.bench.record import DISTURBED
 from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
@@ -63,11 +63,11 @@ def speed_note(records: Measured) -> str:
         return "Speed was not measured."
     return (
         f"tg: generating {run.n_gen} tokens one by one; pp: reading a prompt of {run.n_prompt} tokens at once. Speed:"
-        f" {SPEED_RULE}. Speed-up over {records.formats[0]}: {RATIO_RULE}. It can differ a little from the ratio of the"
-        f" speeds, which compare different moments. Rounds go on until every speed-up is known to ± {100 * PRECISE:g} %"
-        " or the time allowed is over; after the fewest rounds only formats that are not known as well. Disturbed: its"
-        f" threads waited for a core for more than {100 * DISTURBED:g} % of the time. p95: 95 of 100 undisturbed tokens"
-        " came at least as fast."
+        f" {SPEED_RULE}. Speed-up over {records.formats[0]}: {RATIO_RULE}. It can differ a little from the ratio of"
+        f" the speeds, which compare different moments. In brackets: {INTERVAL_RULE}. Rounds go on until every"
+        f" speed-up is known to ± {100 * PRECISE:g} % or the time allowed is over; after the fewest rounds only for"
+        f" formats that are not known as well. Disturbed: its threads waited for a core for more than"
+        f" {100 * DISTURBED:g} % of the time. p95: 95 of 100 undisturbed tokens came at least as fast."
     )
 
 

@@ -11,7 +11,7 @@ from labctl.report.order import Order, Pair, order_of, tied
 from labctl.report.text import NOT_MEASURED, counted, table
 from labctl.steps.batch.record import BatchRun
 from labctl.steps.batch.step import BATCH
-from labctl.steps.bench.ratios import SPEED_RULE, Speed, visits_ratio, visits_speed
+from labctl.steps.bench.ratios import INTERVAL_RULE, SPEED_RULE, Speed, visits_ratio, visits_speed
 from labctl.steps.bench.record import Test
 from labctl.steps.bench.step import BENCH
 from labctl.steps.measured import Measured
@@ -86,7 +86,8 @@ def threads_note(records: Measured) -> str:
     usual = next((run.n_threads for run in records.of(BENCH).values()), max(sweep.visits))
     rounds = max(len(visits) for visits in sweep.visits.values())
     return (
-        f"{sweep.format}; {counted(rounds, 'round')} that went up and down in turn; {SPEED_RULE}."
+        f"{sweep.format}; {counted(rounds, 'round')} that went up and down in turn; {SPEED_RULE}; in brackets:"
+        f" {INTERVAL_RULE}."
         f" {advice(sweep, usual)}"
         f"{_CUT if any(visit.cut for visits in sweep.visits.values() for visit in visits) else ''}"
     )

@@ -19,16 +19,14 @@ MUCH = 0.10
 TESTS: tuple[Test, ...] = ("tg", "pp")
 _TASKS: dict[Test, str] = {"tg": "generating text", "pp": "reading a prompt"}
 
-_OVER_ROUNDS = (
-    "its 95 % interval by order statistics, or with two to five rounds by their range (Lord 1947); one round gives none"
-)
 SPEED_RULE = (
     "in each round, the median time of what was not disturbed (generation: of single tokens), and of these the median"
-    f" over the rounds; {_OVER_ROUNDS}"
+    " over the rounds"
 )
-RATIO_RULE = (
-    "in each round, the median time of the baseline over the median time of the format, of what was not disturbed"
-    f" (generation: of single tokens), and of these ratios the median over the rounds; {_OVER_ROUNDS}"
+RATIO_RULE = "in each round, the baseline's median time over the format's, and of these ratios the median over all"
+INTERVAL_RULE = (
+    "95 % interval by order statistics over the rounds, with two to five of them by their range (Lord 1947), and none"
+    " for a single round"
 )
 _RANGES = {2: 6.354, 3: 1.342, 4: 0.738, 5: 0.560}
 """How many ranges the median of so many normal values lies off the middle at most in 95 of 100 cases.
@@ -109,7 +107,7 @@ def round_ratio(run: SpeedRun, base: SpeedRun, test: Test) -> Ratio | None:
 
 
 def median_ratio(ratios: Sequence[float]) -> Ratio | None:
-    """The median of the rounds' ratios (or of other positive values) with its 95 % interval, by RATIO_RULE."""
+    """The median of the rounds' ratios (or of other positive values) with its interval, by INTERVAL_RULE."""
     n = len(ratios)
     if n == 0:
         return None
@@ -195,8 +193,8 @@ def speed_warnings(speed: Mapping[str, SpeedRun], base: str, min_rounds: int, ro
     if drifts and drifts[name, test] > 1 + DRIFT:
         text = (
             f"At {_TASKS[test]} {name} took {_factor(drifts[name, test])} times as long in one round as in another,"
-            " though nothing kept its threads from computing: the processor's clock changed, or other programs used"
-            " the memory. Speeds in tokens/second may be off by as much."
+            " though nothing was seen to keep its threads from computing. Perhaps the processor's clock changed, or"
+            " other programs used the memory. Speeds in tokens/second may be off by as much."
         )
         if ratios and not wide and all(math.isfinite(ratio.high) for ratio in ratios.values()):
             text += f" The speed-ups compare moments of one round and are known to ± {100 * PRECISE:g} % all the same."
@@ -226,7 +224,7 @@ def _remedy(n_rounds: float, round_s: float) -> str:
     """What a longer measurement would do, in words."""
     minutes = math.ceil(n_rounds * round_s / 60) if math.isfinite(n_rounds) else 0
     if minutes > _MANY_MINUTES:
-        return "On a machine as restless as this an hour would not be enough: close other programs, or take another."
+        return "On a machine as restless as this an hour would hardly be enough: close other programs, or take another."
     if minutes:
         return f"About {minutes} min would do: `labctl bench --bench-time {minutes}m`."
     return "A longer --bench-time allows more rounds: `labctl bench --bench-time 5m`."

@@ -105,4 +105,4 @@ def test_the_machine_is_timed_once(cli: Any, small_lab: Path, monkeypatch: pytes
         assert first["tg_tps"] > 0 and first["tg_is_measured"] is False
         again = cli(*arguments, "--threads", "1", cwd=small_lab)
         assert json.loads(again.stdout)[0]["tg_tps"] == first["tg_tps"]
-    assert not (small_lab / "outputs/.pace").exists()
+    assert not (small_lab / "outputs/.pace/samples").exists()
