@@ -185,7 +185,8 @@ class Executor(Protocol):
             log_path: the engine's log of this task; replaced.
             hang_s: seconds without any event after which the task is given up.
             on_rows: called for each row of numbers. Once it says that this was the last one wanted, the task is told to
-                stop, and rows that it sent meanwhile are dropped: what is kept does not depend on who was faster.
+                stop, and rows and progress that it sent meanwhile are dropped: what is kept does not depend on who was
+                faster.
             on_warnings: called with the engine's warnings, in its own words, once the task is done.
             limit_bytes: most address space of the task; 0 for no limit.
             deaths: what the engine makes of an end without a result.

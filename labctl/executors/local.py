@@ -81,7 +81,7 @@ def run_task(
         failure: Failure | None = None
         result: msgspec.Raw | None = None
         warnings: tuple[str, ...] = ()
-        wanted = on_rows
+        wanted, shown = on_rows, on_progress
         _tell(child, task.line())
         for line in _lines(child, hang_s):
             if line is None:
@@ -98,15 +98,15 @@ def run_task(
                 break
             match event:
                 case Progress():
-                    if on_progress is not None:
-                        on_progress(event)
+                    if shown is not None:
+                        shown(event)
                 case Rows() if wanted is not None:
                     try:
                         last = wanted(event)
                     except LabError as error:
                         raise ChildError(f"{place}: {error.message}", error.hint, log_path) from error
                     if last:
-                        wanted = None
+                        wanted = shown = None  # what comes now was computed before the order arrived
                         _tell(child, b"stop\n")
                 case Result():
                     result, warnings = event.record, event.warnings

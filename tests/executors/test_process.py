@@ -106,29 +106,31 @@ def test_a_childs_own_reason_is_passed_on(play: Callable[..., Any]) -> None:
     assert (caught.value.message, caught.value.hint) == ("engine Q4_K_M: No good.", "Do better.")
 
 
-def test_progress_and_result_come_through_in_order(play: Callable[..., Any]) -> None:
-    seen: list[int] = []
-    script = "\n".join(f"""echo '{{"event":"progress","done":{n},"total":3}}'""" for n in (1, 2, 3))
-    found = play(
-        script + """\necho '{"event":"result","record":{"a":"b"}}'""", on_progress=lambda e: seen.append(e.done)
-    )
-    assert (found, seen) == ({"a": "b"}, [1, 2, 3])
-
-
+_PROGRESS = """echo '{"event":"progress","done":%d,"total":%d}'"""
 _ROW = """echo '{"event":"rows","to":"x","number":%d,"values":"AAEC/w=="}'"""
 _DONE = """echo '{"event":"result","record":{"a":"b"}}'"""
+
+
+def test_progress_and_result_come_through_in_order(play: Callable[..., Any]) -> None:
+    seen: list[int] = []
+    script = "\n".join(_PROGRESS % (n, 3) for n in (1, 2, 3))
+    found = play(f"{script}\n{_DONE}", on_progress=lambda event: seen.append(event.done))
+    assert (found, seen) == ({"a": "b"}, [1, 2, 3])
 
 
 def test_rows_come_through_bit_for_bit_and_one_that_is_enough_stops_the_child(play: Callable[..., Any]) -> None:
     """This child sends two rows more before it hears that the second was the last one wanted."""
     kept: list[tuple[str, int, bytes]] = []
+    shown: list[int] = []
 
     def keep(rows: Rows) -> bool:
         kept.append((rows.to, rows.number, rows.values))
         return rows.number == 2
 
-    script = "\n".join([*(_ROW % number for number in (1, 2, 3, 4)), "read line; [ $line = stop ]", _DONE])
-    assert play(script, on_rows=keep) == {"a": "b"}
+    told = [f"{_ROW % number}\n{_PROGRESS % (number, 9)}" for number in (1, 2, 3, 4)]
+    script = "\n".join([_PROGRESS % (0, 9), *told, "read line; [ $line = stop ]", _DONE])
+    assert play(script, on_rows=keep, on_progress=lambda event: shown.append(event.done)) == {"a": "b"}
+    assert shown == [0, 1]
     assert kept == [("x", 1, b"\x00\x01\x02\xff"), ("x", 2, b"\x00\x01\x02\xff")]
     assert play(f"{_ROW % 1}\n{_DONE}") == {"a": "b"}  # nobody wants any
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,25 +37,25 @@ kl_chunks = 16
 threads = 1
 """
 
-# The steps, as `labctl` makes them, telling on stdout how far each got: [step, format, done, total].
+# The steps, as `labctl` makes them, telling on stdout of each chunk that was taken: its format.
 DRIVER = """
-import json, sys
+import dataclasses, sys
 from labctl.cli.output import Display
 from labctl.lab.values import load_config
 from labctl.pipeline import opening, run
 
-class Told(Display):
-    label = ""
-    def step(self, name, label, unit=""):
-        super().step(name, label, unit)
-        self.label = label
-        print(json.dumps([name, label, 0, 0]), flush=True)
-    def progress(self, done, total, note, cost_done):
-        print(json.dumps([self._stage, self.label, done, total]), flush=True)
+def telling(task, kind, *, on_rows=None, **others):
+    def taken(rows):
+        last = on_rows(rows)
+        if rows.to == "nll":
+            print(task.format, flush=True)
+        return last
+    return lab.executor(task, kind, on_rows=on_rows and taken, **others)
 
-display = Told(quiet=True)
+display = Display(quiet=True)
 lab = opening.open_lab(load_config({}), display)
-sys.exit(bool(run.run(lab, display, names=sys.argv[1:], report=False).failures))
+told = dataclasses.replace(lab, executor=telling)
+sys.exit(bool(run.run(told, display, names=sys.argv[1:], report=False).failures))
 """
 
 
@@ -225,16 +226,7 @@ class Stage:
         process = self.start(folder)
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
-        computed: dict[str, int] = {}
-        before: int | None = None
-        for line in out.splitlines() if self._target.names else ():
-            name, label, done, total = json.loads(line)
-            if not total:
-                before = None  # a step begins: the next line says how many chunks it found done
-            elif name in ("perplexity", "divergence"):
-                computed[label] = computed.get(label, 0) + (0 if before is None else done - before)
-                before = done
-        return computed
+        return dict(Counter(out.split()) if self._target.names else {})
 
 
 def kept_chunks(folder: Path, label: str) -> int:
