@@ -10,7 +10,7 @@ N_PROMPT, N_GEN = 512, 128
 BATCH_PROMPT, BATCH_GEN = 128, 128
 
 # The longest prompts of the course and of the probes have fewer bytes, and so fewer tokens; an answer has up to 16.
-_PROMPT_ROOM, _PROBE_ROOM = 64, 88
+PROMPT_ROOM, _PROBE_ROOM = 64, 88
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Reach:
                 f"Sample texts and probes need {_PROBE_ROOM} tokens, and the model has positions for"
                 f" {self.n_positions}."
             )
-        return max(1, min(wanted, self.limit - _PROMPT_ROOM))
+        return max(1, min(wanted, self.limit - PROMPT_ROOM))
 
     def require(self, n_ctx: int) -> None:
         """Refuse a context beyond the table of positions.
@@ -93,6 +93,6 @@ class Reach:
                 f"Perplexity is measured on chunks of {n_ctx:,} tokens, and {trained}: beyond them models predict"
                 f" badly, whatever the format. Use --ctx {self.limit // 2 * 2}."
             )
-        if self.limit - _PROMPT_ROOM < new_tokens:
+        if self.limit - PROMPT_ROOM < new_tokens:
             found.append(f"Sample texts are shorter than {new_tokens} tokens, because {trained}.")
         return tuple(found)

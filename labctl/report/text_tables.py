@@ -32,6 +32,18 @@ def side_by_side(records: Measured, prompt_number: int = 2) -> str:
     return table(("Format", "Sampled", "Greedy", f"First greedy token that is not {base}'s"), lines, left=range(4))
 
 
+def written_together(records: Measured) -> str:
+    """A sentence on texts that were written side by side, after a space; empty where each was written alone."""
+    counts = {run.provenance.settings.get("texts_side_by_side") for run in records.of(GENERATE).values()}
+    many = max((count for count in counts if isinstance(count, int)), default=0)
+    if not many:
+        return ""
+    return (
+        f" With a model of this size, {many} texts of a kind are written at a time, which is faster; sums then come out in"
+        " another order, and a text may turn elsewhere than one that is written alone."
+    )
+
+
 def _marked(records: Measured, name: str, greedy: Generation) -> str:
     """A greedy text with the first token that is not the baseline's in bold."""
     base_run = records.of(GENERATE).get(records.formats[0])

@@ -13,24 +13,28 @@ from pathlib import Path
 import numpy as np
 
 from labctl import engines
+from labctl.engines.model import IntArray, Model
 from labctl.executors.base import Report
 from labctl.machine.disturbance import Meter
 from labctl.records.hardware import Disturbance
 from labctl.steps.bench.record import DISTURBED, BenchEffort, BenchTask, SpeedVisit, undisturbed_tokens
 
 _WARM_S = 0.25
+_WARM_TOKENS = 32
+_LONG_S = 2.0  # of a prompt; one that takes longer is not read twice for a warm-up
 _GRACE_S = 0.5  # for a test that has not run at all when the time is over
 
 
 def visit(task: BenchTask, report: Report) -> SpeedVisit:
     """Load a file and time both tests, memory cleared between repetitions, each after a warm-up.
 
-    A prompt is read once untimed, as in llama-bench. Tokens are generated untimed for a quarter of a second or until a
-    test is full: after llama-bench's single token the first repetitions of a small model came out 3 % slow.
+    A prompt is read once untimed, as in llama-bench, or only its beginning where all of it takes long. Tokens are
+    generated untimed for a quarter of a second or until a test is full: after llama-bench's single token the first
+    repetitions of a small model came out 3 % slow.
 
     A repetition whose threads had to wait for a core is kept, and another one made. No repetition begins after the
-    task's deadline, and none of the prompt's after half of it; a prompt test that had no time left keeps its warm-up, a
-    generation test the tokens that it came to.
+    task's deadline, and none of the prompt's after half of it; but each test is made once whatever the time, and a
+    generation keeps the tokens that it came to.
 
     Raises:
         LabError: the file does not load or compute.
@@ -46,10 +50,11 @@ def visit(task: BenchTask, report: Report) -> SpeedVisit:
         tokens = [draw.randrange(model.n_vocab) for _ in range(task.n_gen)]
         if model.bos is not None:
             prompt[0] = tokens[0] = model.bos
+        is_long = _prompt_s(model, task, prompt) > _LONG_S
         with model.prompt_test(prompt, task.n_threads) as read_prompt:
-            warm = _read(read_prompt, meter)
+            warm = None if is_long else _read(read_prompt, meter)
             pp, pp_cut = _repeat(lambda: _read(read_prompt, meter), task.effort, (time.perf_counter() + over_at) / 2)
-            pp = pp or (warm,)
+            pp = pp or (warm or _read(read_prompt, meter),)
         with model.generation_test(tokens, task.n_threads) as generate:
             _warm_up(generate)
             over_at = max(over_at, time.perf_counter() + _GRACE_S)
@@ -94,6 +99,14 @@ class _Repetition:
         if len(self.parts) == 1:
             return self.seen.lost_s <= DISTURBED * self.seconds
         return 2 * len(undisturbed_tokens(self.parts, self.seen, self.held_up)) >= len(self.parts)
+
+
+def _prompt_s(model: Model, task: BenchTask, prompt: IntArray) -> float:
+    """About how many seconds the prompt takes, by its beginning, which brings the weights into memory first."""
+    some = prompt[:_WARM_TOKENS]
+    with model.prompt_test(some, task.n_threads) as read_some:
+        read_some()
+        return read_some() * len(prompt) / len(some)
 
 
 def _read(read_prompt: Callable[[], float], meter: Meter) -> _Repetition:

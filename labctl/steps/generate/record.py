@@ -92,6 +92,7 @@ class GenerateTask(Task, frozen=True, kw_only=True):
         probes: name -> path of the CSV file.
         probe_items: at most so many questions of each, evenly spread; None for all.
         n_side: most questions of a probe side by side.
+        n_side_texts: most sample texts side by side.
     """
 
     name = "generate"
@@ -99,6 +100,7 @@ class GenerateTask(Task, frozen=True, kw_only=True):
 
     n_ctx: int
     n_side: int
+    n_side_texts: int
     prompts: tuple[str, ...]
     n_tokens: int
     temperature: float

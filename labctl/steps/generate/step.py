@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labctl.executors.base import OnProgress
 from labctl.lab.lab import Lab, key_of
+from labctl.lab.reach import PROMPT_ROOM
 from labctl.records.disk import remove_partials, write_text
 from labctl.records.store import write_record
 from labctl.steps.base import Case, Step
@@ -14,7 +15,7 @@ from labctl.steps.files import need_file
 from labctl.steps.generate.record import GenerateTask, GenerationRun, Written, prompt_file
 
 _SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
-
+_LARGE = 500_000_000  # parameters: from here on a text alone takes minutes, since all weights are read for each token
 
 PROMPTS = (
     "Once upon a time",
@@ -26,16 +27,28 @@ PROMPTS = (
 """The course's five prompts, in the worksheet's order."""
 
 
+def texts_side_by_side(n_params: int) -> int:
+    """How many sample texts are written side by side.
+
+    One of a small model: alone, a text is token by token the one that llama-completion writes. All of a large one, in a
+    quarter to half of the time; then sums come out in another order, and a text may turn elsewhere.
+    """
+    return len(PROMPTS) if n_params >= _LARGE else 1
+
+
 def _task(lab: Lab, label: str) -> GenerateTask:
     config = lab.config
+    n_tokens, n_side_texts = lab.reach.new_tokens(config.new_tokens), texts_side_by_side(lab.source.n_params)
+    room = n_side_texts * (PROMPT_ROOM + n_tokens)
     return GenerateTask(
         model_path=str(lab.gguf_path(label)),
         format=label,
         n_threads=lab.n_threads,
-        n_ctx=max(config.ctx, 512),
+        n_ctx=max(config.ctx, 512, min(room, lab.reach.limit) if n_side_texts > 1 else 0),
         n_side=_SIDE_BY_SIDE,
+        n_side_texts=n_side_texts,
         prompts=PROMPTS,
-        n_tokens=lab.reach.new_tokens(config.new_tokens),
+        n_tokens=n_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
         seed=config.seed,
@@ -47,6 +60,8 @@ def _task(lab: Lab, label: str) -> GenerateTask:
 def _settings(task: GenerateTask) -> dict[str, object]:
     plain = ("n_tokens", "temperature", "top_p", "seed", "n_ctx", "probe_items")
     made = {name: getattr(task, name) for name in plain}
+    if task.n_side_texts > 1:
+        made["texts_side_by_side"] = task.n_side_texts
     return {**made, "prompts": list(task.prompts), "questions_side_by_side": task.n_side}
 
 

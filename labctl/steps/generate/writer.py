@@ -15,17 +15,17 @@ ANSWER_TOKENS = 16  # the longest probe answer has eight tokens; "15 + 8 = 23." 
 
 
 def write(writer: Writer, task: GenerateTask, on_tokens: OnTokens) -> list[Generation]:
-    """The worksheet's prompts, each continued by sampling and greedily."""
+    """The worksheet's prompts, each continued by sampling and greedily; texts of a kind side by side, or alone."""
     kinds: tuple[tuple[Literal["sampled", "greedy"], float], ...] = (("sampled", task.temperature), ("greedy", 0.0))
     wanted = [
-        (number, prompt, decoding, heat) for number, prompt in enumerate(task.prompts, 1) for decoding, heat in kinds
+        (number, prompt, decoding, heat) for decoding, heat in kinds for number, prompt in enumerate(task.prompts, 1)
     ]
     requests = [
         Request(prompt=prompt, n_tokens=task.n_tokens, temperature=heat, top_p=task.top_p, seed=task.seed)
         for _, prompt, _, heat in wanted
     ]
-    results = writer.continued(requests, 1, on_tokens)
-    return [
+    results = writer.continued(requests, task.n_side_texts, on_tokens)
+    made = [
         Generation(
             prompt_number=number,
             prompt=prompt,
@@ -37,6 +37,7 @@ def write(writer: Writer, task: GenerateTask, on_tokens: OnTokens) -> list[Gener
         )
         for (number, prompt, decoding, _), result in zip(wanted, results, strict=True)
     ]
+    return sorted(made, key=lambda one: one.prompt_number)
 
 
 def answer(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labctl.engines.model import FloatArray, IntArray, Model, Reader
+from labctl.engines.side_by_side import SideBySide, thread_shares
 from labctl.errors import LabError
 from labctl.records.arrays import map_array
 from labctl.steps.perplexity.record import N_SIDE, BatchShape, n_scored
@@ -154,19 +151,15 @@ class ChunkScorer:
         self.n_scored = n_scored(n_ctx)
         self.n_vocab = model.n_vocab
         self._chunks = tokens[: self.n_chunks * n_ctx].reshape(self.n_chunks, n_ctx)
-        self._readers = [
-            model.reader(n_ctx=n_ctx, n_threads=share, n_ubatch=shape.n_ubatch, n_outputs=shape.n_outputs)
-            for share in _shares(n_threads, shape.n_side)
-        ]
-        self._free: SimpleQueue[Reader] = SimpleQueue()
-        for reader in self._readers:
-            self._free.put(reader)
-        self._pool = ThreadPoolExecutor(len(self._readers))
+        self._readers = SideBySide(
+            [
+                model.reader(n_ctx=n_ctx, n_threads=share, n_ubatch=shape.n_ubatch, n_outputs=shape.n_outputs)
+                for share in thread_shares(n_threads, shape.n_side)
+            ]
+        )
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        for reader in self._readers:
-            reader.close()
+        self._readers.close()
 
     def __enter__(self) -> ChunkScorer:
         return self
@@ -174,14 +167,7 @@ class ChunkScorer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _score(self, chunk: int, watcher: LogitsWatcher | None) -> NllArray:
-        reader = self._free.get()
-        try:
-            return self._nll(reader, chunk, watcher)
-        finally:
-            self._free.put(reader)
-
-    def _nll(self, reader: Reader, chunk: int, watcher: LogitsWatcher | None) -> NllArray:
+    def _nll(self, reader: Reader, chunk: int, *, watcher: LogitsWatcher | None) -> NllArray:
         """NLL of one chunk's scored positions, (n_scored,) float64 nats."""
         tokens = self._chunks[chunk]
         half = len(tokens) // 2
@@ -215,35 +201,9 @@ class ChunkScorer:
         Raises:
             LabError: the model gives no probabilities, or `watcher` or llama.cpp refuse.
         """
-        score = functools.partial(self._score, watcher=watcher)
-        # One more than is computed at once, so that no reader waits for this thread.
-        with contextlib.closing(in_order(self._pool, score, chunks, len(self._readers) + 1)) as results:
+        score = functools.partial(self._nll, watcher=watcher)
+        with contextlib.closing(self._readers.each(score, chunks)) as results:
             for chunk, values in results:
                 if watcher is not None:
                     watcher.keep(chunk)
                 yield chunk, values
-
-
-def in_order(
-    pool: Executor, work: Callable[[int], NllArray], items: Sequence[int], n_ahead: int
-) -> Generator[tuple[int, NllArray]]:
-    """Each item with its result, in the order of the items, while up to n_ahead of them are at work.
-
-    Closing it drops what is ahead, and waits for what cannot be stopped.
-    """
-    todo = iter(items)
-    ahead = deque((item, pool.submit(work, item)) for item in itertools.islice(todo, n_ahead))
-    try:
-        while ahead:
-            item, future = ahead.popleft()
-            result = future.result()
-            ahead.extend((later, pool.submit(work, later)) for later in itertools.islice(todo, 1))
-            yield item, result
-    finally:
-        wait([future for _, future in ahead if not future.cancel()])
-
-
-def _shares(n_threads: int, n_side: int) -> list[int]:
-    """Threads of each of n_side contexts; fewer contexts where there are not enough threads."""
-    n_side = max(1, min(n_side, n_threads))
-    return [n_threads // n_side + (i < n_threads % n_side) for i in range(n_side)]

@@ -13,7 +13,7 @@ import pytest
 
 from labctl.errors import LabError
 from labctl.steps.generate.record import GenerateTask, Written
-from labctl.steps.generate.step import PROMPTS
+from labctl.steps.generate.step import PROMPTS, texts_side_by_side
 
 Generate = Callable[..., Written]
 
@@ -24,6 +24,7 @@ def generate(child: Callable[..., Any], quantized: Any) -> Generate:
         settings = {
             "n_ctx": 512,
             "n_side": 16,
+            "n_side_texts": 1,
             "prompts": PROMPTS[:2],
             "n_tokens": 12,
             "temperature": 0.7,
@@ -31,11 +32,10 @@ def generate(child: Callable[..., Any], quantized: Any) -> Generate:
             "seed": 42,
             "probes": {},
             "probe_items": None,
+            "n_threads": 1,
             **options,
         }
-        record: Written = child(
-            GenerateTask(model_path=str(quantized.paths[label]), format=label, n_threads=1, **settings), Written
-        )
+        record: Written = child(GenerateTask(model_path=str(quantized.paths[label]), format=label, **settings), Written)
         return record
 
     return run
@@ -137,6 +137,25 @@ def test_questions_side_by_side_are_answered_as_one_by_one(generate: Generate, r
         # Sums in another order may tip an answer that hangs in the balance, where 8-bit rounding makes them differ.
         same = sum(x.correct == y.correct for x, y in zip(a.answers, b.answers, strict=True))
         assert same >= (60 if label == "F16" else 56)
+
+
+def test_texts_do_not_depend_on_how_many_threads_write_them(generate: Generate, quantized: Any, root: Path) -> None:
+    """Two contexts at the same time, or one after the other: the same tokens in every format."""
+    probes = {"sums": str(root / "lab_data/demo/probes/sums.csv")}
+    for label in ("F16", "Q4_K_M"):
+        one, two = (generate(label, probes=probes, probe_items=40, n_threads=n_threads) for n_threads in (1, 2))
+        assert (one.generations, one.probes) == (two.generations, two.probes)
+
+
+def test_texts_side_by_side_are_those_written_alone(first: Written, generate: Generate) -> None:
+    """With F16, which rounds nothing between layers; and in the same order."""
+    together = generate(n_side_texts=2)
+    assert together.generations == first.generations
+
+
+@pytest.mark.parametrize(("n_params", "n_side"), [(134_515_008, 1), (499_999_999, 1), (1_543_714_304, 5)])
+def test_texts_of_a_large_model_are_written_side_by_side(n_params: int, n_side: int) -> None:
+    assert texts_side_by_side(n_params) == n_side
 
 
 def test_questions_that_fill_the_cache_take_turns(generate: Generate, root: Path) -> None:

@@ -6,10 +6,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from labctl.errors import LabError
 from labctl.records.arrays import load_rows
 from labctl.records.sources import TextSource
 from labctl.steps.perplexity.record import BatchShape, PerplexityRun
-from labctl.steps.perplexity.scorer import _shares, chunk_nll, chunk_order, in_order, perplexity, read_text
+from labctl.steps.perplexity.scorer import chunk_nll, chunk_order, perplexity, read_text
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M")
 HAVE_WIKITEXT = Path(
@@ -108,61 +106,6 @@ def test_slices_cover_a_chunk_without_small_rests(start: int, length: int, size:
     assert all((end - at) % 4 == 0 for at, end in found[:-1])
     assert len(found) == 1 or all(size - 4 < end - at < 2 * size + 4 for at, end in found)
     assert len(found) > 1 or length < 2 * size
-
-
-@given(st.integers(1, 64), st.integers(1, 8))
-def test_threads_are_shared_out_whole(n_threads: int, n_side: int) -> None:
-    shares = _shares(n_threads, n_side)
-    assert sum(shares) == n_threads
-    assert len(shares) == min(n_side, n_threads)
-    assert max(shares) - min(shares) <= 1
-
-
-def test_results_come_in_order_though_some_are_slow() -> None:
-    running, most = 0, 0
-    lock = threading.Lock()
-
-    def work(item: int) -> np.ndarray:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.02 if item % 3 == 0 else 0)
-        with lock:
-            running -= 1
-        return np.array([float(item)])
-
-    with ThreadPoolExecutor(2) as pool:
-        found = [(item, result[0]) for item, result in in_order(pool, work, [9, 1, 4, 6, 2, 3, 5], 3)]
-    assert found == [(item, float(item)) for item in (9, 1, 4, 6, 2, 3, 5)]
-    assert most == 2
-
-
-def test_what_is_ahead_is_dropped_when_nobody_wants_more() -> None:
-    begun: list[int] = []
-
-    def work(item: int) -> np.ndarray:
-        begun.append(item)
-        time.sleep(0.01)
-        return np.zeros(1)
-
-    with ThreadPoolExecutor(2) as pool:
-        results = in_order(pool, work, range(100), 3)
-        assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
-        results.close()
-        at_close = len(begun)
-        time.sleep(0.05)
-        assert len(begun) == at_close <= 7
-
-
-def test_a_failure_ends_the_visit_and_comes_out() -> None:
-    def work(item: int) -> np.ndarray:
-        if item == 2:
-            raise LabError("no", "hint")
-        return np.zeros(1)
-
-    with ThreadPoolExecutor(2) as pool, pytest.raises(LabError, match="no"):
-        assert [item for item, _ in in_order(pool, work, range(9), 3)] == [0, 1]
 
 
 # -- against an independent computation -------------------------------------------------------------------------------
