@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from benchmarks import busy, coverage, divergence, quality, report, speed, verdicts, whole
+from benchmarks import again, busy, coverage, divergence, quality, report, speed, verdicts, whole
 from benchmarks.bench import Bench, Settings
 from benchmarks.logs import system_features
 from benchmarks.process import Runner
@@ -42,6 +42,7 @@ SECTIONS = {
     "9": coverage.coverage,
     "10": busy.busy,
     "11": busy.predictions,
+    "12": again.again,
 }
 
 
@@ -53,8 +54,9 @@ SECTIONS = {
 @click.option("--timing-chunks", type=click.IntRange(min=2), help="Chunks for time and memory. Default: at most 64.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of comparisons 2, 3, 4. Default: 5.")
 @click.option("--lab-rounds", type=click.IntRange(min=1), help="Rounds of comparison 5. Default: 2.")
+@click.option("--again", type=click.IntRange(min=2), help="Runs of comparison 12, idle and busy each. Default: 20.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: this machine's physical cores.")
-@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all eleven; 7 (the whole text) with demo only.")
+@click.option("--only", help="Comparisons to take, e.g. 1,2. Default: all twelve; 7 (the whole text) with demo only.")
 @click.option("--quick", is_flag=True, help="8 chunks and 2 rounds: to see that it works, not what comes out.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Folder with llama.cpp's tools, ready to run.")
 @click.option("--source", type=click.Path(path_type=Path), help="llama.cpp checkout to build instead of the release.")
@@ -155,6 +157,7 @@ def _settings(options: dict[str, Any], is_demo: bool) -> Settings:
         timing_chunks=timing,
         rounds=options["rounds"] or (2 if quick else 5),
         lab_rounds=options["lab_rounds"] or (1 if quick else 2),
+        again=options["again"] or (2 if quick else 20),
     )
 
 

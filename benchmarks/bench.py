@@ -23,12 +23,14 @@ class Settings:
         chunks: of text, for parity and for the whole lab; None for all.
         timing_chunks: of text, for wall time and peak memory.
         rounds: A B A B ... of short comparisons; lab_rounds: of the whole lab.
+        again: runs of `labctl bench`, on an idle machine and beside a load each.
     """
 
     chunks: int | None
     timing_chunks: int | None
     rounds: int
     lab_rounds: int
+    again: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,13 +32,13 @@ def busy(bench: Bench) -> Section:
     samples: list[Sample] = []
     for number in range(1, count + 1):
         for state in (QUIET, BUSY):
-            with _state(state, number):
+            with state_of(state, number):
                 for label in labels:
                     visit = _visit(bench, label, number, f"speed, {state}")
                     visits.setdefault((state, label), []).append(visit)
     for number in range(1, count + 1):
         for state in (QUIET, BUSY):
-            with _state(state, 100 + number):
+            with state_of(state, 100 + number):
                 samples += _perplexity(bench, number, state)
     pairs = [_pair(visits, labels[0], label, test) for label in labels for test in TESTS]
     settings = {
@@ -80,7 +80,8 @@ def predictions(bench: Bench) -> Section:
 
 
 @contextlib.contextmanager
-def _state(state: str, seed: int) -> Iterator[None]:
+def state_of(state: str, seed: int) -> Iterator[None]:
+    """The machine as it is, or beside a load."""
     with load(seed=seed, most_s=_MOST_S) if state == BUSY else contextlib.nullcontext():
         yield
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from benchmarks.records import AS_NEEDED, BUSY, OURS, QUIET, THEIRS, ModelResults, Sample, Section
+from benchmarks import claims_busy
+from benchmarks.claim import Claim, by_round
+from benchmarks.records import AS_NEEDED, OURS, THEIRS, ModelResults, Section
 from benchmarks.stats import (
     AS_IT_COMES,
-    BUSY_PERPLEXITY,
-    BUSY_RATIO,
-    BUSY_UNDISTURBED,
     EARLY_SHARE,
     HELP_S,
     KL_STORED,
     LOOK_S,
     PERPLEXITY_PEAK,
     PERPLEXITY_WALL,
-    PREDICTED,
     SECOND_RUN_S,
     SETTLED_SHARE,
     SPEED,
@@ -28,31 +25,6 @@ from benchmarks.stats import (
     Target,
     ratio,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One target and what came out.
-
-    Attributes:
-        value: what the target is about: a ratio, seconds, or a share of formats (1 is all).
-        result: the same in words and figures.
-    """
-
-    section: str
-    what: str
-    target: str
-    value: float
-    result: str
-    met: bool
-
-
-def by_round(samples: Iterable[Sample], side: str, label: str, step: str, figure: str) -> list[float]:
-    """One figure of one side's processes, in the order of the rounds."""
-    found = sorted(
-        (one.round, getattr(one, figure)) for one in samples if (one.side, one.format, one.step) == (side, label, step)
-    )
-    return [value for _, value in found]
 
 
 def process_ratio(section: Section, label: str, step: str, figure: str) -> Ratio:
@@ -330,67 +302,6 @@ def _divergence(_model: ModelResults, section: Section) -> list[Claim]:
     ]
 
 
-def _busy(_model: ModelResults, section: Section) -> list[Claim]:
-    base = section.busy[0].format
-    pairs = [pair for pair in section.busy if pair.format != base]
-    known = [pair for pair in pairs if pair.is_known]
-    off = max((pair.off for pair in known), default=0.0)
-    slower = max((pair.undisturbed_slower for pair in section.busy if pair.undisturbed_slower), default=math.nan)
-    slowed = statistics.median(pair.all_slower for pair in section.busy)
-    found = [
-        Claim(
-            section="10",
-            what="speed-ups beside a load",
-            target=BUSY_RATIO.text,
-            value=off,
-            result=f"{off:.3f} off at most; {len(pairs) - len(known)} of {len(pairs)} undecided",
-            met=BUSY_RATIO.met(off),
-        ),
-        Claim(
-            section="10",
-            what="undisturbed times beside a load, of each format and test",
-            target=BUSY_UNDISTURBED.text,
-            value=slower,
-            result=f"{slower:.3f} at most, where all times together are {slowed:.2f} (median)",
-            met=BUSY_UNDISTURBED.met(slower),
-        ),
-    ]
-    for side, target in ((OURS, BUSY_PERPLEXITY), (THEIRS, None)):
-        label = section.samples[0].format
-        one = ratio(*(by_round(section.samples, side, label, state, "wall_s") for state in (BUSY, QUIET)))
-        found.append(
-            Claim(
-                section="10",
-                what=f"perplexity step beside a load, {side}",
-                target=target.text if target is not None else "none: for comparison",
-                value=one.value,
-                result=f"{one.value:.2f} times ({one.ours:.1f} s against {one.theirs:.1f} s)",
-                met=target is None or target.met(one.value),
-            )
-        )
-    return found
-
-
-def _predictions(_model: ModelResults, section: Section) -> list[Claim]:
-    cache = section.settings["cache_bytes"] or 0
-    told = [one for one in section.predictions if one.off is not None]
-    large = [one for one in told if one.size_bytes > cache]
-    off = max((abs(one.off or 0.0) for one in large), default=math.nan)
-    if not large:
-        return []
-    return [
-        Claim(
-            section="11",
-            what="predicted tokens per second of generation",
-            target=PREDICTED.text,
-            value=off,
-            result=f"{off:.3f} off at most, {len(large)} of {len(section.predictions)} files; {len(told) - len(large)}"
-            f" in the cache, {len(section.predictions) - len(told)} of types never timed",
-            met=PREDICTED.met(off),
-        )
-    ]
-
-
 _CLAIMS = {
     "1": _parity,
     "2": _cost,
@@ -401,6 +312,7 @@ _CLAIMS = {
     "7": _verdicts,
     "8": _divergence,
     "9": _coverage,
-    "10": _busy,
-    "11": _predictions,
+    "10": claims_busy.busy,
+    "11": claims_busy.predictions,
+    "12": claims_busy.again,
 }

@@ -245,6 +245,40 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedAgain:
+    """How many times as fast one format was as another in one run of `labctl bench`.
+
+    Attributes:
+        number: of the run, from 1 in each state.
+        formats: the faster over the slower if ratio is above 1.
+        low, high: interval of the ratio, as labctl gives it; 0 to the largest number where it gives none.
+    """
+
+    state: str
+    number: int
+    test: str
+    formats: tuple[str, str]
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """What is measured, the same in every run."""
+        return (*self.formats, self.test)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether labctl gives the ratio an interval at all."""
+        return self.low > 0
+
+    @property
+    def sign(self) -> int:
+        """1 if the first format is shown to be faster, -1 if slower, 0 if they are not told apart."""
+        return 1 if self.low > 1 else -1 if self.high < 1 else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One comparison: when and how it was taken, and its raw samples."""
 
@@ -260,6 +294,7 @@ class Section:
     coverage: tuple[Coverage, ...] = ()
     busy: tuple[BusyPair, ...] = ()
     predictions: tuple[Prediction, ...] = ()
+    again: tuple[SpeedAgain, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.claims import by_round, claims, lab_rounds, process_ratio, speed_ratio, total_ratio
-from benchmarks.records import AS_NEEDED, OURS, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
+from benchmarks.claim import by_round
+from benchmarks.claims import claims, lab_rounds, process_ratio, speed_ratio, total_ratio
+from benchmarks.records import AS_NEEDED, BUSY, OURS, QUIET, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
 from benchmarks.stats import PERPLEXITY_PEAK, PERPLEXITY_WALL, SPEED, Ratio, Target, ratio, verdict
 from labctl.errors import LabError
 from labctl.records.disk import write_bytes, write_text
@@ -378,6 +379,24 @@ def _predictions(_model: ModelResults, part: Section) -> str:
     return "### 11. Predicted speed of generation\n\n" + table(head, rows)
 
 
+def _again(_model: ModelResults, part: Section) -> str:
+    rows = []
+    for what in dict.fromkeys(one.what for one in part.again):
+        for state in (QUIET, BUSY):
+            runs = [one for one in part.again if one.what == what and one.state == state]
+            ratios = [one.ratio for one in runs]
+            n_apart = sum(one.sign != 0 for one in runs)
+            rows.append(
+                (
+                    f"{what[0]} over {what[1]}, {what[2]}, {state}",
+                    f"{statistics.median(ratios):.3f}",
+                    f"{min(ratios):.3f} to {max(ratios):.3f}",
+                    f"{n_apart} of {len(runs)}",
+                )
+            )
+    return "### 12. Speeds again\n\n" + table(("ratio", "median of runs", "smallest and largest", "told apart"), rows)
+
+
 _SECTIONS = {
     "1": _perplexity,
     "2": _cost,
@@ -390,4 +409,5 @@ _SECTIONS = {
     "9": _coverage,
     "10": _busy,
     "11": _predictions,
+    "12": _again,
 }

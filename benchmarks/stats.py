@@ -81,6 +81,9 @@ BUSY_RATIO = Target(text="within 0.05 of the idle machine's, or undecided", high
 BUSY_UNDISTURBED = Target(text="at most 1.05 of the idle machine's", high=1.05)
 BUSY_PERPLEXITY = Target(text="at most 2.5 times the idle machine's", high=2.5)
 PREDICTED = Target(text="within 0.15 for files larger than the cache", high=0.15)
+AGAIN_WITHIN = Target(text="at least 0.95 of the pairs within 3 %", low=0.95)
+AGAIN_COVERED = Target(text="at least 0.95 of the pairs", low=0.95)
+AGAIN_WRONG = Target(text="none", high=0)
 HELP_S = Target(text="under 0.3 s", high=0.3)
 SECOND_RUN_S = Target(text="under 2 s", high=2.0)
 

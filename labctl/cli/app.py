@@ -52,7 +52,6 @@ def _measure(
     Args:
         show: shows what was found in place of the lab's main figures.
     """
-    from labctl.pipeline import plan
     from labctl.pipeline import run as pipeline
 
     display, made = output.display, steps.every(wanted)
@@ -60,7 +59,7 @@ def _measure(
     if any("ctx" in step.settings for step in made):
         lab.reach.require(lab.config.ctx)
     if dry_run:
-        _show_plan(lab, plan.plan(lab, wanted, force=forced), output)
+        _dry_run(lab, wanted, forced, output)
         return
     if not lab.is_demo:
         _preflight(lab, wanted, forced, display)
@@ -81,27 +80,40 @@ def _preflight(lab: Lab, names: Sequence[str | AnyStep], force: Sequence[str], d
     planned = plan.plan(lab, names, force=force)
     if not planned:
         return
-    if any(steps.named(row.step).asks is not None for row in planned) and preflight.stored_probe(lab) is None:
-        display.note("Timing the first chunks of text ...")
+    if _rests_on_speed(planned) and preflight.stored_probe(lab) is None:
+        display.note(_TIMING)
         if preflight.ensure_probe(lab) is not None:
             planned = plan.plan(lab, names, force=force)
     preflight.check(lab, preflight.preflight(lab, planned), display)
 
 
-def _show_plan(lab: Lab, planned: Sequence[Planned], output: Output) -> None:
-    from labctl.pipeline import preflight
+_TIMING = "Timing the model's first tokens ..."
+
+
+def _rests_on_speed(planned: Sequence[Planned]) -> bool:
+    return any(steps.named(row.step).asks is not None for row in planned)
+
+
+def _dry_run(lab: Lab, names: Sequence[str | AnyStep], force: Sequence[str], output: Output) -> None:
+    """Say what a run would do, without writing anything."""
+    from labctl.pipeline import plan, preflight
     from labctl.records.units import size_text, time_text
 
+    planned = plan.plan(lab, names, force=force)
+    probe = preflight.stored_probe(lab)
+    if probe is None and _rests_on_speed(planned):
+        output.display.note(_TIMING)
+        probe = preflight.timed(lab)
+        planned = plan.plan(lab, names, force=force, probe=probe)
     output.data(planned)
     if not planned:
         output.line("Nothing to do: everything is up to date.")
         return
     total_bytes = sum(one.write_bytes for one in planned)
     total_s = sum(one.estimate_s for one in planned)
-    timed = preflight.stored_probe(lab) is not None
     rests_on = (
-        "judging by this model's first chunks, timed in an earlier run"
-        if timed
+        "judging by the speed of this model here"
+        if probe is not None
         else "reckoned from the model's size, give or take a factor of 3"
     )
     output.table(
@@ -112,7 +124,7 @@ def _show_plan(lab: Lab, planned: Sequence[Planned], output: Output) -> None:
             for one in planned
         ],
         caption=f"In all: {size_text(total_bytes)} and about {time_text(preflight.rough_s(total_s))}, {rests_on}."
-        " Nothing was measured or written now.",
+        " Nothing was written now.",
     )
 
 

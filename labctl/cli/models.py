@@ -23,12 +23,11 @@ def models(output: Output) -> None:
     Example: labctl models
     """
     from labctl.lab.sources.presets import PRESETS
-    from labctl.machine import cpu
-    from labctl.pipeline.preflight import rough_s, whole_lab_s
+    from labctl.pipeline.preflight import rough_s
     from labctl.records.units import size_text, time_text
 
-    n_threads = cpu.performance_cores()
-    rows = [(preset, whole_lab_s(preset.n_params, n_threads)) for preset in PRESETS.values()]
+    times_s, n_threads = _whole_labs_s(output)
+    rows = [(preset, times_s.get(name)) for name, preset in PRESETS.items()]
     output.data([_plain(preset, seconds) for preset, seconds in rows])
     output.table(
         "Models by name (labctl run --model NAME)",
@@ -41,13 +40,13 @@ def models(output: Output) -> None:
                 preset.source_type,
                 preset.licence + (" (gated)" if preset.gated else ""),
                 size_text(preset.peak_ram_bytes()),
-                time_text(rough_s(seconds)),
+                "not known" if seconds is None else time_text(rough_s(seconds)),
                 "yes" if preset.suits_k_quants else "fall back",
             )
             for preset, seconds in rows
         ],
         caption=(
-            f"Time: the lab's seven formats with {n_threads} threads, give or take a factor of 3. k-quants need rows of"
+            f"Time: the lab's seven formats with {n_threads} threads, on an idle machine. k-quants need rows of"
             " a multiple of 256 weights; where they fall back, files hold other types than their names say. gated:"
             " accept the licence on the Hub first and set HF_TOKEN. Models from the Hub come as checkpoints and are"
             " converted, which sets up PyTorch in an environment of its own at the first use. Q4_1: quantized before"
@@ -56,7 +55,27 @@ def models(output: Output) -> None:
     )
 
 
-def _plain(preset: Preset, seconds: float) -> dict[str, object]:
+def _whole_labs_s(output: Output) -> tuple[dict[str, float], int]:
+    """About how many seconds a lab of each model takes here, as far as that can be told, and with how many threads."""
+    from labctl.lab.sources.presets import PRESETS
+    from labctl.lab.values import load_config
+    from labctl.machine import cpu
+    from labctl.pipeline.forecast import any_lab, machine_rates, whole_lab_s
+
+    try:
+        lab = any_lab(load_config({}).outputs, output.display)
+        machine = machine_rates(lab, output.display)
+    except LabError as error:
+        output.display.warn(f"How long a lab takes is not known: {error.message}")
+        return {}, cpu.performance_cores()
+    found = {}
+    for name, preset in PRESETS.items():
+        baseline = machine.at(8 * preset.baseline_bytes / preset.n_params).of(preset.n_params)
+        found[name] = whole_lab_s(lab, baseline, is_demo=preset.spec == "demo")
+    return found, lab.n_threads
+
+
+def _plain(preset: Preset, seconds: float | None) -> dict[str, object]:
     return {
         "name": preset.name,
         "title": preset.title,
@@ -69,7 +88,7 @@ def _plain(preset: Preset, seconds: float) -> dict[str, object]:
         "suits_k_quants": preset.suits_k_quants,
         "converts": preset.converts,
         "peak_ram_bytes": preset.peak_ram_bytes(),
-        "whole_lab_s": round(seconds),
+        "whole_lab_s": None if seconds is None else round(seconds),
     }
 
 

@@ -41,6 +41,11 @@ class Format:
     uses_imatrix: bool = True
     aliases: tuple[str, ...] = ()
 
+    @property
+    def bits(self) -> float:
+        """Bits that a weight takes in most tensors, scales included."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:

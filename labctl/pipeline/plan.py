@@ -13,17 +13,18 @@ STEPS = tuple(step.name for step in steps.every() if not step.on_request)
 """The steps of a whole run, in their order."""
 
 
-def prompt_rate(lab: Lab) -> float:
-    """Prompt tokens a second of the baseline: as probed on this machine, else by arithmetic."""
-    return preflight.tokens_per_s(lab, lab.source.n_params)
+def plan(
+    lab: Lab, names: Sequence[str | AnyStep] = STEPS, *, force: Sequence[str] = (), probe: preflight.Probe | None = None
+) -> list[Planned]:
+    """What a run would do, with the bytes that it would write and a rough time.
 
-
-def plan(lab: Lab, names: Sequence[str | AnyStep] = STEPS, *, force: Sequence[str] = ()) -> list[Planned]:
-    """What a run would do, with the bytes that it would write and a rough time."""
-    tokens_per_s = prompt_rate(lab)
+    Args:
+        probe: how fast the baseline is, if that was timed and not kept.
+    """
+    rates = preflight.rates(lab, probe)
     return [
         row
         for step in steps.every(names)
         if not step.lacking(lab) and (stale := step.stale(lab, force=step.name in force))
-        for row in step.planned(lab, stale, tokens_per_s)
+        for row in step.planned(lab, stale, rates)
     ]

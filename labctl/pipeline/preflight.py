@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,27 +14,34 @@ from labctl.records.disk import free_bytes
 from labctl.records.store import read_record, write_record
 from labctl.records.units import size_text, time_text
 from labctl.steps.base import Planned
+from labctl.steps.bench.record import BenchEffort, BenchTask, SpeedVisit
+from labctl.steps.bench.step import BENCH
 from labctl.steps.perplexity.record import N_SIDE, PerplexityTask, Scored
 from labctl.steps.perplexity.step import PERPLEXITY
+from labctl.steps.rates import Rates
 
 FLOPS_PER_CORE = 40e9
 """Operations a second that one core of a laptop reaches in llama.cpp, within 3 times."""
-
-_LAB_TOKENS = 7 * 140 * 512
-"""Tokens that seven formats read in a whole lab, speed and texts counted as the prompt tokens of the same time."""
+_BYTES_PER_S = 10e9  # read from memory for a token
+_OPEN_BYTES_PER_S = 1e9
+_N_NEW = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The first chunks of the text through the baseline, on this machine.
+    """The first chunks of the text through the baseline on this machine, and a few tokens generated.
 
     Attributes:
         tokens_per_s: reading and scoring, without loading the model.
-        peak_rss_bytes: of the process.
+        token_s: seconds for a generated token.
+        open_s: seconds to open the file.
+        peak_rss_bytes: of the process that read.
     """
 
     key: str
     tokens_per_s: float
+    token_s: float
+    open_s: float
     peak_rss_bytes: int
     provenance: Provenance
 
@@ -60,21 +68,23 @@ def guessed_tokens_per_s(n_params: int, n_threads: int) -> float:
     return FLOPS_PER_CORE * n_threads / (2 * n_params)
 
 
-def whole_lab_s(n_params: int, n_threads: int) -> float:
-    """About how long the seven formats of the worksheet take, within 3 times."""
-    return 60 + _LAB_TOKENS / guessed_tokens_per_s(n_params, n_threads)
-
-
 def rough_s(seconds: float) -> float:
     """An estimate without the digits that it does not know: whole minutes from ten on, whole hours from three on."""
     unit = 1 if seconds < 60 else 10 if seconds < 600 else 60 if seconds < 3600 else 600 if seconds < 10_800 else 3600
     return round(seconds / unit) * unit
 
 
-def tokens_per_s(lab: Lab, n_params: int) -> float:
-    """Prompt tokens a second of this lab's baseline: as probed, if it was, else by arithmetic."""
-    probe = stored_probe(lab)
-    return probe.tokens_per_s if probe is not None else guessed_tokens_per_s(n_params, lab.n_threads)
+def rates(lab: Lab, probe: Probe | None = None) -> Rates:
+    """Of this lab's baseline: as probed, if it was, else by arithmetic."""
+    source = lab.source
+    probe = probe or stored_probe(lab)
+    if probe is None:
+        prompt_s = 1 / guessed_tokens_per_s(source.n_params, lab.n_threads)
+        token_s, open_s = source.size_bytes / _BYTES_PER_S, source.size_bytes / _OPEN_BYTES_PER_S
+    else:
+        prompt_s, token_s, open_s = 1 / probe.tokens_per_s, probe.token_s, probe.open_s
+    bits = 8 * source.size_bytes / source.n_params
+    return Rates(n_params=source.n_params, bits=bits, prompt_s=prompt_s, token_s=token_s, open_s=open_s)
 
 
 def _key(lab: Lab) -> str:
@@ -85,6 +95,7 @@ def _key(lab: Lab) -> str:
         machine=lab.machine.machine_id,
         n_threads=lab.n_threads,
         n_ctx=lab.config.ctx,
+        n_new=_N_NEW,
     )
 
 
@@ -95,17 +106,27 @@ def stored_probe(lab: Lab) -> Probe | None:
 
 
 def ensure_probe(lab: Lab) -> Probe | None:
-    """Time the first chunks, unless that was done before.
+    """Time the baseline, unless that was done before, and keep the result.
 
-    Returns: None where they cannot be measured; the run itself will say why.
+    Returns: None where that cannot be done; the run itself will say why.
     """
     known = stored_probe(lab)
-    if known is not None or PERPLEXITY.lacking(lab):
+    if known is not None:
         return known
+    probe = timed(lab)
+    if probe is not None:
+        write_record(lab.folder.record_path("probe"), probe)
+    return probe
+
+
+def timed(lab: Lab) -> Probe | None:
+    """The baseline timed; nothing is kept. None where that cannot be done."""
+    if PERPLEXITY.lacking(lab) or BENCH.lacking(lab):
+        return None
     key = _key(lab)
     settings = {"n_ctx": lab.config.ctx, "n_threads": lab.n_threads}
     provenance = lab.provenance("probe", key, {"model": lab.model.sha256}, settings)
-    task = PerplexityTask(
+    reading = PerplexityTask(
         model_path=lab.model.path,
         format=lab.model.baseline,
         n_threads=lab.n_threads,
@@ -113,18 +134,28 @@ def ensure_probe(lab: Lab) -> Probe | None:
         n_ctx=lab.config.ctx,
         n_first=N_SIDE,
     )
+    generating = BenchTask(
+        model_path=lab.model.path,
+        format=lab.model.baseline,
+        n_threads=lab.n_threads,
+        n_prompt=_N_NEW,
+        n_gen=_N_NEW,
+        effort=BenchEffort(min_reps=1, max_reps=1, min_s=0.0),
+        round=0,
+        order=0,
+    )
     try:
-        scored = lab.run(task, Scored, "probe", lab.model.baseline)
+        scored, visit = lab.ask(reading, Scored), lab.ask(generating, SpeedVisit)
     except LabError:
         return None
-    probe = Probe(
+    return Probe(
         key=key,
         tokens_per_s=len(scored.done_s) * lab.config.ctx / scored.done_s[-1],
+        token_s=statistics.median(visit.all_s("tg")),
+        open_s=visit.load_s,
         peak_rss_bytes=scored.peak_rss_bytes,
         provenance=provenance,
     )
-    write_record(lab.folder.record_path("probe"), probe)
-    return probe
 
 
 def spool_bytes(planned: Sequence[Planned]) -> int:

@@ -14,7 +14,7 @@ from labctl.executors.base import ChildError, OnProgress, Progress
 from labctl.lab import heard
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
-from labctl.pipeline import asked, labs, plan
+from labctl.pipeline import asked, labs, preflight
 from labctl.pipeline.plan import STEPS
 from labctl.pipeline.reporting import build_report, failures_of, kinds, load_records, report_folder
 from labctl.records.disk import remove_partials
@@ -51,10 +51,10 @@ class _Run:
         self.touched: set[tuple[str, Case]] = set()
         stale = {step: step.stale(lab, force=step.name in force) for step in wanted}
         self._units = {step.name: step.unit for step in wanted}
-        self._costs = {step.name: step.total_cost(lab, cases) for step, cases in stale.items()}
-        self._cost_done = dict.fromkeys(self._costs, 0.0)
-        per_s = plan.prompt_rate(lab)
-        display.begin({step.name: step.seconds(lab, cases, per_s) for step, cases in stale.items()}, self._result)
+        self.rates = preflight.rates(lab)
+        self._expected_s = {step.name: step.total_s(lab, cases, self.rates) for step, cases in stale.items()}
+        self._done_s = dict.fromkeys(self._expected_s, 0.0)
+        display.begin(self._expected_s, self._result)
 
     def load(self) -> None:
         """Open the source, unless that was done before, and say what llama.cpp warned of.
@@ -81,16 +81,16 @@ class _Run:
         if stale:
             step.run(self, stale, riders)
 
-    def attempt(self, step: str, case: Case, cost: float, work: Callable[[OnProgress], object]) -> bool:
+    def attempt(self, step: str, case: Case, expected_s: float, work: Callable[[OnProgress], object]) -> bool:
         """Do a part of a step; a failure is reported and kept, and the run goes on."""
         self.touched.add((step, case))
         self.display.step(step, case.format, self._units[step])
-        base, whole = self._cost_done[step], self._costs[step]
+        base, whole = self._done_s[step], self._expected_s[step]
 
         def on_progress(event: Progress) -> None:
             share = event.done / event.total if event.total else 0.0
             self.display.progress(
-                event.done, event.total, event.note, (base + cost * share) / whole if whole else share
+                event.done, event.total, event.note, (base + expected_s * share) / whole if whole else share
             )
 
         try:
@@ -105,7 +105,7 @@ class _Run:
                 self._keep_failures()
             return True
         finally:
-            self._cost_done[step] = base + cost
+            self._done_s[step] = base + expected_s
         return False
 
     def _fail(self, name: str, case: Case, error: LabError) -> None:

@@ -39,8 +39,8 @@ def written_together(records: Measured) -> str:
     if not many:
         return ""
     return (
-        f" With a model of this size, {many} texts of a kind are written at a time, which is faster; sums then come out in"
-        " another order, and a text may turn elsewhere than one that is written alone."
+        f" With a model of this size, {many} texts of a kind are written at a time, which is faster; sums then come out"
+        " in another order, and a text may turn elsewhere than one that is written alone."
     )
 
 

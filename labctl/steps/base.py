@@ -18,6 +18,7 @@ from labctl.lab.listener import Listener
 from labctl.records.base import Provenance
 from labctl.records.sources import SourceModel, TextSource
 from labctl.records.store import read_record, write_record
+from labctl.steps.rates import Rates
 
 if TYPE_CHECKING:
     from labctl.lab.folder import RunFolder
@@ -91,15 +92,18 @@ class Running(Protocol):
     def lab(self) -> Lab: ...
     @property
     def display(self) -> Listener: ...
+    @property
+    def rates(self) -> Rates:
+        """Of the baseline."""
 
     def cases(self, step: AnyStep) -> tuple[Case, ...]:
         """What a step can measure now: nothing that it comes after has failed for that format."""
 
-    def attempt(self, step: str, case: Case, cost: float, work: Callable[[OnProgress], object]) -> bool:
+    def attempt(self, step: str, case: Case, expected_s: float, work: Callable[[OnProgress], object]) -> bool:
         """Do a part of a step: a failure is reported and kept, and the run goes on.
 
         Args:
-            cost: its share of the step's cost, for the progress display.
+            expected_s: about how long it takes, for the progress display.
         Returns: whether it succeeded.
         """
 
@@ -234,30 +238,35 @@ class Step(Generic[RecordT]):
         there = {} if force else self.load(lab)
         return tuple(case for case in self.cases(lab) if case not in there)
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        """The work of a case, in prompt tokens that take as long, roughly."""
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        """About how long a case takes.
+
+        Args:
+            rates: of the case's format.
+        """
         raise NotImplementedError
 
-    def total_cost(self, lab: Lab, stale: Sequence[Case]) -> float:
-        """The work of all that is stale."""
-        return sum(self.cost(lab, case) for case in stale)
+    def expected_s(self, lab: Lab, case: Case, baseline: Rates) -> float:
+        """About how long a case takes, by the baseline's rates."""
+        is_baseline = case.format == lab.model.baseline
+        return self.seconds(lab, case, baseline if is_baseline else baseline.at(lab.engine.formats[case.format].bits))
 
-    def seconds(self, lab: Lab, stale: Sequence[Case], tokens_per_s: float) -> float:
-        """About how long all that is stale takes, at a prompt speed of so many tokens a second."""
-        return 0.5 * len(stale) + self.total_cost(lab, stale) / tokens_per_s
+    def total_s(self, lab: Lab, stale: Sequence[Case], baseline: Rates) -> float:
+        """About how long all that is stale takes."""
+        return sum(self.expected_s(lab, case, baseline) for case in stale)
 
     def writes(self, lab: Lab, case: Case) -> int:
         """Bytes that a case leaves on the disk, where they are many."""
         return 0
 
-    def planned(self, lab: Lab, stale: Sequence[Case], tokens_per_s: float) -> list[Planned]:
+    def planned(self, lab: Lab, stale: Sequence[Case], baseline: Rates) -> list[Planned]:
         """What measuring all that is stale means for this machine."""
         return [
             Planned(
                 step=self.name,
                 label=case.format,
                 write_bytes=self.writes(lab, case),
-                estimate_s=self.seconds(lab, [case], tokens_per_s),
+                estimate_s=self.expected_s(lab, case, baseline),
             )
             for case in stale
         ]
@@ -274,7 +283,8 @@ class Step(Generic[RecordT]):
         """Measure what is stale, case by case; riders are steps that ride on this one and are due."""
         lab = running.lab
         for case in stale:
-            running.attempt(self.name, case, self.cost(lab, case), functools.partial(self.make, lab, case))
+            expected_s = self.expected_s(lab, case, running.rates)
+            running.attempt(self.name, case, expected_s, functools.partial(self.make, lab, case))
 
     def forget(self, lab: Lab, case: Case) -> None:
         """Drop what is kept of single measurements beside the record, so that all is measured again."""

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import claims, records, report
 from benchmarks.load import BURST_S, bursts
-from benchmarks.records import BUSY, OURS, QUIET, THEIRS, BusyPair, Prediction
+from benchmarks.records import BUSY, OURS, QUIET, THEIRS, BusyPair, Prediction, SpeedAgain
 
 
 def test_the_load_is_busy_half_of_the_time_in_bursts_that_repeat() -> None:
@@ -64,7 +64,7 @@ def results(**parts: object) -> records.ModelResults:
         n_threads=2,
         machine={},
         versions={},
-        sections={"11" if "predictions" in parts else "10": section},
+        sections={{"predictions": "11", "again": "12"}.get(next(iter(parts)), "10"): section},
     )
 
 
@@ -97,3 +97,28 @@ def test_predictions_count_for_files_larger_than_the_cache() -> None:
     assert not claims.claims(results(predictions=(replace(found[0], predicted_tps=12.0),)))[0].met
     page = report._SECTIONS["10"](results(busy=PAIRS, samples=SAMPLES), results(busy=PAIRS).sections["10"])
     assert "| Q4_K_M, tg | 1.500 | 9.000 | undecided |" in page
+
+
+def run_again(state: str, number: int, ratio: float, low: float, high: float, label: str = "Q8_0") -> SpeedAgain:
+    return SpeedAgain(state=state, number=number, test="tg", formats=(label, "F16"), ratio=ratio, low=low, high=high)
+
+
+def test_runs_are_held_against_each_other_and_against_all_quiet_ones() -> None:
+    runs = (
+        run_again(QUIET, 1, 1.50, 1.48, 1.52),
+        run_again(QUIET, 2, 1.51, 1.49, 1.53),
+        run_again(QUIET, 3, 1.60, 1.59, 1.62),
+        run_again(QUIET, 4, 9.00, 0.0, 1e300),  # no interval: no claim, and none about it
+        run_again(BUSY, 1, 1.40, 0.90, 1.80),
+        run_again(BUSY, 2, 0.90, 0.80, 0.95),
+        run_again(BUSY, 3, 1.45, 1.20, 1.90),
+    )
+    model = results(again=runs)
+    near, covered, quiet, busy = claims.claims(model)
+    assert near.value == pytest.approx(1 / 3) and covered.value == pytest.approx(2 / 6)
+    assert not near.met and not covered.met
+    assert quiet.met and quiet.value == 0
+    assert busy.value == 1 and not busy.met
+    assert busy.result == "1 of 2 that were told apart (3 in all); of formats that differ by 51.0 % at most"
+    page = report._SECTIONS["12"](model, model.sections["12"])
+    assert "| Q8_0 over F16, tg, beside a load | 1.400 | 0.900 to 1.450 | 2 of 3 |" in page

@@ -28,6 +28,12 @@ SHAPE = ModelShape(
 )
 
 
+class Bytes(Format):
+    """A byte a weight."""
+
+    bits = 8.0
+
+
 class Fake(Engine):
     """It can make files and continue texts, and nothing else."""
 
@@ -36,7 +42,7 @@ class Fake(Engine):
     can = frozenset({"text"})
     suffix = ".fake"
     formats: Mapping[str, Format] = {
-        name: Format(name=name, tensor_type="byte", uses_imatrix=False) for name in ("HALF", "EIGHTH")
+        name: Bytes(name=name, tensor_type="byte", uses_imatrix=False) for name in ("HALF", "EIGHTH")
     }
     usual_formats = ("HALF", "EIGHTH")
 

@@ -64,17 +64,19 @@ def lab(new_lab: Path, open_lab: Callable[..., Lab], demo_model: Path) -> Lab:
 
 def test_a_guess_is_two_operations_a_weight_and_token() -> None:
     assert preflight.guessed_tokens_per_s(1_000_000_000, 4) == 80.0
-    assert preflight.whole_lab_s(2_000_000_000, 2) > preflight.whole_lab_s(1_000_000_000, 2)
 
 
 def test_the_probe_measures_once_and_replaces_the_guess(lab: Lab) -> None:
     assert preflight.stored_probe(lab) is None
-    guess = preflight.tokens_per_s(lab, 15_211_008)
-    assert guess == preflight.guessed_tokens_per_s(15_211_008, lab.n_threads)
+    guess = preflight.rates(lab)
+    assert 1 / guess.prompt_s == pytest.approx(preflight.guessed_tokens_per_s(15_211_008, lab.n_threads))
     probe = preflight.ensure_probe(lab)
     assert probe is not None and probe.tokens_per_s > 0 and 30e6 < probe.peak_rss_bytes < 4e9
+    assert 0 < probe.token_s < 1 and 0 < probe.open_s < 10
     assert preflight.ensure_probe(lab) == probe == preflight.stored_probe(lab)
-    assert preflight.tokens_per_s(lab, 15_211_008) == probe.tokens_per_s
+    rates = preflight.rates(lab)
+    assert 1 / rates.prompt_s == pytest.approx(probe.tokens_per_s) and rates.token_s == probe.token_s
+    assert rates.n_params == 15_211_008 and 16 <= rates.bits < 17
     other = dataclasses.replace(lab, n_threads=lab.n_threads + 1)
     assert preflight.stored_probe(other) is None
     assert not list(lab.folder.nll.glob("*"))

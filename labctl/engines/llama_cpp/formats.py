@@ -21,6 +21,12 @@ class GgufFormat(Format):
 
     ftype: int
 
+    @property
+    def bits(self) -> float:
+        from labctl.engines.llama_cpp.gguf.reader import tensor_types
+
+        return next(8 * n_bytes / n for name, n, n_bytes in tensor_types().values() if name == self.tensor_type)
+
 
 _TABLE = (
     GgufFormat(name="F32", ftype=0, tensor_type="f32", uses_imatrix=False, aliases=("FP32",)),

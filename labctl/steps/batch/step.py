@@ -12,6 +12,7 @@ from labctl.steps.base import AnyStep, Case, Running, Step
 from labctl.steps.batch.record import BatchRun, BatchTask, Timed
 from labctl.steps.bench.step import least_visit_s, limits
 from labctl.steps.files import need_file
+from labctl.steps.rates import Rates
 
 N_REPS = 3
 
@@ -55,8 +56,8 @@ class Batch(Step[BatchRun]):
         asked = Batch(tuple(point.n_seq for point in record.points))
         return record if record.provenance.key == asked.key(lab, case) else None
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return 5_000 * len(self.n_seqs)
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        return rates.process_s(n_prompt=5_000 * len(self.n_seqs))
 
     def run(self, running: Running, stale: Sequence[Case], riders: Sequence[AnyStep] = ()) -> None:
         lab, begun = running.lab, time.monotonic()
@@ -67,7 +68,7 @@ class Batch(Step[BatchRun]):
             def work(on_progress: OnProgress, case: Case = case, deadline_s: float = deadline_s) -> None:
                 self._time(lab, case, on_progress, deadline_s)
 
-            running.attempt(self.name, case, self.cost(lab, case), work)
+            running.attempt(self.name, case, self.expected_s(lab, case, running.rates), work)
 
     def _time(self, lab: Lab, case: Case, on_progress: OnProgress, deadline_s: float) -> None:
         n_prompt, n_gen = lab.reach.batch

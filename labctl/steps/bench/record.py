@@ -18,6 +18,12 @@ Founded on benchmarks/, comparison 10: what passes is not slower than on an idle
 """
 
 
+WARM_S = 0.25
+"""Seconds of tokens that are generated before any is timed."""
+LONG_PROMPT_S = 2.0
+"""A prompt that takes longer is not read twice for a warm-up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchEffort:
     """How often a visit repeats a test: at least min_reps undisturbed ones and for min_s undisturbed seconds, but no

@@ -16,14 +16,22 @@ from labctl.records.hardware import Conditions, Work
 from labctl.records.store import read_record, write_record
 from labctl.records.units import rate
 from labctl.steps.base import AnyStep, Case, Running, Step, stored
-from labctl.steps.bench.record import DISTURBED, BenchConditions, BenchEffort, BenchTask, SpeedRun, SpeedVisit
+from labctl.steps.bench.record import (
+    DISTURBED,
+    LONG_PROMPT_S,
+    WARM_S,
+    BenchConditions,
+    BenchEffort,
+    BenchTask,
+    SpeedRun,
+    SpeedVisit,
+)
 from labctl.steps.files import fresh_file, need_file
+from labctl.steps.rates import Rates
 
 if TYPE_CHECKING:
     from labctl.steps.measured import Measured
 
-VISIT_COST = 3_000
-"""A visit's size in prompt tokens, roughly, for the progress display and the time estimate."""
 EFFORT = BenchEffort()
 _WATCH_S = 1.0
 _BRIEF_S, _LONG_S = 1.0, 60.0
@@ -205,7 +213,8 @@ def _round(
             speed[label] = _store(lab, label, state.key, (*before, new))
             on_progress(Progress(done=number + 1, total=max(number + 1, lab.config.bench_rounds)))
 
-        if not running.attempt(BENCH.name, Case(label), VISIT_COST if number < lab.config.bench_rounds else 0, visit):
+        expected_s = BENCH.expected_s(lab, Case(label), running.rates) / lab.config.bench_rounds
+        if not running.attempt(BENCH.name, Case(label), expected_s, visit):
             failed.add(label)
     time.sleep(lab.config.cooldown_s)
     return failed, time.monotonic() - begun
@@ -306,6 +315,18 @@ def _work(lab: Lab, label: str) -> Work:
     )
 
 
+def _visit_s(lab: Lab, rates: Rates) -> float:
+    """About how long a visit takes: each test with its warm-up, and the pause after it."""
+    n_prompt, n_gen = lab.reach.bench
+    pp_s, tg_s = n_prompt * rates.prompt_s, n_gen * rates.token_s
+    if tg_s > EFFORT.max_s:
+        tg_s = min(tg_s, max(EFFORT.max_s, EFFORT.min_tokens * rates.token_s))
+    warm_s = pp_s if pp_s < LONG_PROMPT_S else 0.0
+    prompts_s = warm_s + (max(EFFORT.min_s, EFFORT.min_reps * pp_s) if pp_s < EFFORT.max_s else pp_s)
+    tokens_s = max(EFFORT.min_s, EFFORT.min_reps * tg_s) if tg_s < EFFORT.max_s else tg_s
+    return rates.process_s() + prompts_s + tokens_s + WARM_S + lab.config.cooldown_s
+
+
 class Bench(Step[SpeedRun]):
     """Reading a prompt and generating text, timed in rounds over all formats."""
 
@@ -331,15 +352,11 @@ class Bench(Step[SpeedRun]):
         """All formats while a further round is due, since they are timed against each other."""
         return self.cases(lab) if force or not complete(lab) else ()
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return VISIT_COST * lab.config.bench_rounds
-
-    def seconds(self, lab: Lab, stale: Sequence[Case], tokens_per_s: float) -> float:
-        """Until the ratios are precise, or the time set for it is over."""
-        config = lab.config
-        visit_s = 0.5 + VISIT_COST / tokens_per_s + config.cooldown_s
-        budget_s = config.bench_seconds(lab.is_demo) / len(lab.formats)
-        return len(stale) * max(visit_s, min(budget_s, config.bench_rounds * visit_s))
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        """As often as there is time for, and at least the fewest rounds."""
+        budget_s = lab.config.bench_seconds(lab.is_demo) / len(lab.formats)
+        least_s = lab.config.bench_rounds * _visit_s(lab, rates)
+        return budget_s if lab.config.bench_budget_s is not None else max(budget_s, least_s)
 
     def run(self, running: Running, stale: Sequence[Case], riders: Sequence[AnyStep] = ()) -> None:
         _run_rounds(running)

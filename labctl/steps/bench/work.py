@@ -17,11 +17,17 @@ from labctl.engines.model import IntArray, Model
 from labctl.executors.base import Report
 from labctl.machine.disturbance import Meter
 from labctl.records.hardware import Disturbance
-from labctl.steps.bench.record import DISTURBED, BenchEffort, BenchTask, SpeedVisit, undisturbed_tokens
+from labctl.steps.bench.record import (
+    DISTURBED,
+    LONG_PROMPT_S,
+    WARM_S,
+    BenchEffort,
+    BenchTask,
+    SpeedVisit,
+    undisturbed_tokens,
+)
 
-_WARM_S = 0.25
 _WARM_TOKENS = 32
-_LONG_S = 2.0  # of a prompt; one that takes longer is not read twice for a warm-up
 _GRACE_S = 0.5  # for a test that has not run at all when the time is over
 
 
@@ -50,7 +56,7 @@ def visit(task: BenchTask, report: Report) -> SpeedVisit:
         tokens = [draw.randrange(model.n_vocab) for _ in range(task.n_gen)]
         if model.bos is not None:
             prompt[0] = tokens[0] = model.bos
-        is_long = _prompt_s(model, task, prompt) > _LONG_S
+        is_long = _prompt_s(model, task, prompt) > LONG_PROMPT_S
         with model.prompt_test(prompt, task.n_threads) as read_prompt:
             warm = None if is_long else _read(read_prompt, meter)
             pp, pp_cut = _repeat(lambda: _read(read_prompt, meter), task.effort, (time.perf_counter() + over_at) / 2)
@@ -138,7 +144,7 @@ def _generate(
 
 
 def _warm_up(generate: Callable[[], Iterator[float]]) -> None:
-    over_at = time.perf_counter() + _WARM_S
+    over_at = time.perf_counter() + WARM_S
     for _ in generate():
         if time.perf_counter() > over_at:
             break

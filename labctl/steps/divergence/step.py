@@ -16,6 +16,7 @@ from labctl.steps.divergence.record import DivergenceRun, remove_spool
 from labctl.steps.files import need_file
 from labctl.steps.perplexity.record import COMMON_CHUNKS, Rider, n_scored
 from labctl.steps.perplexity.step import ORDER_SEED, Companion, RiderOf, kl_path, measure, nll_key, no_rider
+from labctl.steps.rates import Rates
 
 _SHARE = 0.15  # of computing a chunk: what comparing it takes while perplexity computes it anyway
 _SPARE_BYTES = 16 << 20  # beside the spool: journals and records
@@ -182,20 +183,22 @@ class Divergence(Companion[DivergenceRun]):
     def key(self, lab: Lab, case: Case) -> str:
         return _divergence_key(lab, case.format)
 
-    def cost(self, lab: Lab, case: Case) -> float:
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
         n_text = lab.text.size_bytes / 4 / lab.config.ctx
         baseline = self.case(lab, lab.model.baseline)
         alone = lab.folder.record_path(self.rides, str(baseline)).exists()
         n_chunks = min(n_text, lab.config.kl_chunks or COMMON_CHUNKS)
-        return lab.config.ctx * n_chunks * (1.0 if alone else _SHARE)
+        n_tokens = lab.config.ctx * n_chunks
+        return rates.process_s(n_prompt=n_tokens) if alone else _SHARE * n_tokens * rates.prompt_s
 
-    def total_cost(self, lab: Lab, stale: Sequence[Case]) -> float:
+    def total_s(self, lab: Lab, stale: Sequence[Case], baseline: Rates) -> float:
         """The baseline is read once, too."""
-        return self.cost(lab, stale[0]) * (1 + len(stale)) if stale else 0.0
+        cases = (self.case(lab, lab.model.baseline), *stale) if stale else ()
+        return super().total_s(lab, cases, baseline)
 
-    def planned(self, lab: Lab, stale: Sequence[Case], tokens_per_s: float) -> list[Planned]:
+    def planned(self, lab: Lab, stale: Sequence[Case], baseline: Rates) -> list[Planned]:
         n_bytes = spool_bytes(lab, lab.source.shape.n_vocab)
-        seconds = self.seconds(lab, stale, tokens_per_s)
+        seconds = self.total_s(lab, stale, baseline)
         return [Planned(step=self.name, label=ALL, write_bytes=n_bytes, temporary_bytes=n_bytes, estimate_s=seconds)]
 
     def n_chunks(self, lab: Lab) -> int:
@@ -217,7 +220,7 @@ class Divergence(Companion[DivergenceRun]):
         stale = _with_files(lab, stale)
         if not stale:
             return
-        baseline, cost = self.case(lab, lab.model.baseline), self.cost(lab, stale[0])
+        baseline = self.case(lab, lab.model.baseline)
         waiting = [case for case in stale if _n_compared(lab, case.format) < _n_rows(lab)]
         refused = room(lab) if waiting else None
         if refused is not None:
@@ -225,7 +228,7 @@ class Divergence(Companion[DivergenceRun]):
             def refuse(_on: OnProgress) -> None:
                 raise refused
 
-            running.attempt(self.name, baseline, cost * (1 + len(waiting)), refuse)
+            running.attempt(self.name, baseline, self.total_s(lab, waiting, running.rates), refuse)
             stale = [case for case in stale if case not in waiting]
         elif waiting:
             with spool_file(lab) as spool:
@@ -237,7 +240,8 @@ class Divergence(Companion[DivergenceRun]):
                         n_first=_n_rows(lab),
                         rider=rider(lab, case.format, spool, optional=False),
                     )
-                    if not running.attempt(self.name, case, cost, compare) and case == baseline:
+                    expected_s = self.expected_s(lab, case, running.rates)
+                    if not running.attempt(self.name, case, expected_s, compare) and case == baseline:
                         return
         for case in stale:
             if _n_compared(lab, case.format):

@@ -13,9 +13,12 @@ from labctl.records.store import write_record
 from labctl.steps.base import Case, Step
 from labctl.steps.files import need_file
 from labctl.steps.generate.record import GenerateTask, GenerationRun, Written, prompt_file
+from labctl.steps.rates import Rates
 
 _SIDE_BY_SIDE = 16  # questions of a probe, where a cache of 512 tokens has room for them
 _LARGE = 500_000_000  # parameters: from here on a text alone takes minutes, since all weights are read for each token
+_ALL_QUESTIONS = 200  # of a probe of the demo, about
+_QUESTION_TOKENS = 25  # a question and its answer, side by side with others, in prompt tokens of the same time
 
 PROMPTS = (
     "Once upon a time",
@@ -123,8 +126,13 @@ class Generate(Step[GenerationRun]):
     def key(self, lab: Lab, case: Case) -> str:
         return _generate_key(lab, case.format)
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return 14_000
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        n_side = texts_side_by_side(rates.n_params)
+        # A step of five texts is as long as one token where weights are read only, and longer where they are unpacked.
+        step_s = rates.token_s * (1.0 if n_side == 1 else 1.2 if rates.is_float else 2.6)
+        n_steps = 2 * len(PROMPTS) * lab.config.new_tokens / n_side
+        n_questions = len(lab.probes) * (lab.config.n_probe_items(lab.is_demo) or _ALL_QUESTIONS)
+        return rates.process_s(n_prompt=_QUESTION_TOKENS * n_questions) + n_steps * step_s
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> GenerationRun:
         return _make_generation(lab, case.format, on_progress)

@@ -10,6 +10,7 @@ from labctl.records.units import size_text
 from labctl.steps.base import Case, Step
 from labctl.steps.files import need_file
 from labctl.steps.memory.record import N_GEN, MemoryLoad, MemoryRun, MemoryTask, plain_load
+from labctl.steps.rates import Rates
 
 
 def _memory_key(lab: Lab, label: str) -> str:
@@ -58,8 +59,8 @@ class Memory(Step[MemoryRun]):
     def key(self, lab: Lab, case: Case) -> str:
         return _memory_key(lab, case.format)
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return 2_000
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        return 2 * rates.process_s(n_prompt=N_PROMPT, n_new=N_GEN)
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> MemoryRun:
         return _make_memory(lab, case.format, on_progress)

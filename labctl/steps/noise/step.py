@@ -12,6 +12,7 @@ from labctl.steps.base import Case, Scope, Step
 from labctl.steps.files import need_file
 from labctl.steps.noise.record import N_AT_ONCE, N_CHUNKS, NoiseRun, NoiseTask, Repeated
 from labctl.steps.perplexity.step import ORDER_SEED, PROTOCOL, tokens_path
+from labctl.steps.rates import Rates
 
 _NOT_WHOLE = "Its figures do not fit its chunks"
 _SLOWER = 4  # times a chunk as perplexity computes it: once as usual, once in small pieces
@@ -45,8 +46,8 @@ class Noise(Step[NoiseRun]):
             **self._settings(lab),
         )
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return lab.config.ctx * N_CHUNKS * _SLOWER
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        return rates.process_s(n_prompt=lab.config.ctx * N_CHUNKS * _SLOWER)
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> NoiseRun:
         path = tokens_path(lab)

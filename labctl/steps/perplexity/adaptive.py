@@ -112,8 +112,8 @@ class _Auto:
 
         n_new = n_first - (known.n_chunks if known is not None else 0)
         case = PERPLEXITY.case(lab, label)
-        cost = PERPLEXITY.cost(lab, case) * max(0, n_new) / COMMON_CHUNKS
-        return self._running.attempt(PERPLEXITY.name, case, cost, work)
+        expected_s = PERPLEXITY.expected_s(lab, case, self._running.rates) * max(0, n_new) / COMMON_CHUNKS
+        return self._running.attempt(PERPLEXITY.name, case, expected_s, work)
 
     def rows(self, name: str) -> FloatArray:
         """NLL of a format's chunks in the order of the visit: (n_chunks, n_scored), nats; NaN where not measured."""

@@ -18,6 +18,7 @@ from labctl.steps.base import AnyStep, Case, RecordT, Running, Step
 from labctl.steps.files import need_file
 from labctl.steps.intervals import ALPHA
 from labctl.steps.perplexity.record import COMMON_CHUNKS, PerplexityRun, PerplexityTask, Rider
+from labctl.steps.rates import Rates
 
 if TYPE_CHECKING:
     from labctl.steps.measured import Measured
@@ -155,10 +156,10 @@ class Perplexity(Step[PerplexityRun]):
         expected = _NPY_HEADER_BYTES + 8 * record.n_chunks_text * record.n_scored_per_chunk
         return record if (lab.folder.root / record.nll_path).stat().st_size == expected else None
 
-    def cost(self, lab: Lab, case: Case) -> float:
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
         n_text = lab.text.size_bytes / 4 / lab.config.ctx
         n_first = COMMON_CHUNKS + _FURTHER_CHUNKS if lab.config.is_auto else lab.config.n_chunks
-        return lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
+        return rates.process_s(n_prompt=lab.config.ctx * (n_text if n_first is None else min(n_first, n_text)))
 
     def writes(self, lab: Lab, case: Case) -> int:
         return lab.text.size_bytes  # about 8 bytes for every second token of four letters
@@ -179,7 +180,7 @@ class Perplexity(Step[PerplexityRun]):
                 return
             for case in stale:
                 work = functools.partial(self.make, lab, case, rider=rider_of(case.format))
-                running.attempt(self.name, case, self.cost(lab, case), work)
+                running.attempt(self.name, case, self.expected_s(lab, case, running.rates), work)
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None, rider: Rider | None = None) -> PerplexityRun:
         record = measure(lab, case.format, on_progress, n_first=lab.config.n_chunks, rider=rider)

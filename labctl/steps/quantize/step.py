@@ -18,6 +18,10 @@ from labctl.steps.files import fresh_file, imatrix_of, quantize_key
 from labctl.steps.quantize import keep
 from labctl.steps.quantize.audit import audit
 from labctl.steps.quantize.record import LoadTask, Made, QuantizeTask
+from labctl.steps.rates import Rates
+
+_SEARCHED, _ROUNDED = 6_000, 600
+"""Prompt tokens that are read in the time of quantizing, to blocks whose scales are searched for, and to 8 bits."""
 
 
 def load_source(lab: Lab) -> Lab:
@@ -95,8 +99,12 @@ class Quantize(Step[GgufFile]):
     def fresh(self, lab: Lab, case: Case) -> GgufFile | None:
         return fresh_file(lab, case.format)
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return 4_000
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        if case.format == lab.model.baseline:
+            return 0.0
+        # Finding the best scales of a block of few bits is work, and as much for any weight.
+        work_s = rates.prompt_s * (_SEARCHED if rates.bits < 8 else _ROUNDED)
+        return rates.process_s() + work_s
 
     def writes(self, lab: Lab, case: Case) -> int:
         return 0 if case.format == lab.model.baseline else _dry_run(lab, case.format)

@@ -13,6 +13,7 @@ from labctl.steps.base import Case, Step
 from labctl.steps.bench.record import DISTURBED, BenchEffort, BenchTask, SpeedVisit
 from labctl.steps.bench.step import labels_with_file, least_visit_s, limits
 from labctl.steps.files import need_file
+from labctl.steps.rates import Rates
 from labctl.steps.threads.record import ThreadSweep
 
 _ROUNDS = 4
@@ -45,8 +46,8 @@ class Threads(Step[ThreadSweep]):
         labels = labels_with_file(lab) or lab.formats
         return (Case(_FORMAT if _FORMAT in labels else labels[-1]),)
 
-    def cost(self, lab: Lab, case: Case) -> float:
-        return 5_000 * len(_counts(lab))
+    def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
+        return rates.process_s(n_prompt=5_000 * len(_counts(lab)))
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> ThreadSweep:
         need_file(lab, case.format)

@@ -15,6 +15,7 @@ from kit.lab_factory import provenance
 from labctl.cli.output import Display
 from labctl.errors import LabError
 from labctl.lab.lab import Lab
+from labctl.pipeline import preflight
 from labctl.pipeline import reporting as results
 from labctl.pipeline import run as pipeline
 from labctl.records.hardware import Conditions
@@ -97,11 +98,12 @@ class Run:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.display = Warnings(quiet=True)
+        self.rates = preflight.rates(lab)
 
     def cases(self, step: Step[Any]) -> tuple[Case, ...]:
         return step.cases(self.lab)
 
-    def attempt(self, step: str, case: Case, cost: float, work: Callable[[Any], object]) -> bool:
+    def attempt(self, step: str, case: Case, expected_s: float, work: Callable[[Any], object]) -> bool:
         try:
             work(lambda event: None)
         except LabError:

@@ -1,0 +1,67 @@
+"""Comparison 12: the same speeds measured again and again, on an idle machine and beside a load."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+from benchmarks.bench import Bench, section
+from benchmarks.busy import state_of
+from benchmarks.load import BURST_S
+from benchmarks.records import BUSY, QUIET, Section, SpeedAgain
+from labctl.cli.output import Display
+from labctl.lab.config import LabConfig
+from labctl.pipeline.opening import open_lab
+from labctl.pipeline.run import run
+from labctl.steps.bench.ratios import TESTS, round_ratio
+from labctl.steps.bench.step import BENCH
+from labctl.steps.quantize.step import QUANTIZE
+
+
+def again(bench: Bench) -> Section:
+    """(12) `labctl bench` as it comes, on an idle machine and beside the load in turn."""
+    count = bench.settings.again
+    bench.runner.screen.section("12. Speeds again", 2 * count)
+    folder = bench.fresh_folder("again")
+    config = LabConfig(
+        model=bench.lab.model.path,
+        text="demo",
+        formats=bench.quantized,
+        threads=bench.lab.n_threads,
+        bench_budget_s=bench.lab.config.bench_seconds(bench.lab.is_demo),
+        outputs=str(folder / "outputs"),
+        reports=str(folder / "reports"),
+        allow_quantized_source=bench.lab.config.allow_quantized_source,
+        yes=True,
+    )
+    display = Display(quiet=True)
+    lab = open_lab(config, display, notices=False)
+    run(lab, display, names=(QUANTIZE,), report=False)
+    found: list[SpeedAgain] = []
+    for number, state in itertools.product(range(1, count + 1), (QUIET, BUSY)):
+        with state_of(state, 200 + number):
+            done = run(lab, display, names=(BENCH,), force=(BENCH.name,), report=False)
+        speed = done.records.of(BENCH)
+        for (one, other), test in itertools.product(itertools.combinations(lab.formats, 2), TESTS):
+            ratio = round_ratio(speed[other], speed[one], test) if {one, other} <= set(speed) else None
+            if ratio is not None:
+                high = min(ratio.high, sys.float_info.max)  # JSON knows no infinity
+                found.append(
+                    SpeedAgain(
+                        state=state,
+                        number=number,
+                        test=test,
+                        formats=(other, one),
+                        ratio=ratio.ratio,
+                        low=ratio.low,
+                        high=high,
+                    )
+                )
+        bench.runner.screen.step(f"speed, {state}, run {number}", 0.0)
+    settings = {
+        "runs": count,
+        "bench_budget_s": config.bench_budget_s,
+        "n_threads": lab.n_threads,
+        "load": f"one core, bursts and pauses of {BURST_S[0]:g} to {BURST_S[1]:g} s",
+    }
+    return section(settings, again=found)
