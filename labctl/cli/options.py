@@ -31,9 +31,12 @@ SECTIONS = {
 
 LAB = ("model", "outputs", "reports", "lab_data", "yes")
 """Settings of every command that opens a lab."""
-TO_MEASURE = (*LAB, "threads", "text", "formats", "imatrix", "allow_quantized_source", "allow_missing_pre_tokenizer")
+TO_MEASURE = (
+    *(*LAB, "threads", "text", "formats", "candidates", "imatrix"),
+    *("allow_quantized_source", "allow_missing_pre_tokenizer"),
+)
 """Those of every command that measures."""
-TO_READ = (*LAB, "text", "formats", "imatrix", "chunks", "budget_s", "settle", "threads", "ctx")
+TO_READ = (*LAB, "text", "formats", "candidates", "imatrix", "chunks", "budget_s", "settle", "threads", "ctx")
 """Those by which what was measured is found."""
 
 

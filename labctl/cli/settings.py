@@ -29,6 +29,14 @@ def option_of(name: str) -> click.Option | None:
     if not setting.flag:
         return None
     is_flag = TYPES[name] is bool
+    if name == "candidates":
+        return click.Option(
+            [setting.flag, name],
+            multiple=True,
+            metavar=setting.metavar,
+            help=setting.help,
+            callback=lambda _context, _option, files: files or None,  # none given: not an empty list of them
+        )
     says_default = "Default:" in setting.help or is_flag or not isinstance(usual, (int, float, str))
     return click.Option(
         [setting.flag, name],

@@ -93,9 +93,9 @@ def parse_format(name: str) -> Format:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of these names that are formats, in the worksheet's order."""
-    wanted = set(names)
-    return tuple(name for name in formats() if name in wanted)
+    """These names, formats in the worksheet's order first, then labels of ready-made files."""
+    wanted, known = set(names), formats()
+    return (*(name for name in known if name in wanted), *sorted(wanted - known.keys()))
 
 
 def parse_formats(names: Iterable[str]) -> tuple[Format, ...]:

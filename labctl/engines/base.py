@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from labctl.executors.base import Report, Task
     from labctl.executors.reasons import Death
     from labctl.records.digests import DigestCache
-    from labctl.records.files import ModelShape, TensorTypeShare
+    from labctl.records.files import Making, ModelShape, TensorTypeShare
     from labctl.records.sources import SourceModel, TextSource
 
 UNQUANTIZED_TYPES = frozenset({"f32", "f16", "bf16"})
@@ -254,6 +254,20 @@ class Engine(Protocol):
             LabError: it is damaged, no causal language model, or would be measured wrongly.
         """
         return ()
+
+    def difference(self, path: Path, source: Path) -> str:
+        """Why a ready-made file cannot be compared with the source, as what follows "because"; empty if it can.
+
+        Raises:
+            LabError: it is damaged, or no language model.
+        """
+        return f"{self.title} cannot tell whether it holds the same model"
+
+    def making(self, path: Path) -> Making:
+        """Who made a ready-made file and how, as far as it tells."""
+        from labctl.records.files import Making
+
+        return Making()
 
     def f16_faults(self, path: Path) -> dict[str, str]:
         """F16 tensors of a file that hold no finite numbers: name -> "NaN" or "infinity"."""

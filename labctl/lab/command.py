@@ -23,4 +23,6 @@ def command(verb: str, name: str, config: LabConfig, formats: tuple[str, ...], *
             shown = ",".join(formats) if setting == "formats" else str(value)
             shown = shown if exact or not Path(shown).is_absolute() else setting.upper()
             words += [flag(setting)] if value is True else [flag(setting), shown]
+    for label, path in config.candidate_files.items() if verb == "run" else ():
+        words += [flag("candidates"), f"{label}={path if exact or not path.is_absolute() else path.name}"]
     return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from labctl.engines import usual_formats
+from labctl.records.disk import safe_name
+from labctl.records.places import typed
 
 Q13_LIMITS = {
     "chatbot_ppl_increase_pct": 5.0,
@@ -55,6 +58,7 @@ class Setting:
     hint: str = ""
 
 
+_LABEL = 40
 _Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 _Rounds = Annotated[int, Meta(ge=1, le=10_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e7)]
@@ -86,6 +90,15 @@ class LabConfig:
     formats: Annotated[tuple[str, ...], Setting("Comma-separated, e.g. Q8_0,Q4_K_M,Q2_K.", "--formats")] = (
         usual_formats()
     )
+    candidates: Annotated[
+        tuple[str, ...],
+        Setting(
+            "A ready-made file of this model to measure beside the formats; may be given again.",
+            "--candidate",
+            "[LABEL=]FILE",
+            hint="For example: --candidate Q4_K_XL=./model-UD-Q4_K_XL.gguf; in lab.toml a list of such texts.",
+        ),
+    ] = ()
     chunks: Annotated[
         Literal["auto", "all"] | _Count,
         Setting(
@@ -215,6 +228,11 @@ class LabConfig:
         return msgspec.convert({**now, **settings}, LabConfig)
 
     @property
+    def candidate_files(self) -> dict[str, Path]:
+        """Label -> ready-made file."""
+        return dict(candidate(text) for text in self.candidates)
+
+    @property
     def shares(self) -> Weights:
         """What size, quality and speed count in the score."""
         size, quality, speed = (self.weights.get(name, 0.0) for name in _WEIGHTS)
@@ -239,6 +257,31 @@ class LabConfig:
         return self.probe_items if self.probe_items is not None else (None if is_demo else 50)
 
 
+_QUANT = re.compile(r"(UD-)?(I?Q|TQ)\d\w*$|(BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
+"""How people end the names of files: Q4_K_M, UD-Q4_K_XL, IQ4_XS, BF16."""
+
+
+def labelled(candidates: tuple[str, ...], formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Candidates with their labels before them; one that goes by its own name makes way for a format of that name."""
+    found = []
+    for text in candidates:
+        label, path = candidate(text)
+        own = not text.startswith(f"{label}=") and label in formats
+        found.append(f"{label}{'-ready' if own else ''}={path}")
+    return tuple(found)
+
+
+def candidate(text: str) -> tuple[str, Path]:
+    """Label and file of a candidate: LABEL=FILE, or a file that goes by the end of its own name."""
+    label, equals, file = text.partition("=")
+    if not equals or "/" in label or "\\" in label:
+        label, file = "", text
+    path = typed(file.strip())
+    stem = re.sub(r"(-00001-of-\d{5})?\.gguf$", "", path.name, flags=re.IGNORECASE)
+    quant = _QUANT.search(stem)
+    return label.strip() or (quant[0] if quant else safe_name(stem)[-_LABEL:]), path
+
+
 FIELDS = {setting.name: setting for setting in dataclasses.fields(LabConfig)}
 TYPES: dict[str, object] = typing.get_type_hints(LabConfig)
 """Each setting's type without its bounds."""
@@ -246,6 +289,17 @@ SETTINGS: dict[str, Setting] = {
     name: next(part for part in kind.__metadata__ if isinstance(part, Setting))
     for name, kind in typing.get_type_hints(LabConfig, include_extras=True).items()
 }
+
+
+def candidate_fault(candidates: tuple[str, ...]) -> str:
+    """What is wrong with the labels of candidates; empty if nothing is."""
+    labels = [candidate(text)[0] for text in candidates]
+    for label in labels:
+        if labels.count(label) > 1:
+            return f"two files go by {label}"
+        if label != safe_name(label) or len(label) > _LABEL:
+            return f"{label!r} is no label: {_LABEL} letters, digits, dots, dashes and underscores at most"
+    return ""
 
 
 def flag(name: str) -> str:

@@ -63,8 +63,14 @@ class Lab:
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Formats in the worksheet's order, the baseline first."""
-        return (self.model.baseline, *(name for name in self.config.formats if name != self.model.baseline))
+        """The baseline, formats in the worksheet's order, and ready-made files."""
+        formats = (name for name in self.config.formats if name != self.model.baseline)
+        return (self.model.baseline, *formats, *self.candidates)
+
+    @functools.cached_property
+    def candidates(self) -> dict[str, Path]:
+        """Label -> ready-made file that is measured beside the formats."""
+        return self.config.candidate_files
 
     def at(self, step: str) -> Lab:
         """The lab with the settings that a step was last asked with."""
@@ -87,9 +93,11 @@ class Lab:
         return command(verb, name, self.config, self.formats[1:] or self.formats, exact=exact)
 
     def gguf_path(self, label: str) -> Path:
-        """Where a format's file is: the source itself for the baseline."""
+        """Where a format's file is: the source itself for the baseline, and a ready-made file where it lies."""
         if label == self.model.baseline:
             return Path(self.model.path)
+        if label in self.candidates:
+            return self.candidates[label]
         return self.folder.root / f"{self.model.name}-{label}{self.engine.suffix}"
 
     @functools.cached_property

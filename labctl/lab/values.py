@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import re
@@ -13,7 +14,7 @@ import msgspec
 
 from labctl import engines
 from labctl.errors import LabError
-from labctl.lab.config import FIELDS, SETTINGS, TYPES, LabConfig, flag
+from labctl.lab.config import FIELDS, SETTINGS, TYPES, LabConfig, candidate_fault, flag, labelled
 from labctl.lab.toml_words import read_toml
 
 CONFIG_NAME = "lab.toml"
@@ -97,6 +98,14 @@ def merged(remembered: Mapping[str, object], *found: Source) -> LabConfig:
             raise LabError(
                 f"{flag(name)} goes with --chunks auto, not with {config.chunks}: {why}.", "Leave one of the two out."
             )
+    config = dataclasses.replace(config, candidates=labelled(config.candidates, config.formats))
+    twice = [label for label in config.candidate_files if label in config.formats]
+    if twice:
+        raise LabError(
+            f"{twice[0]} is the label of a ready-made file, and of a format to be made here.",
+            f"Give the file another label, e.g. {flag('candidates')} {twice[0]}-ready=FILE, or leave the format out of"
+            f" {flag('formats')}.",
+        )
     needing = [name for name in config.formats if engines.formats()[name].needs_imatrix]
     if needing and config.imatrix is None:
         raise LabError(
@@ -149,6 +158,8 @@ def checked_value(name: str, value: object, before: str) -> object:
         typed: object = getattr(msgspec.convert({name: given}, LabConfig, strict=False), name)
         if name == "weights" and isinstance(typed, dict) and not sum(typed.values()):
             raise ValueError("all weights are zero")
+        if name == "candidates" and isinstance(typed, tuple) and (fault := candidate_fault(typed)):
+            raise ValueError(fault)
     except ValueError as error:  # msgspec's, too: Expected `int | null`, got `str` - at `$.threads`
         said = re.sub(r" \| null| - at .*|`", "", str(error))
         setting, usual = SETTINGS[name], FIELDS[name].default

@@ -17,13 +17,14 @@ from labctl.lab.values import checked_value
 from labctl.records.places import typed
 from labctl.records.sources import SourceModel
 from labctl.records.store import read_record, write_record
+from labctl.steps.base import Case
 from labctl.steps.measured import Measured
-from labctl.steps.quantize.step import formats_made
+from labctl.steps.quantize.step import QUANTIZE, formats_made
 
 NAME = "lab.json"
 OF_STEP = {step.name: step.settings for step in steps.every()}
 """The settings that each step's records depend on. Speed is timed over a set of formats, which is one of them."""
-OF_MODEL = ("allow_quantized_source", "allow_missing_pre_tokenizer", "llama_cpp", "lab_data")
+OF_MODEL = ("allow_quantized_source", "allow_missing_pre_tokenizer", "llama_cpp", "lab_data", "candidates")
 OF_REPORT = ("limit", "weights", "q13_limits", "blank")
 MEASURING = frozenset((*OF_MODEL, *(name for names in OF_STEP.values() for name in names))) - {"limit"}
 """Where a report shows what is measured, only a flag asks for other values of these."""
@@ -63,6 +64,7 @@ def settings_of(config: LabConfig, n_threads: int, labels: tuple[str, ...], step
     own: dict[str, object] = {"threads": n_threads, "formats": list(labels), "text": _absolute(config.text)}
     if config.imatrix is not None:
         own["imatrix"] = _absolute(config.imatrix)
+    own["candidates"] = _absolute_candidates(config)
     return {name: own.get(name, getattr(config, name)) for name in OF_STEP[step]}
 
 
@@ -92,6 +94,8 @@ def note(
     usual = LabConfig()
     given = {name: getattr(config, name) for name in (*OF_MODEL, *OF_REPORT)}
     of_lab = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    if "candidates" in of_lab:
+        of_lab["candidates"] = _absolute_candidates(config)
     for name in ("lab_data", "llama_cpp"):
         if name in of_lab:
             of_lab[name] = str(Path(of_lab[name]).absolute())
@@ -107,6 +111,10 @@ def note(
     )
     write_record(folder.root / NAME, found)
     return found
+
+
+def _absolute_candidates(config: LabConfig) -> list[str]:
+    return [f"{label}={path.absolute()}" for label, path in config.candidate_files.items()]
 
 
 def _absolute(name: str | None) -> str | None:
@@ -162,8 +170,11 @@ def _by_records(folder: RunFolder) -> Asked | None:
     model = read_record(folder.record_path("source"), SourceModel)
     if model is None:
         return None
-    formats = in_order(formats_made(folder) - {model.baseline})
-    scope = Measured(folder=str(folder.root), model=model, text=None, formats=(model.baseline, *formats))
+    there = in_order(formats_made(folder) - {model.baseline})
+    files = {name: QUANTIZE.read(folder, Case(name)) for name in there}
+    ready = [f"{name}={file.path}" for name, file in files.items() if file is not None and file.ready_made is not None]
+    formats = tuple(name for name, file in files.items() if file is None or file.ready_made is None)
+    scope = Measured(folder=str(folder.root), model=model, text=None, formats=(model.baseline, *there))
     made: dict[str, dict[str, object]] = {}
     for step in steps.every():
         records = (step.read(folder, case) for case in step.cases(scope))
@@ -179,7 +190,10 @@ def _by_records(folder: RunFolder) -> Asked | None:
         formats=formats,
         asked_at="",
         steps=made,
-        of_lab={"allow_quantized_source": True} if model.quantized else {},
+        of_lab={
+            **({"allow_quantized_source": True} if model.quantized else {}),
+            **({"candidates": ready} if ready else {}),
+        },
     )
 
 

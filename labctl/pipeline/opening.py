@@ -85,6 +85,14 @@ def open_lab(
             f"{', '.join(strange)}: not formats that {engine.title} makes of {model.name}.",
             f"Choose from --formats {','.join(engine.formats)}.",
         )
+    for label, path in config.candidate_files.items():
+        if label == model.baseline:
+            raise LabError(
+                f"{label} is the label of a ready-made file, and of the model's own.",
+                f"Give the file another label: --candidate {label}-ready={path}",
+            )
+        if not path.is_file():
+            raise LabError(f"There is no file {path}, which --candidate names.", "Check the path.")
     imatrix = None
     if config.imatrix is not None:
         imatrix = engine.find_imatrix(config.imatrix, model, text, lab_data, place.root, digests)

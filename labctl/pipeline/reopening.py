@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.engines import in_order
 from labctl.errors import LabError
-from labctl.lab.config import LabConfig
+from labctl.lab.config import LabConfig, candidate
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
@@ -57,7 +57,12 @@ def to_measure(flags: Mapping[str, object], display: Listener, names: Sequence[s
         if others and any("formats" in asked.OF_STEP[name] for name in names):
             display.note(f"Speed is timed over all formats of the lab, against each other: {', '.join(others)}, too.")
             wanted = in_order((*wanted, *others))
-        config = dataclasses.replace(config, formats=wanted)
+        files = _candidates(before) | config.candidate_files
+        config = dataclasses.replace(
+            config,
+            candidates=tuple(f"{name}={path}" for name, path in files.items()),
+            formats=tuple(name for name in wanted if name not in files),
+        )
     text = text if config.text == named else None
     lab = opening.open_lab(config, display, keep=keep, model=model, text=text)
     return dataclasses.replace(lab, asked={} if before is None else before.steps, standing=standing)
@@ -99,6 +104,12 @@ def to_read(flags: Mapping[str, object], display: Listener, *, notices: bool = T
     text = None if "text" in given.values else read_record(folder.record_path("text"), TextSource)
     lab = opening.open_lab(config, display, notices=notices, model=model, text=text, folder=folder)
     return dataclasses.replace(lab, asked=asked.flags_over(before.steps, given.values))
+
+
+def _candidates(before: asked.Asked) -> dict[str, Path]:
+    """Label -> ready-made file that a lab has."""
+    texts = before.of_lab.get("candidates")
+    return dict(candidate(str(text)) for text in texts) if isinstance(texts, (list, tuple)) else {}
 
 
 def _of_steps(before: asked.Asked, names: Sequence[str]) -> dict[str, object]:
@@ -202,5 +213,5 @@ def _say_differences(before: asked.Asked, found: Sequence[Source], display: List
     for source in found:
         for name, value in source.values.items():
             had = [settings[name] for settings in before.steps.values() if name in settings]
-            if name in asked.MEASURING - {"text", "formats", "imatrix"} and had and value not in had:
+            if name in asked.MEASURING - {"text", "formats", "candidates", "imatrix"} and had and value not in had:
                 display.note(f"{source.before(name)}{value}: not yet measured; the figures are with {had[0]}.")

@@ -47,6 +47,21 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """What a ready-made file tells of its making, in its maker's words; empty where it does not.
+
+    Attributes:
+        by: who quantized it.
+        imatrix: what its importance matrix was computed on, or the matrix's file.
+        file: its name.
+    """
+
+    by: str = ""
+    imatrix: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFile:
     """One GGUF file of the lab and what it really contains.
 
@@ -56,6 +71,7 @@ class GgufFile:
         tensor_bytes: bytes of tensor data, without the header.
         quantize_s: wall time of llama_model_quantize; None for the baseline.
         imatrix: file name of the importance matrix used, if any.
+        ready_made: of a file that somebody else made, what it tells of that; None for one made here, and the source.
     """
 
     format: str
@@ -71,6 +87,7 @@ class GgufFile:
     fallbacks: tuple[TensorFallback, ...] = ()
     quantize_s: float | None = None
     imatrix: str = ""
+    ready_made: Making | None = None
 
     @property
     def bpw(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from labctl import steps
+from labctl.records.files import Making
 from labctl.records.units import gigabytes, significant, size_text
 from labctl.report.demo_training import unseen_scores
 from labctl.report.figures import Figures
@@ -69,6 +70,13 @@ def _share(fraction: float) -> str:
     return f"{100 * fraction:.0f} %" if fraction >= 0.005 else "under 0.5 %"
 
 
+def _ready_made(name: str, making: Making) -> str:
+    """What is known of a file that was not made here."""
+    by = f"made by {making.by}, as it says" if making.by else "it does not say by whom it was made"
+    matrix = f"an importance matrix of {making.imatrix}" if making.imatrix else "no importance matrix"
+    return f"{name} is a ready-made file ({making.file}): {by}, and it names {matrix}."
+
+
 def size_notes(records: Measured) -> list[str]:
     """Marks on labels that say more than the file, and on labels that mean the same file."""
     notes = [f"{name}: {note}." for name, file in records.of(QUANTIZE).items() for note in content_notes(file)]
@@ -76,11 +84,11 @@ def size_notes(records: Measured) -> list[str]:
         f"{words(names)} have identical contents: the labels differ, the tensors' types do not."
         for names in twins(records.of(QUANTIZE))
     ]
-    notes += [
-        f"{name} was made with the importance matrix {file.imatrix}."
-        for name, file in records.of(QUANTIZE).items()
-        if file.imatrix
-    ]
+    for name, file in records.of(QUANTIZE).items():
+        if file.ready_made is not None:
+            notes.append(_ready_made(name, file.ready_made))
+        elif file.imatrix:
+            notes.append(f"{name} was made with the importance matrix {file.imatrix}.")
     return notes
 
 

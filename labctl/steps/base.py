@@ -85,6 +85,17 @@ class Planned:
 _RECORDED = {"n_ctx": "ctx", "n_threads": "threads", "n_tokens": "new_tokens"}
 
 
+def bits_of(lab: Lab, label: str, baseline: Rates) -> float:
+    """Bits a weight takes in a format's file, about."""
+    if label == lab.model.baseline:
+        return baseline.bits
+    if label in lab.candidates:
+        with contextlib.suppress(LabError):  # the step itself says what is wrong with it
+            return 8 * lab.engine.inspect(lab.candidates[label]).size_bytes / baseline.n_params
+        return baseline.bits
+    return lab.engine.formats[label].bits
+
+
 class Running(Protocol):
     """A run at work, as a step sees it."""
 
@@ -202,7 +213,7 @@ class Step(Generic[RecordT]):
                 *sorted(folder.records.glob(f"{self.name}-{label}-*.json")),
             ):
                 record = read_record(path, self.record)
-                if record is not None:
+                if record is not None and record.format == label:  # a label may begin with another one
                     found[Case(label, _text_of(record))] = record
         return found
 
@@ -248,8 +259,7 @@ class Step(Generic[RecordT]):
 
     def expected_s(self, lab: Lab, case: Case, baseline: Rates) -> float:
         """About how long a case takes, by the baseline's rates."""
-        is_baseline = case.format == lab.model.baseline
-        return self.seconds(lab, case, baseline if is_baseline else baseline.at(lab.engine.formats[case.format].bits))
+        return self.seconds(lab, case, baseline.at(bits_of(lab, case.format, baseline)))
 
     def total_s(self, lab: Lab, stale: Sequence[Case], baseline: Rates) -> float:
         """About how long all that is stale takes."""

@@ -9,7 +9,7 @@ START_S = 0.5
 
 # A format beside an unquantized baseline, on processors with vector instructions for 8-bit integers: its prompts take
 # about so much of the baseline's time, and so much of a token's time goes into anything but reading weights.
-_PROMPT_SHARE = 0.6
+_PROMPT_SHARE = 0.45
 _TOKEN_FLOOR = 0.1
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what a child loads counts in the memory that is measured
     from labctl.executors.base import Report, Task
     from labctl.executors.reasons import Death
     from labctl.records.digests import DigestCache
+    from labctl.records.files import Making
     from labctl.records.sources import SourceModel, TextSource
 
 
@@ -67,6 +68,16 @@ class LlamaCpp(Engine):
         from labctl.engines.llama_cpp.gguf.soundness import check_source
 
         return check_source(path, allow_missing_pre=allow_missing_pre)
+
+    def difference(self, path: Path, source: Path) -> str:
+        from labctl.engines.llama_cpp.gguf.kinship import difference
+
+        return difference(path, source)
+
+    def making(self, path: Path) -> Making:
+        from labctl.engines.llama_cpp.gguf.kinship import making
+
+        return making(path)
 
     def f16_faults(self, path: Path) -> dict[str, str]:
         from labctl.engines.llama_cpp.gguf.weights import f16_faults

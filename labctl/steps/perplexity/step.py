@@ -38,7 +38,7 @@ PROTOCOL = 1
 
 ORDER_SEED = 2024
 _NPY_HEADER_BYTES = 128
-_FURTHER_CHUNKS = 12  # on average: most verdicts need no more than the common chunks
+_FURTHER_CHUNKS = 4  # on average: most verdicts need no more than the common chunks
 
 
 def nll_key(lab: Lab, file: GgufFile) -> str:

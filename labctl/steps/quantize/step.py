@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from labctl.engines.base import Imatrix
+from labctl.errors import LabError
 from labctl.executors.base import ChildError, OnProgress
 from labctl.lab import heard
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
+from labctl.records.base import Provenance
+from labctl.records.digests import model_sha256
 from labctl.records.files import GgufFile
 from labctl.records.store import write_record
 from labctl.records.units import size_text
@@ -20,7 +24,7 @@ from labctl.steps.quantize.audit import audit
 from labctl.steps.quantize.record import LoadTask, Made, QuantizeTask
 from labctl.steps.rates import Rates
 
-_SEARCHED, _ROUNDED = 6_000, 600
+_SEARCHED, _ROUNDED = 5_700, 1_200
 """Prompt tokens that are read in the time of quantizing, to blocks whose scales are searched for, and to 8 bits."""
 
 
@@ -63,7 +67,9 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
     )
     path = lab.gguf_path(label)
     imatrix = imatrix_of(lab, label)
-    if label == lab.model.baseline:
+    if label in lab.candidates:
+        record = _look_at(lab, label, provenance)
+    elif label == lab.model.baseline:
         record = audit(lab.engine, path, label, provenance, shown_path=lab.model.path, sha256=lab.model.sha256)
     else:
         task = quantize_task(lab, label, imatrix=None if imatrix is None else _need_imatrix(lab, imatrix))
@@ -72,6 +78,26 @@ def _make_file(lab: Lab, label: str, on_progress: OnProgress | None) -> GgufFile
         lab.digests.remember(path, record.sha256)
     write_record(lab.folder.record_path("quantize", label), record)
     return record
+
+
+def _look_at(lab: Lab, label: str, provenance: Provenance) -> GgufFile:
+    """The record of a ready-made file, which stays where it is.
+
+    Raises:
+        LabError: it is damaged, or holds another model than the source.
+    """
+    path = lab.gguf_path(label)
+    lab.engine.check_source(path, allow_missing_pre=lab.config.allow_missing_pre_tokenizer)
+    why = lab.engine.difference(path, Path(lab.model.path))
+    if why:
+        raise LabError(
+            f"{label}: {path.name} cannot be compared with {lab.model.name}, because {why}.",
+            "Leave it out, or measure it against the file that it was made from.",
+        )
+    making = dataclasses.replace(lab.engine.making(path), file=path.name)
+    sha256 = model_sha256(lab.engine.parts(path), lab.digests.sha256)
+    record = audit(lab.engine, path, label, provenance, shown_path=str(path.absolute()), sha256=sha256)
+    return dataclasses.replace(record, ready_made=making, imatrix=making.imatrix)
 
 
 def _dry_run(lab: Lab, label: str) -> int:
@@ -90,7 +116,7 @@ class Quantize(Step[GgufFile]):
     words = "file"
     record = GgufFile
     after = ()
-    settings = ("imatrix",)
+    settings = ("imatrix", "candidates")
     unit = "tensor"
 
     def key(self, lab: Lab, case: Case) -> str:
@@ -100,14 +126,14 @@ class Quantize(Step[GgufFile]):
         return fresh_file(lab, case.format)
 
     def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
-        if case.format == lab.model.baseline:
+        if case.format in (lab.model.baseline, *lab.candidates):
             return 0.0
         # Finding the best scales of a block of few bits is work, and as much for any weight.
         work_s = rates.prompt_s * (_SEARCHED if rates.bits < 8 else _ROUNDED)
         return rates.process_s() + work_s
 
     def writes(self, lab: Lab, case: Case) -> int:
-        return 0 if case.format == lab.model.baseline else _dry_run(lab, case.format)
+        return 0 if case.format in (lab.model.baseline, *lab.candidates) else _dry_run(lab, case.format)
 
     def make(self, lab: Lab, case: Case, on_progress: OnProgress | None) -> GgufFile:
         return _make_file(lab, case.format, on_progress)

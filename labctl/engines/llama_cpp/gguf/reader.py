@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import hashlib
 import os
 import re
 import struct
@@ -57,6 +58,7 @@ class GgufHeader:
         arrays: numeric arrays of up to 4,096 values; longer ones and texts leave only their length.
         array_lengths: number of values of every array.
         array_types: GGUF's number for the type of every array's values.
+        text_digests: digest of every array of texts.
         data_offset: bytes before the tensor data.
         size_bytes: of the file; of all parts together for a split model.
     """
@@ -70,6 +72,7 @@ class GgufHeader:
     size_bytes: int
     arrays: dict[str, tuple[int | float | bool, ...]] = field(default_factory=dict)
     array_types: dict[str, int] = field(default_factory=dict)
+    text_digests: dict[str, str] = field(default_factory=dict)
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -123,6 +126,7 @@ class _Reader:
         self._text_bytes = 0
         self._array_strings = 0
         self._array_types: dict[str, int] = {}
+        self._text_digests: dict[str, str] = {}
         self._kept_numbers = 0
 
     def header(self) -> GgufHeader:
@@ -167,6 +171,7 @@ class _Reader:
             size_bytes=self._size,
             arrays=arrays,
             array_types=self._array_types,
+            text_digests=self._text_digests,
         )
 
     def _check_magic(self) -> None:
@@ -218,12 +223,14 @@ class _Reader:
         if self._array_strings > MAX_ARRAY_STRINGS:
             self._damaged(f"the array {shown(key)} claims {count:,} texts, more than are possible")
         self._check_left(count * 8)
+        digest = hashlib.blake2b(digest_size=16)
         for _ in range(count):
             length = self._number("Q")
             if length > MAX_TEXT_BYTES:
                 self._damaged(f"a text in the array {shown(key)} claims {length:,} bytes, more than are possible")
             self._check_left(length)
-            self._skip(length)
+            digest.update(length.to_bytes(8, "little") + self._take(length))
+        self._text_digests[key] = digest.hexdigest()
         return count, None
 
     def _tensor(self) -> TensorInfo:

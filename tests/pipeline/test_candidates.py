@@ -1,0 +1,229 @@
+"""Ready-made files measured beside the formats made here, and those refused that cannot be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.command import SMALL_LAB, Cli
+from kit.small_gguf import Small, string, texts, u32
+
+from labctl.engines.llama_cpp.gguf.kinship import difference, making
+from labctl.engines.llama_cpp.gguf.reader import read_header
+from labctl.errors import LabError
+from labctl.lab.config import candidate
+from labctl.lab.values import load_config
+
+MODEL = "labllama-15m"
+ONLY_Q8 = SMALL_LAB.replace('"Q8_0", "Q4_K_M"', '"Q8_0"')
+
+
+def record(folder: Path, step: str, label: str) -> dict[str, Any]:
+    text = (folder / "outputs" / MODEL / "records" / f"{step}-{label}.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)["record"]
+    return found
+
+
+def other_norm(path: Path, target: Path) -> Path:
+    """A copy whose first norm has another first value, as training on would leave it."""
+    shutil.copy(path, target)
+    header = read_header(target)
+    norm = next(tensor for tensor in header.tensors if tensor.name == "blk.0.attn_norm.weight")
+    with target.open("r+b") as stream:
+        stream.seek(header.data_offset + norm.offset)
+        value = struct.unpack("<f", stream.read(4))[0]
+        stream.seek(-4, 1)
+        stream.write(struct.pack("<f", value + 0.01))
+    return target
+
+
+# -- the same model, or another ---------------------------------------------------------------------------------------
+
+
+def test_every_quantization_of_a_model_is_the_same_model(quantized: Any, demo_model: Path) -> None:
+    assert {difference(path, demo_model) for path in quantized.paths.values()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"general.architecture": string("llama2")}, "architecture llama2, and the model of llama"),
+        ({"tokenizer.ggml.pre": string("qwen2")}, "pre-tokenizer is 'qwen2', and the model's None"),
+        ({"tokenizer.ggml.merges": texts(["a b"])}, "other rules of merging"),
+    ],
+)
+def test_another_model_is_told_with_what_differs(
+    changed: dict[str, tuple[int, bytes]], why: str, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.gguf", tmp_path / "other.gguf"
+    one.write_bytes(Small().bytes())
+    if "general.architecture" in changed:
+        small = Small()
+        changed |= {
+            f"llama2.{name.removeprefix('llama.')}": value
+            for name, value in small.keys.items()
+            if name.startswith("llama.")
+        }
+    other.write_bytes(Small().with_keys(changed).bytes())
+    assert difference(one, one) == difference(other, other) == ""
+    assert why in difference(other, one)
+
+
+def test_other_tokens_of_the_same_number_are_another_vocabulary(tmp_path: Path) -> None:
+    from kit.small_gguf import TOKENS
+
+    one, other = tmp_path / "one.gguf", tmp_path / "other.gguf"
+    one.write_bytes(Small().bytes())
+    swapped = [*TOKENS[:-2], TOKENS[-1], TOKENS[-2]]
+    other.write_bytes(Small().with_keys({"tokenizer.ggml.tokens": texts(swapped)}).bytes())
+    assert difference(other, one) == "its vocabulary has other tokens than the model's"
+
+
+def test_weights_that_were_trained_on_are_seen_in_the_norms(demo_model: Path, tmp_path: Path) -> None:
+    why = difference(other_norm(demo_model, tmp_path / "tuned.gguf"), demo_model)
+    assert why.startswith("1 of the ") and "blk.0.attn_norm.weight" in why and "fine-tuned" in why
+
+
+def test_a_file_tells_who_made_it_and_how(tmp_path: Path) -> None:
+    path = tmp_path / "some.gguf"
+    told = {
+        "general.quantized_by": string("Somebody"),
+        "quantize.imatrix.file": string("C:\\work\\matrix.dat"),
+        "quantize.imatrix.chunks_count": u32(7),
+    }
+    path.write_bytes(Small().with_keys(told).bytes())
+    assert (making(path).by, making(path).imatrix) == ("Somebody", "matrix.dat")
+    path.write_bytes(Small().with_keys({**told, "quantize.imatrix.dataset": string("calibration.txt")}).bytes())
+    assert making(path).imatrix == "calibration.txt"
+    path.write_bytes(Small().bytes())
+    assert (making(path).by, making(path).imatrix) == ("", "")
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("mine=a.gguf", "mine"),
+        ("a/b=c/Some-Model-Q4_K_M.gguf", "Q4_K_M"),
+        ("Some-Model-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("gemma-3-270m-it-IQ4_XS.gguf", "IQ4_XS"),
+        ("model.Q4_0_4_4.gguf", "Q4_0_4_4"),
+        ("model-BF16-00001-of-00003.gguf", "BF16"),
+        ("strange name.gguf", "strange-name"),
+    ],
+)
+def test_a_file_goes_by_the_label_given_or_by_the_end_of_its_name(text: str, label: str) -> None:
+    assert candidate(text)[0] == label
+
+
+def test_a_file_that_goes_by_its_own_name_makes_way_for_a_format(tmp_path: Path) -> None:
+    asked = {"candidates": ("a-Q4_K_M.gguf", "a-IQ4_XS.gguf"), "formats": ("Q8_0", "Q4_K_M")}
+    config = load_config(asked, folder=tmp_path, environ={})
+    assert list(config.candidate_files) == ["Q4_K_M-ready", "IQ4_XS"]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "why"),
+    [
+        (("x=a.gguf", "x=b.gguf"), "two files go by x"),
+        (("a b=c.gguf",), "'a b' is no label"),
+        (("Q8_0=a.gguf",), "Q8_0 is the label of a ready-made file, and of a format to be made here"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(candidates: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=why):
+        load_config({"candidates": candidates}, folder=tmp_path, environ={})
+
+
+# -- in a lab ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    cli: Cli, quantized: Any, demo_model: Path, small_lab: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A lab of Q8_0, made here, and three ready-made files, of which one is another model's."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "lab.toml").write_text(ONLY_Q8, "utf-8")
+    (folder / "outputs").mkdir()
+    shutil.copy(small_lab / "outputs" / ".engine.json", folder / "outputs")
+    shutil.copy(quantized.paths["Q4_K_M"], folder / "got-Q4_K_M.gguf")
+    other_norm(demo_model, folder / "tuned-Q8_0.gguf")
+    files = ("got-Q4_K_M.gguf", "small=got-Q4_K_M.gguf", "tuned=tuned-Q8_0.gguf")
+    done = cli("run", *(part for file in files for part in ("--candidate", file)), cwd=folder)
+    assert done.returncode == 1
+    assert "tuned: tuned-Q8_0.gguf cannot be compared with labllama-15m, because 1 of the" in done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_ready_made_file_is_a_row_like_any_other(mixed: Path, small_lab: Path) -> None:
+    made, got = record(small_lab, "perplexity", "Q4_K_M"), record(mixed, "perplexity", "Q4_K_M")
+    assert (got["ppl"], got["chunks"]) == (made["ppl"], made["chunks"])
+    with (mixed / "reports" / MODEL / "results.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["format"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["F16", "Q8_0", "Q4_K_M", "small", "tuned"]
+    assert rows["small"]["ppl"] == rows["Q4_K_M"]["ppl"] and float(rows["small"]["tg_tps"]) > 0
+    assert not rows["tuned"]["ppl"]
+    worksheet = (mixed / "reports" / MODEL / "worksheet.md").read_text("utf-8")
+    assert "Q4_K_M is a ready-made file (got-Q4_K_M.gguf): it does not say by whom it was made" in worksheet
+    assert not list((mixed / "outputs" / MODEL).glob("*Q4_K_M.gguf")), "it stays where it is"
+    assert record(mixed, "quantize", "small")["ready_made"]["file"] == "got-Q4_K_M.gguf"
+
+
+@pytest.mark.slow
+def test_single_steps_and_reports_remember_ready_made_files(mixed: Path, cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    shutil.copytree(mixed, folder)
+    done = cli("generate", "--dry-run", cwd=folder)
+    assert done.returncode == 0 and "Nothing to do" in done.stdout, done.stdout + done.stderr
+    done = cli("report", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "outputs" / MODEL / "lab.json").unlink()  # then the records tell
+    done = cli("generate", "--dry-run", cwd=folder)
+    assert done.returncode == 0 and "Nothing to do" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_another_file_under_the_label_is_measured_anew(mixed: Path, cli: Cli, quantized: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    shutil.copytree(mixed, folder)
+    done = cli("perplexity", "--candidate", f"small={quantized.paths['Q3_K_M']}", cwd=folder)
+    assert record(folder, "perplexity", "small")["ppl"] > record(folder, "perplexity", "Q4_K_M")["ppl"], done.stderr
+
+
+@pytest.mark.slow
+def test_it_is_handed_in_and_verified(mixed: Path, cli: Cli) -> None:
+    done = cli("submit", "--incomplete", cwd=mixed)  # one of the files could not be compared
+    assert done.returncode == 0, done.stderr
+    (packed,) = (mixed / "reports").rglob("*.zip")
+    checked = cli("verify", str(packed), cwd=mixed)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_is_made(cli: Cli, new_lab: Path) -> None:
+    done = cli("run", "--candidate", "x=nowhere.gguf", cwd=new_lab)
+    assert done.returncode == 1 and "There is no file nowhere.gguf, which --candidate names." in done.stderr
+    assert not (new_lab / "outputs" / MODEL / "records").exists()
+
+
+def test_a_file_that_is_cut_short_is_left_out(cli: Cli, new_lab: Path, quantized: Any) -> None:
+    (new_lab / "cut.gguf").write_bytes(Path(quantized.paths["Q3_K_M"]).read_bytes()[:-4000])
+    done = cli("quantize", "--candidate", "cut.gguf", cwd=new_lab)
+    assert done.returncode == 1 and "cut short: 4,000 bytes missing" in done.stderr
+    assert "quantize: " in done.stderr and record(new_lab, "quantize", "Q8_0")["size_bytes"] > 0
+
+
+def test_settings_may_list_them(open_lab: Callable[..., Any], new_lab: Path, quantized: Any) -> None:
+    path = quantized.paths["Q6_K"]
+    (new_lab / "lab.toml").write_text(f'{ONLY_Q8}candidates = ["{path.as_posix()}"]\n', "utf-8")
+    lab = open_lab(new_lab)
+    assert lab.formats == ("F16", "Q8_0", "Q6_K") and lab.gguf_path("Q6_K") == path
