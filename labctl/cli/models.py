@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -61,6 +62,7 @@ def _whole_labs_s(output: Output) -> tuple[dict[str, float], int]:
     from labctl.lab.values import load_config
     from labctl.machine import cpu
     from labctl.pipeline.forecast import any_lab, machine_rates, whole_lab_s
+    from labctl.steps.rates import K_QUANTS, STAND_INS
 
     try:
         lab = any_lab(load_config({}).outputs, output.display)
@@ -70,7 +72,9 @@ def _whole_labs_s(output: Output) -> tuple[dict[str, float], int]:
         return {}, cpu.performance_cores()
     found = {}
     for name, preset in PRESETS.items():
-        baseline = machine.at(8 * preset.baseline_bytes / preset.n_params).of(preset.n_params)
+        share = K_QUANTS if preset.suits_k_quants else STAND_INS
+        rates = dataclasses.replace(machine, share=share)
+        baseline = rates.at(8 * preset.baseline_bytes / preset.n_params).of(preset.n_params)
         found[name] = whole_lab_s(lab, baseline, is_demo=preset.spec == "demo")
     return found, lab.n_threads
 

@@ -13,7 +13,7 @@ from labctl.lab.lab import Lab
 from labctl.pipeline.plan import STEPS
 from labctl.steps.bench.step import BENCH
 from labctl.steps.generate.step import GENERATE
-from labctl.steps.rates import Rates
+from labctl.steps.rates import STAND_INS, Rates
 
 F16 = Rates(n_params=100_000_000, bits=16.0, prompt_s=0.002, token_s=0.02, open_s=0.2)
 
@@ -60,3 +60,10 @@ def test_texts_of_a_large_model_take_a_fraction_of_their_time_alone(lab: Lab) ->
     alone_s = 2 * 5 * lab.config.new_tokens * large.token_s
     questions_s = GENERATE.seconds(dataclasses.replace(lab, probes={}), GENERATE.case(lab, "F16"), large)
     assert large.process_s() < questions_s < large.process_s() + alone_s / 3
+
+
+def test_types_that_stand_in_for_k_quants_read_prompts_slower() -> None:
+    stand_ins = dataclasses.replace(F16, share=STAND_INS)
+    assert stand_ins.at(4.5).prompt_s > F16.prompt_s > F16.at(4.5).prompt_s
+    assert stand_ins.at(8.5).prompt_s == F16.at(8.5).prompt_s == F16.prompt_s
+    assert stand_ins.at(4.5).token_s == F16.at(4.5).token_s

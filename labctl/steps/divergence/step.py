@@ -18,7 +18,7 @@ from labctl.steps.perplexity.record import COMMON_CHUNKS, Rider, n_scored
 from labctl.steps.perplexity.step import ORDER_SEED, Companion, RiderOf, kl_path, measure, nll_key, no_rider
 from labctl.steps.rates import Rates
 
-_SHARE = 0.15  # of computing a chunk: what comparing it takes while perplexity computes it anyway
+_SHARE = 0.05  # of computing a chunk: what comparing it takes while perplexity computes it anyway
 _SPARE_BYTES = 16 << 20  # beside the spool: journals and records
 
 

@@ -15,7 +15,7 @@ from labctl.steps.perplexity.step import ORDER_SEED, PROTOCOL, tokens_path
 from labctl.steps.rates import Rates
 
 _NOT_WHOLE = "Its figures do not fit its chunks"
-_SLOWER = 4  # times a chunk as perplexity computes it: once as usual, once in small pieces
+_SLOWER = 2  # times a chunk as perplexity computes it: once as usual, once in small pieces
 
 
 class Noise(Step[NoiseRun]):

@@ -159,7 +159,10 @@ class Perplexity(Step[PerplexityRun]):
     def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
         n_text = lab.text.size_bytes / 4 / lab.config.ctx
         n_first = COMMON_CHUNKS + _FURTHER_CHUNKS if lab.config.is_auto else lab.config.n_chunks
-        return rates.process_s(n_prompt=lab.config.ctx * (n_text if n_first is None else min(n_first, n_text)))
+        again_s = rates.process_s() if lab.config.is_auto else 0.0  # the next block has a process of its own
+        return again_s + rates.process_s(
+            n_prompt=lab.config.ctx * (n_text if n_first is None else min(n_first, n_text))
+        )
 
     def writes(self, lab: Lab, case: Case) -> int:
         return lab.text.size_bytes  # about 8 bytes for every second token of four letters

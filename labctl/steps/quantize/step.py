@@ -24,8 +24,8 @@ from labctl.steps.quantize.audit import audit
 from labctl.steps.quantize.record import LoadTask, Made, QuantizeTask
 from labctl.steps.rates import Rates
 
-_SEARCHED, _ROUNDED = 5_700, 1_200
-"""Prompt tokens that are read in the time of quantizing, to blocks whose scales are searched for, and to 8 bits."""
+_SEARCHED_S, _ROUNDED_S = 84e-9, 19e-9
+"""Seconds of one core for a weight: in blocks whose scales are searched for, and rounded to 8 bits."""
 
 
 def load_source(lab: Lab) -> Lab:
@@ -128,9 +128,8 @@ class Quantize(Step[GgufFile]):
     def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
         if case.format in (lab.model.baseline, *lab.candidates):
             return 0.0
-        # Finding the best scales of a block of few bits is work, and as much for any weight.
-        work_s = rates.prompt_s * (_SEARCHED if rates.bits < 8 else _ROUNDED)
-        return rates.process_s() + work_s
+        weight_s = _SEARCHED_S if rates.bits < 8 else _ROUNDED_S
+        return rates.process_s() + rates.n_params * weight_s / lab.n_threads
 
     def writes(self, lab: Lab, case: Case) -> int:
         return 0 if case.format in (lab.model.baseline, *lab.candidates) else _dry_run(lab, case.format)
