@@ -108,7 +108,7 @@ def test_a_lab_toml_that_is_no_utf8_or_no_file(tmp_path: Path) -> None:
 def test_a_wrong_variable_names_itself_whatever_the_setting(tmp_path: Path, name: str) -> None:
     if TYPES[name] in (str, str | None):
         return  # any text is a name or a path
-    text = "Q4_K_N" if name == "formats" else "not so"
+    text = {"formats": "Q4_K_N", "candidates": "no label=a.gguf"}.get(name, "not so")
     with pytest.raises(LabError, match=f"^LABCTL_{name.upper()}") as caught:
         load_config({}, tmp_path, {f"LABCTL_{name.upper()}": text})
     assert text in caught.value.message and caught.value.hint
