@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import report_busy
 from benchmarks.claim import by_round
 from benchmarks.claims import claims, lab_rounds, process_ratio, speed_ratio, total_ratio
-from benchmarks.records import AS_NEEDED, BUSY, OURS, QUIET, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
+from benchmarks.markdown import table
+from benchmarks.records import AS_NEEDED, OURS, RESULTS_SCHEMA, THEIRS, ModelResults, Results, Section
 from benchmarks.stats import PERPLEXITY_PEAK, PERPLEXITY_WALL, SPEED, Ratio, Target, ratio, verdict
 from labctl.errors import LabError
 from labctl.records.disk import write_bytes, write_text
@@ -78,12 +80,6 @@ def page(results: Results) -> str:
 
 def _in_order(sections: Mapping[str, Section]) -> list[tuple[str, Section]]:
     return sorted(sections.items(), key=lambda item: int(item[0]))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others right-aligned."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def interval(one: Ratio) -> str:
@@ -339,69 +335,6 @@ def _coverage(_model: ModelResults, part: Section) -> str:
     )
 
 
-def _busy(_model: ModelResults, part: Section) -> str:
-    rows = [
-        (
-            f"{pair.format}, {pair.test}",
-            f"{pair.quiet:.3f}",
-            f"{pair.busy:.3f}",
-            f"{pair.low:.3f} to {pair.high:.3f}" if pair.is_known else "undecided",
-            f"{pair.n_undisturbed:,} of {pair.n_all:,}",
-            "-" if pair.undisturbed_slower is None else f"{pair.undisturbed_slower:.3f}",
-            f"{pair.all_slower:.3f}",
-        )
-        for pair in part.busy
-    ]
-    head = (
-        "format, test",
-        "speed-up, idle machine",
-        "beside a load",
-        "interval",
-        "undisturbed",
-        "time, undisturbed over idle",
-        "time, all over idle",
-    )
-    return "### 10. A machine in use\n\n" + table(head, rows)
-
-
-def _predictions(_model: ModelResults, part: Section) -> str:
-    rows = [
-        (
-            one.format,
-            f"{one.size_bytes / 1e6:,.0f}",
-            f"{one.measured_tps:,.1f}",
-            "types never timed" if one.predicted_tps is None else f"{one.predicted_tps:,.1f}",
-            "-" if one.off is None else f"{100 * one.off:+.0f} %",
-        )
-        for one in part.predictions
-    ]
-    head = ("format", "file, MB", "measured, tokens/s", "predicted, tokens/s", "off")
-    return "### 11. Predicted speed of generation\n\n" + table(head, rows)
-
-
-def _again(_model: ModelResults, part: Section) -> str:
-    rows = []
-    for what in dict.fromkeys(one.what for one in part.again):
-        for state in (QUIET, BUSY):
-            runs = [one for one in part.again if one.what == what and one.state == state]
-            ratios = [one.ratio for one in runs]
-            n_apart = sum(one.sign != 0 for one in runs)
-            rows.append(
-                (
-                    f"{what[0]} over {what[1]}, {what[2]}, {state}",
-                    f"{statistics.median(ratios):.3f}",
-                    f"{min(ratios):.3f} to {max(ratios):.3f}",
-                    f"{n_apart} of {len(runs)}",
-                )
-            )
-    text = (
-        "Each run is `labctl bench` as it comes. An interval that holds the truth in 95 of 100 runs holds another run's"
-        " estimate,\nwhich is off itself, in about 83 of 100 pairs.\n\n"
-    )
-    head = ("ratio", "median of runs", "smallest and largest", "told apart")
-    return "### 12. Speeds again\n\n" + text + table(head, rows)
-
-
 _SECTIONS = {
     "1": _perplexity,
     "2": _cost,
@@ -412,7 +345,7 @@ _SECTIONS = {
     "7": _verdicts,
     "8": _divergence,
     "9": _coverage,
-    "10": _busy,
-    "11": _predictions,
-    "12": _again,
+    "10": report_busy.busy,
+    "11": report_busy.predictions,
+    "12": report_busy.again,
 }

@@ -71,10 +71,10 @@ def _share(fraction: float) -> str:
 
 
 def _ready_made(name: str, making: Making) -> str:
-    """What is known of a file that was not made here."""
-    by = f"made by {making.by}, as it says" if making.by else "it does not say by whom it was made"
-    matrix = f"an importance matrix of {making.imatrix}" if making.imatrix else "no importance matrix"
-    return f"{name} is a ready-made file ({making.file}): {by}, and it names {matrix}."
+    """What is known of a file that was not made here, in a stranger's words."""
+    by = f"made by {escape(making.by)}, as it says" if making.by else "it does not say by whom it was made"
+    matrix = f"an importance matrix of {escape(making.imatrix)}" if making.imatrix else "no importance matrix"
+    return f"{name} is a ready-made file ({escape(making.file)}): {by}, and it names {matrix}."
 
 
 def size_notes(records: Measured) -> list[str]:

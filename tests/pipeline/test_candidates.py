@@ -19,6 +19,8 @@ from labctl.engines.llama_cpp.gguf.reader import read_header
 from labctl.errors import LabError
 from labctl.lab.config import candidate
 from labctl.lab.values import load_config
+from labctl.records.files import Making
+from labctl.report.tables import _ready_made
 
 MODEL = "labllama-15m"
 ONLY_Q8 = SMALL_LAB.replace('"Q8_0", "Q4_K_M"', '"Q8_0"')
@@ -103,6 +105,11 @@ def test_a_file_tells_who_made_it_and_how(tmp_path: Path) -> None:
     assert making(path).imatrix == "calibration.txt"
     path.write_bytes(Small().bytes())
     assert (making(path).by, making(path).imatrix) == ("", "")
+
+
+def test_a_strangers_words_stay_words() -> None:
+    note = _ready_made("x", Making(by="<b>[me](http://x)</b>\n# Q1", imatrix="*a*|b", file="`f`.gguf"))
+    assert "<b>" not in note and "[me](" not in note and "\n" not in note and "|" not in note.replace("\\|", "")
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------
