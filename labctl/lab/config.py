@@ -58,7 +58,7 @@ class Setting:
     hint: str = ""
 
 
-_LABEL = 40
+_LABEL = 24
 _Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 _Rounds = Annotated[int, Meta(ge=1, le=10_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e7)]

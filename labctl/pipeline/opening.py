@@ -92,7 +92,7 @@ def open_lab(
                 f"Give the file another label: --candidate {label}-ready={path}",
             )
         if not path.is_file():
-            raise LabError(f"There is no file {path}, which --candidate names.", "Check the path.")
+            raise LabError(f"There is no file {path}, which is to be measured as {label}.", "Check the path.")
     imatrix = None
     if config.imatrix is not None:
         imatrix = engine.find_imatrix(config.imatrix, model, text, lab_data, place.root, digests)

@@ -228,7 +228,7 @@ def test_it_is_handed_in_and_verified(mixed: Path, cli: Cli) -> None:
 
 def test_a_file_that_is_not_there_is_said_before_anything_is_made(cli: Cli, new_lab: Path) -> None:
     done = cli("run", "--candidate", "x=nowhere.gguf", cwd=new_lab)
-    assert done.returncode == 1 and "There is no file nowhere.gguf, which --candidate names." in done.stderr
+    assert done.returncode == 1 and "There is no file nowhere.gguf, which is to be measured as x." in done.stderr
     assert not (new_lab / "outputs" / MODEL / "records").exists()
 
 

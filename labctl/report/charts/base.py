@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LABEL_CHARS = 10
 SPEED_BARS = "95 % interval over the rounds"
 
 
@@ -152,9 +154,9 @@ def front(spots: Sequence[tuple[float, float]], better: int) -> list[tuple[float
 
 def name_rows(axes: Axes, records: Measured, names: Sequence[str], *, shown: bool) -> None:
     words = [chart_text(shown_name(records, name)) for name in names] if shown else [""] * len(names)
-    axes.set_yticks(range(len(names)), words)
+    axes.set_yticks(range(len(names)), [textwrap.fill(word, _LABEL_CHARS) for word in words])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    # The room at the left is for names such as Q4_K_M ⚠.
+    # The room at the left is for names such as Q4_K_M ⚠; longer ones take several lines.
     axes.tick_params(axis="y", length=0, labelsize=11 if max(map(len, words)) <= 8 else 8.5, labelcolor=INK)
     axes.grid(visible=False, axis="y")
 
