@@ -14,7 +14,9 @@ from labctl.cli.output import Display
 from labctl.lab.config import LabConfig
 from labctl.pipeline.opening import open_lab
 from labctl.pipeline.run import run
-from labctl.steps.bench.ratios import TESTS, round_ratio
+from labctl.report.figures import figures_of
+from labctl.report.order import Orders
+from labctl.steps.bench.ratios import TESTS
 from labctl.steps.bench.step import BENCH
 from labctl.steps.quantize.step import QUANTIZE
 
@@ -53,11 +55,11 @@ def again(bench: Bench) -> Section:
         begun = time.perf_counter()
         with state_of(state, 200 + number):
             done = run(lab, display, names=(BENCH,), force=(BENCH.name,), report=False)
-        speed = done.records.of(BENCH)
+        orders = Orders(done.records, figures_of(done.records))
         for (one, other), test in itertools.product(itertools.combinations(lab.formats, 2), TESTS):
-            ratio = round_ratio(speed[other], speed[one], test) if {one, other} <= set(speed) else None
-            if ratio is not None:
-                high = min(ratio.high, sys.float_info.max)  # JSON knows no infinity
+            ratio, pair = orders.ratio(other, one, test), orders.speed(test).pairs.get((other, one))
+            if ratio is not None and pair is not None:
+                most = sys.float_info.max  # JSON knows no infinity
                 found.append(
                     SpeedAgain(
                         state=state,
@@ -66,7 +68,9 @@ def again(bench: Bench) -> Section:
                         formats=(other, one),
                         ratio=ratio.ratio,
                         low=ratio.low,
-                        high=high,
+                        high=min(ratio.high, most),
+                        order_low=pair.low,
+                        order_high=min(pair.high, most),
                     )
                 )
         bench.runner.screen.step(f"speed, {state}, run {number}", time.perf_counter() - begun)

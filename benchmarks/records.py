@@ -252,6 +252,7 @@ class SpeedAgain:
         number: of the run, from 1 in each state.
         formats: the faster over the slower if ratio is above 1.
         low, high: interval of the ratio, as labctl gives it; 0 to the largest number where it gives none.
+        order_low, order_high: the wider one that labctl ranks formats by; None in results from before it had two.
     """
 
     state: str
@@ -261,6 +262,8 @@ class SpeedAgain:
     ratio: float
     low: float
     high: float
+    order_low: float | None = None
+    order_high: float | None = None
 
     @property
     def what(self) -> tuple[str, str, str]:
@@ -275,7 +278,8 @@ class SpeedAgain:
     @property
     def sign(self) -> int:
         """1 if the first format is shown to be faster, -1 if slower, 0 if they are not told apart."""
-        return 1 if self.low > 1 else -1 if self.high < 1 else 0
+        low, high = (self.low, self.high) if self.order_low is None else (self.order_low, self.order_high or 0.0)
+        return 1 if low > 1 else -1 if high < 1 else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

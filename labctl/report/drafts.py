@@ -206,14 +206,15 @@ def surprises(records: Measured, figures: Figures, orders: Orders) -> list[str]:
     for name, row in figures.items():
         if row.increase is not None and row.increase.high_pct < 0:
             found.append(f"{name} has a lower perplexity than {base}: {percent(row.increase.pct)}.")
-    for order, task in ((orders.tg, "generates text"), (orders.pp, "reads a prompt")):
+    tests: tuple[tuple[Test, str], ...] = (("tg", "generates text"), ("pp", "reads a prompt"))
+    for test, task in tests:
+        order = orders.speed(test)
         slower = [(order.pairs[b, a].low, a, b) for b, a in order.shown if orders.size.better(a, b)]
-        if slower:
-            _, a, b = max(slower)
-            pair = order.pairs[b, a]
+        _, a, b = max(slower, default=(0.0, "", ""))
+        if (ratio := orders.ratio(b, a, test)) is not None:
             found.append(
                 f"{a} is the smaller file but {task} more slowly than {b}, which has"
-                f" {times(pair.ratio, pair.low, pair.high)} times its speed."
+                f" {times(ratio.ratio, ratio.low, ratio.high)} times its speed."
             )
     gains = {
         name: changes.gained - changes.lost

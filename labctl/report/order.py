@@ -30,14 +30,14 @@ SMALLER = 1.01
 
 ORDER_RULE = (
     "Formats are told apart only where an interval of the difference itself says so. Perplexity: both formats on the"
-    " same chunks, 95 % for all pairs of formats together (Bonferroni). Speed: the ratio of the two within rounds, 95 %"
-    " each. Answers: McNemar's exact test, 5 %. Size: at least 1 %. Not told apart does not mean equal."
+    " same chunks. Speed: the ratio of the two within rounds. Both: 95 % for all pairs of formats at once (Bonferroni)."
+    " Answers: McNemar's exact test, 5 %. Size: at least 1 %. Not told apart does not mean equal."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """How many times as good the first format of a pair is as the second, with its 95 % interval."""
+    """How many times as good the first format of a pair is as the second, with an interval by ORDER_RULE."""
 
     ratio: float
     low: float
@@ -163,11 +163,17 @@ class Orders:
         """The order of a test: "tg" or "pp"."""
         return self.tg if test == "tg" else self.pp
 
+    def ratio(self, one: str, other: str, test: Test) -> Ratio | None:
+        """How many times as fast the first is as the second, with the 95 % interval of this pair alone."""
+        runs = self.records.of(BENCH)
+        return round_ratio(runs[one], runs[other], test) if one in runs and other in runs else None
+
     def _speed(self, test: Test) -> Order:
         runs = {name: run for name, run in self.records.of(BENCH).items() if name in self.figures}
         pairs: dict[Names, Pair] = {}
+        alpha = ALPHA / max(1, math.comb(len(runs), 2))
         for a, b in itertools.combinations(runs, 2):
-            ratio = round_ratio(runs[a], runs[b], test)
+            ratio = round_ratio(runs[a], runs[b], test, alpha)
             if ratio is not None:
                 pairs[a, b] = _pair_of(ratio)
                 pairs[b, a] = _turned(pairs[a, b])

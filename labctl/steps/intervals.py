@@ -8,14 +8,43 @@ ALPHA = 0.05
 """Accepted probability that an interval, or what is said of one, is wrong: intervals are of 95 %."""
 
 
-def median_ranks(n: int) -> tuple[int, int]:
-    """Places, from 0, of the ordered values between which the median lies in 95 of 100 cases; the ends for few."""
+def median_ranks(n: int, alpha: float = ALPHA) -> tuple[int, int]:
+    """Places, from 0, of the ordered values between which the median lies but for a share `alpha`; the ends for few."""
     below, rank = 0.0, 0
-    while below + math.comb(n, rank) * 0.5**n <= ALPHA / 2:
+    while below + math.comb(n, rank) * 0.5**n <= alpha / 2:
         below += math.comb(n, rank) * 0.5**n
         rank += 1
     rank = max(rank, 1)
     return rank - 1, n - rank
+
+
+def student_t(alpha: float, df: int) -> float:
+    """How far Student's t reaches to either side but for a share `alpha`, 0..1.
+
+    Args:
+        df: degrees of freedom, 1 or more.
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
+    """
+
+    def outside(t: float) -> float:
+        angle = math.atan(t / math.sqrt(df))
+        cos, sin = math.cos(angle), math.sin(angle)
+        term = sin * (cos if df % 2 else 1.0)
+        total = 0.0
+        for k in range(2 + df % 2, df + 1, 2):
+            total += term
+            term *= cos * cos * (k - 1) / k
+        if df % 2:
+            return 1 - 2 / math.pi * (angle + total)
+        return 1 - total
+
+    low, high = 0.0, 1.0
+    while outside(high) > alpha and high < 1e9:
+        high *= 2
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if outside(middle) > alpha else (low, middle)
+    return high
 
 
 def wilson(n_correct: int, n: int) -> tuple[float, float]:

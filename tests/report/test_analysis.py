@@ -30,7 +30,7 @@ from labctl.report.figures import figures_of, table
 from labctl.report.gaps import content_notes, gaps, record_name, twins
 from labctl.steps.bench.step import BENCH
 from labctl.steps.generate.answers import answer_changes, first_divergence
-from labctl.steps.intervals import mcnemar_exact, median_ranks, wilson
+from labctl.steps.intervals import mcnemar_exact, median_ranks, student_t, wilson
 from labctl.steps.measured import Measured, StepFailure
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.perplexity.figures import common_chunks, load_nll
@@ -111,6 +111,14 @@ def test_chunks_outside_the_record_are_not_read(tmp_path: Path) -> None:
     assert table["n_chunks"].tolist() == [N_CHUNKS, 13, 13]
     assert table.loc["Q8_0", "n_pairs"] == 13
     assert table.loc["F16", "ppl"] == pytest.approx(math.exp(base_nll()[shared].mean()))
+
+
+@pytest.mark.parametrize(
+    ("df", "two_sided_5", "two_sided_1"), [(1, 12.706, 63.657), (2, 4.303, 9.925), (5, 2.571, 4.032), (30, 2.042, 2.75)]
+)
+def test_student_t_is_that_of_printed_tables(df: int, two_sided_5: float, two_sided_1: float) -> None:
+    assert student_t(0.05, df) == pytest.approx(two_sided_5, abs=1e-3)
+    assert student_t(0.01, df) == pytest.approx(two_sided_1, abs=1e-3)
 
 
 @pytest.mark.parametrize("damage", ["gone", "truncated", "shape", "pickle"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.steps.bench.record import SpeedRun, SpeedVisit, Test
-from labctl.steps.intervals import median_ranks
+from labctl.steps.intervals import ALPHA, median_ranks, student_t
 
 PRECISE = 0.02
 """A ratio is known well enough once its 95 % interval reaches at most 2 % of it to either side."""
@@ -34,6 +34,8 @@ _RANGES = {2: 6.354, 3: 1.342, 4: 0.738, 5: 0.560}
 Source: Lord, Biometrika 34 (1947), The use of range in place of standard deviation in the t-test; there for the mean,
 here for the median (numerically, 4 million samples each).
 """
+_MEDIAN_SE = math.sqrt(math.pi / 2)
+"""How many times as much the median of many normal values varies as their mean; of few values less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,23 +93,33 @@ def visits_speed(visits: Sequence[SpeedVisit], test: Test, n_prompt: int) -> Spe
     return None
 
 
-def visits_ratio(visits: Sequence[SpeedVisit], base: Sequence[SpeedVisit], test: Test) -> Ratio | None:
-    """Speed of some visits against others of the same rounds, by RATIO_RULE; None without a round that has both."""
+def visits_ratio(
+    visits: Sequence[SpeedVisit], base: Sequence[SpeedVisit], test: Test, alpha: float = ALPHA
+) -> Ratio | None:
+    """Speed of some visits against others of the same rounds, by RATIO_RULE; None without a round that has both.
+
+    Args:
+        alpha: accepted probability that the interval is wrong.
+    """
     for disturbed in (False, True):
         mine, theirs = (round_seconds(one, test, disturbed=disturbed) for one in (visits, base))
-        found = median_ratio([theirs[number] / mine[number] for number in mine if number in theirs])
+        found = median_ratio([theirs[number] / mine[number] for number in mine if number in theirs], alpha)
         if found is not None:
             return Ratio(ratio=found.ratio, low=0.0, high=math.inf, n_rounds=0) if disturbed else found
     return None
 
 
-def round_ratio(run: SpeedRun, base: SpeedRun, test: Test) -> Ratio | None:
+def round_ratio(run: SpeedRun, base: SpeedRun, test: Test, alpha: float = ALPHA) -> Ratio | None:
     """Speed of a format against another one's."""
-    return visits_ratio(run.visits, base.visits, test)
+    return visits_ratio(run.visits, base.visits, test, alpha)
 
 
-def median_ratio(ratios: Sequence[float]) -> Ratio | None:
-    """The median of the rounds' ratios (or of other positive values) with its interval, by INTERVAL_RULE."""
+def median_ratio(ratios: Sequence[float], alpha: float = ALPHA) -> Ratio | None:
+    """The median of the rounds' ratios (or of other positive values) with its interval.
+
+    By INTERVAL_RULE. An interval for many pairs together is wrong less often; where that is less often than the ends of
+    so few rounds are, it is that of Student's t for the ratios' logarithms, by the median's standard error.
+    """
     n = len(ratios)
     if n == 0:
         return None
@@ -116,10 +128,12 @@ def median_ratio(ratios: Sequence[float]) -> Ratio | None:
     middle = math.sqrt(ordered[(n - 1) // 2] * ordered[n // 2])
     if n == 1:
         return Ratio(ratio=middle, low=0.0, high=math.inf, n_rounds=1)
-    if n in _RANGES:
-        reach = (ordered[-1] / ordered[0]) ** _RANGES[n]
+    if 2 * 0.5**n > alpha:
+        logs = [math.log(ratio) for ratio in ratios]
+        by_range = _RANGES[n] * (max(logs) - min(logs)) if alpha == ALPHA else 0.0
+        reach = math.exp(by_range or student_t(alpha, n - 1) * _MEDIAN_SE * statistics.stdev(logs) / math.sqrt(n))
         return Ratio(ratio=middle, low=middle / reach, high=middle * reach, n_rounds=n)
-    low, high = median_ranks(n)
+    low, high = median_ranks(n, alpha)
     return Ratio(ratio=middle, low=ordered[low], high=ordered[high], n_rounds=n)
 
 
@@ -216,8 +230,7 @@ def _rounds_needed(run: SpeedRun, base: SpeedRun, test: Test) -> float:
     """About how many rounds would make a ratio precise, from how it varies between those that there are."""
     mine, theirs = (round_seconds(one.visits, test) for one in (run, base))
     logs = [math.log(theirs[number] / mine[number]) for number in mine if number in theirs]
-    # The median of n normal values varies 1.2533 / sqrt(n) times as much as they do.
-    return (1.96 * 1.2533 * statistics.stdev(logs) / PRECISE) ** 2 if len(logs) > 1 else math.inf
+    return (1.96 * _MEDIAN_SE * statistics.stdev(logs) / PRECISE) ** 2 if len(logs) > 1 else math.inf
 
 
 def _remedy(n_rounds: float, round_s: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -95,6 +96,25 @@ def test_interval_covers_the_truth_at_least_95_times_in_100(n: int) -> None:
         inside += found.low <= 1.5 <= found.high
     assert inside / 4000 >= 0.94
     assert n > 5 or inside / 4000 <= 0.96
+
+
+@pytest.mark.parametrize("n", [3, 4, 8, 12, 20])
+def test_all_pairs_of_seven_formats_together_are_ranked_wrongly_in_at_most_5_of_100_labs(n: int) -> None:
+    random = np.random.default_rng(n)
+    alpha, n_wrong = 0.05 / math.comb(7, 2), 0
+    for _ in range(400):
+        seconds = np.exp(random.normal(0.0, 0.02, size=(7, n)))  # all equally fast
+        pairs = [median_ratio(list(a / b), alpha) for a, b in itertools.combinations(seconds, 2)]
+        n_wrong += any(pair is not None and (pair.low > 1 or pair.high < 1) for pair in pairs)
+    assert n_wrong / 400 <= 0.05
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 20])
+def test_an_interval_for_many_pairs_is_wider_and_holds_that_of_one(n: int) -> None:
+    ratios = list(np.exp(np.random.default_rng(n).normal(0.4, 0.02, size=n)))
+    one, many = median_ratio(ratios), median_ratio(ratios, 0.05 / 21)
+    assert one is not None and many is not None and many.ratio == one.ratio
+    assert many.low <= one.low and one.high <= many.high
 
 
 def test_one_stalled_round_of_six_moves_neither_ratio_nor_its_lower_end() -> None:
