@@ -12,6 +12,7 @@ import click
 
 from labctl import __version__, steps
 from labctl.cli import bench as cli_bench
+from labctl.cli import choose as cli_choose
 from labctl.cli import handin as cli_handin
 from labctl.cli import models as cli_models
 from labctl.cli import results as cli_results
@@ -250,7 +251,7 @@ def _step_command(name: str) -> LabCommand:
 _OWN = cli_bench.bench_command(_measure)  # the one with options of its own
 for _command in (
     *(run, prepare, *(_OWN if name == _OWN.name else _step_command(name) for name in steps.COMMANDS)),
-    *(cli_models.models, cli_models.convert),
+    *(cli_choose.choose, cli_models.models, cli_models.convert),
     *(cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor),
     *(cli_handin.submit, cli_handin.verify, cli_handin.compare),
 ):

@@ -20,6 +20,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 SECTIONS = {
     "Measure": ("run", "prepare", *steps.COMMANDS),
+    "Choose a ready-made file": ("choose",),
     "Read the results": ("report", "score", "fit", "compare"),
     "Hand in": ("submit", "verify"),
     "Other": ("models", "convert", "doctor"),

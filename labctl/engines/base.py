@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from labctl.errors import LabError
 
@@ -76,6 +76,8 @@ class Contents:
         n_trained: tokens of context that it was trained for, or made fit for by scaling its positions.
         n_positions: rows of its table of learned positions, beyond which nothing can be computed; None without one.
         n_expert, n_expert_used: experts a layer, and how many of them a token uses; 0 for a model without.
+        kin: what all files of one model share, whatever their types: what it is in words -> its value, or a digest.
+        making: who made the file and how, as far as it tells.
     """
 
     files: tuple[Path, ...]
@@ -89,14 +91,33 @@ class Contents:
     n_positions: int | None
     n_expert: int
     n_expert_used: int
+    kin: Mapping[str, str | int]
+    making: Making
 
     @property
     def n_params(self) -> int:
         return sum(share.n_params for share in self.types)
 
+    @property
+    def bpw(self) -> float:
+        """Bits per weight over all tensors."""
+        return 8 * sum(share.size_bytes for share in self.types) / self.n_params
+
     def peak_ram_bytes(self, n_ctx: int) -> int:
         """Memory that a process needs to compute with it, n_ctx tokens of context opened."""
         return peak_ram_bytes(self.size_bytes, self.shape.kv_bytes(n_ctx))
+
+
+def kin_difference(mine: Mapping[str, str | int], theirs: Mapping[str, str | int]) -> str:
+    """What of two files' `kin` says that they hold two models, as what a reader is told; empty if nothing does."""
+    for words in (word for word in theirs if mine.get(word) != theirs[word]):
+        one, other = mine.get(words, ""), theirs[words]
+        if isinstance(one, int) and isinstance(other, int):
+            return f"it has {one:,} {words}, and the model {other:,}"
+        if words.startswith("vocabulary: "):  # digests, which tell a reader nothing
+            return f"its vocabulary has other {words.partition(': ')[2]} than the model's"
+        return f"its {words} is {one}, and the model's {other}"
+    return ""
 
 
 _OVERHEAD_BYTES = 250 << 20  # Python, compute buffers, logits
@@ -236,6 +257,16 @@ class Engine(Protocol):
         """
         ...
 
+    def inspect_open(self, files: Sequence[tuple[str, BinaryIO, int]]) -> Contents:
+        """What a model's file holds that is not on this disk, read from its beginning and no further than it must.
+
+        Args:
+            files: name, stream and bytes of each of its parts, in order.
+        Raises:
+            LabError: it is damaged, or no file of this engine.
+        """
+        raise LabError(f"{self.title} looks into files on this disk only.", "Download the file and give its path.")
+
     def parts(self, path: Path) -> tuple[Path, ...]:
         """All files of the model whose (first) file this is, in order.
 
@@ -262,12 +293,6 @@ class Engine(Protocol):
             LabError: it is damaged, or no language model.
         """
         return f"{self.title} cannot tell whether it holds the same model"
-
-    def making(self, path: Path) -> Making:
-        """Who made a ready-made file and how, as far as it tells."""
-        from labctl.records.files import Making
-
-        return Making()
 
     def f16_faults(self, path: Path) -> dict[str, str]:
         """F16 tensors of a file that hold no finite numbers: name -> "NaN" or "infinity"."""

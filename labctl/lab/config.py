@@ -58,7 +58,8 @@ class Setting:
     hint: str = ""
 
 
-_LABEL = 24
+LABEL_LENGTH = 24
+"""Most characters of a ready-made file's label."""
 _Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 _Rounds = Annotated[int, Meta(ge=1, le=10_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e7)]
@@ -279,7 +280,7 @@ def candidate(text: str) -> tuple[str, Path]:
     path = typed(file.strip())
     stem = re.sub(r"(-00001-of-\d{5})?\.gguf$", "", path.name, flags=re.IGNORECASE)
     quant = _QUANT.search(stem)
-    return label.strip() or (quant[0] if quant else safe_name(stem)[-_LABEL:]), path
+    return label.strip() or (quant[0] if quant else safe_name(stem)[-LABEL_LENGTH:]), path
 
 
 FIELDS = {setting.name: setting for setting in dataclasses.fields(LabConfig)}
@@ -297,8 +298,8 @@ def candidate_fault(candidates: tuple[str, ...]) -> str:
     for label in labels:
         if labels.count(label) > 1:
             return f"two files go by {label}"
-        if label != safe_name(label) or len(label) > _LABEL:
-            return f"{label!r} is no label: {_LABEL} letters, digits, dots, dashes and underscores at most"
+        if label != safe_name(label) or len(label) > LABEL_LENGTH:
+            return f"{label!r} is no label: {LABEL_LENGTH} letters, digits, dots, dashes and underscores at most"
     return ""
 
 

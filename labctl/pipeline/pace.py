@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from labctl import engines
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
-from labctl.lab.dialogue import Dialogue
 from labctl.lab.lab import Lab, key_of
 from labctl.lab.listener import Listener
+from labctl.pipeline.aside import Aside
 from labctl.pipeline.opening import open_lab
 from labctl.pipeline.run import run
 from labctl.records.disk import writing
@@ -27,46 +26,6 @@ from labctl.steps.quantize.step import QUANTIZE
 _SAMPLES = (("wide", 4, 2048), ("narrow", 32, 256))
 """Name, layers, width. The wide one's matrices are those of a small model of today; it is larger than most caches. The
 narrow one's time goes into its many layers."""
-
-
-class _Progress(Listener):
-    """Passes progress on, and nothing that is about a sample as if it were a lab."""
-
-    def __init__(self, display: Listener) -> None:
-        self._display = display
-
-    def stage(self, name: str) -> None:
-        self._display.stage(name)
-
-    def step(self, name: str, label: str, unit: str = "") -> None:
-        self._display.step(name, label, unit)
-
-    def progress(self, done: int, total: int, note: str, share: float) -> None:
-        self._display.progress(done, total, note, share)
-
-    def end(self) -> None:
-        self._display.end()
-
-    def error(self, message: str, hint: str = "") -> None:
-        self._display.error(message, hint)
-
-    def dialogue(self, yes: bool) -> Dialogue:
-        return self._display.dialogue(yes)
-
-    def begin(self, expected_s: Mapping[str, float], result_of: Callable[[str], str] | None = None) -> None:
-        return None
-
-    def note(self, text: str) -> None:
-        return None
-
-    def warn(self, text: str) -> None:
-        return None
-
-    def notice(self, text: str) -> None:
-        return None
-
-    def confirm(self, text: str, *, yes: bool) -> None:
-        return None
 
 
 def pace_path(lab: Lab) -> Path:
@@ -124,7 +83,7 @@ def _timed(lab: Lab, display: Listener, folder: Path, name: str, n_layer: int, w
         lab_data=lab.config.lab_data,
         yes=True,
     )
-    listener = _Progress(display)
+    listener = Aside(display)
     sample = open_lab(config, listener, notices=False)
     done = run(sample, listener, names=(QUANTIZE, BENCH), report=False)
     found = []

@@ -13,7 +13,7 @@ from typing import Any
 from labctl.engines.base import Contents, Engine, Format
 from labctl.engines.model import Continuation, Recipe, Request
 from labctl.executors.base import Report
-from labctl.records.files import ModelShape, TensorFallback, TensorTypeShare
+from labctl.records.files import Making, ModelShape, TensorFallback, TensorTypeShare
 
 SHAPE = ModelShape(
     architecture="fake",
@@ -67,6 +67,8 @@ class Fake(Engine):
             n_positions=None,
             n_expert=0,
             n_expert_used=0,
+            kin={},
+            making=Making(),
         )
 
     def start(self, report: Report) -> Any:

@@ -49,7 +49,10 @@ class Repo:
 
 @dataclass
 class Hub:
-    """A running server. `fail` answers every request with that status; `page` with that text, as a portal would."""
+    """A running server. `fail` answers every request with that status; `page` with that text, as a portal would.
+
+    `sent_bytes` counts the bytes of parts of files.
+    """
 
     models: dict[str, Repo] = field(default_factory=dict)
     datasets: dict[str, Repo] = field(default_factory=dict)
@@ -57,6 +60,8 @@ class Hub:
     fail: int = 0
     page: str = ""
     delay_s: float = 0.0
+    ranges: bool = True
+    sent_bytes: int = 0
     url: str = ""
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Authorization
 
@@ -189,7 +194,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             for repo in (*hub.models.values(), *hub.datasets.values()):
                 for data in repo.files.values():
                     if hashlib.sha256(data).hexdigest() == sha256:
-                        return self.send(200, data, Content_Type="application/octet-stream")
+                        return self.part(data)
             return self.send(404)
+
+        def part(self, data: bytes) -> None:
+            """A file's bytes, or the part of them that is asked for."""
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "") if hub.ranges else "")
+            if asked is None:
+                return self.send(200, data, Content_Type="application/octet-stream")
+            start, end = int(asked[1]), min(int(asked[2] or len(data) - 1) + 1, len(data))
+            if start >= len(data):
+                return self.send(416)
+            hub.sent_bytes += end - start
+            place = f"bytes {start}-{end - 1}/{len(data)}"
+            return self.send(206, data[start:end], Content_Type="application/octet-stream", Content_Range=place)
 
     return Handler

@@ -14,7 +14,8 @@ import pytest
 from kit.command import SMALL_LAB, Cli
 from kit.small_gguf import Small, string, texts, u32
 
-from labctl.engines.llama_cpp.gguf.kinship import difference, making
+from labctl.engines.llama_cpp.gguf.header import contents
+from labctl.engines.llama_cpp.gguf.kinship import difference
 from labctl.engines.llama_cpp.gguf.reader import read_header
 from labctl.errors import LabError
 from labctl.lab.config import candidate
@@ -55,8 +56,8 @@ def test_every_quantization_of_a_model_is_the_same_model(quantized: Any, demo_mo
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"general.architecture": string("llama2")}, "architecture llama2, and the model of llama"),
-        ({"tokenizer.ggml.pre": string("qwen2")}, "pre-tokenizer is 'qwen2', and the model's None"),
+        ({"general.architecture": string("llama2")}, "architecture is llama2, and the model's llama"),
+        ({"tokenizer.ggml.pre": string("qwen2")}, "pre-tokenizer is 'qwen2', and the model's not named"),
         ({"tokenizer.ggml.merges": texts(["a b"])}, "other rules of merging"),
     ],
 )
@@ -100,11 +101,11 @@ def test_a_file_tells_who_made_it_and_how(tmp_path: Path) -> None:
         "quantize.imatrix.chunks_count": u32(7),
     }
     path.write_bytes(Small().with_keys(told).bytes())
-    assert (making(path).by, making(path).imatrix) == ("Somebody", "matrix.dat")
+    assert (contents(path).making.by, contents(path).making.imatrix) == ("Somebody", "matrix.dat")
     path.write_bytes(Small().with_keys({**told, "quantize.imatrix.dataset": string("calibration.txt")}).bytes())
-    assert making(path).imatrix == "calibration.txt"
+    assert contents(path).making.imatrix == "calibration.txt"
     path.write_bytes(Small().bytes())
-    assert (making(path).by, making(path).imatrix) == ("", "")
+    assert (contents(path).making.by, contents(path).making.imatrix) == ("", "")
 
 
 def test_a_strangers_words_stay_words() -> None:

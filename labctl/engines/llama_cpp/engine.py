@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from labctl.engines.base import Contents, Engine, Frame, Imatrix, Matrix
 from labctl.engines.llama_cpp.formats import FORMATS, LAB_FORMATS
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # what a child loads counts in the memory that is measured
     from labctl.executors.base import Report, Task
     from labctl.executors.reasons import Death
     from labctl.records.digests import DigestCache
-    from labctl.records.files import Making
     from labctl.records.sources import SourceModel, TextSource
 
 
@@ -64,6 +63,11 @@ class LlamaCpp(Engine):
 
         return contents(path)
 
+    def inspect_open(self, files: Sequence[tuple[str, BinaryIO, int]]) -> Contents:
+        from labctl.engines.llama_cpp.gguf.header import contents_open
+
+        return contents_open(files)
+
     def check_source(self, path: Path, *, allow_missing_pre: bool = False) -> tuple[str, ...]:
         from labctl.engines.llama_cpp.gguf.soundness import check_source
 
@@ -73,11 +77,6 @@ class LlamaCpp(Engine):
         from labctl.engines.llama_cpp.gguf.kinship import difference
 
         return difference(path, source)
-
-    def making(self, path: Path) -> Making:
-        from labctl.engines.llama_cpp.gguf.kinship import making
-
-        return making(path)
 
     def f16_faults(self, path: Path) -> dict[str, str]:
         from labctl.engines.llama_cpp.gguf.weights import f16_faults

@@ -97,7 +97,7 @@ def list_repo(repo_id: str, revision: str | None = None, repo_type: str = "model
     reason = unreachable(endpoint())
     if reason:
         raise _no_network(reason)
-    with _plain_errors(repo_id, revision):
+    with plain_errors(repo_id, revision):
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=endpoint())
@@ -158,6 +158,26 @@ def blob_sha256(path: Path) -> str:
     return name if _SHA256.fullmatch(name) else ""
 
 
+def drop(repo: HubRepo, file: HubFile) -> None:
+    """Remove a file from the client's cache: its name, and its bytes unless another snapshot has them, too."""
+    folder = cached_files(repo.repo_id, repo.commit).get(repo.commit)
+    if folder is None or not (path := folder / file.name).exists():
+        return
+    blob = path.resolve()
+    with contextlib.suppress(OSError):
+        path.unlink()
+    others = (link for link in folder.parent.glob("**/*") if link.is_symlink() and link.resolve() == blob)
+    if blob != path and blob.parent.name == "blobs" and next(others, None) is None:
+        with contextlib.suppress(OSError):
+            blob.unlink()
+
+
+def is_cached(repo: HubRepo, file: HubFile) -> bool:
+    """Whether the client's cache has a file of a repository at this commit."""
+    folder = cached_files(repo.repo_id, repo.commit).get(repo.commit)
+    return folder is not None and (folder / file.name).is_file()
+
+
 def check_name(name: str) -> None:
     """Refuse a file name that could leave its folder.
 
@@ -176,7 +196,7 @@ def _download(repo: HubRepo, file: HubFile, progress: Progress | None, again: bo
     import inspect
 
     cache = cache_folder()
-    with _plain_errors(repo.repo_id, repo.commit):
+    with plain_errors(repo.repo_id, repo.commit):
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings would cross the progress display
@@ -265,7 +285,7 @@ def _client_errors() -> tuple[type[BaseException], ...]:
 
 
 @contextlib.contextmanager
-def _plain_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+def plain_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Say in plain words what went wrong; the client's own texts may hold addresses with keys and many lines."""
     try:
         yield

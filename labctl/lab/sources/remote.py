@@ -190,11 +190,7 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
     Raises:
         LabError: nothing fits, or more than one file does.
     """
-    every = sorted(names)
-    models: dict[str, list[str]] = {}
-    for name in every:
-        if name.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix", PurePosixPath(name).name, re.IGNORECASE):
-            models.setdefault(_SPLIT.sub("", name[: -len(".gguf")]), []).append(name)
+    models = {_SPLIT.sub("", parts[0][: -len(".gguf")]): parts for parts in grouped(names)}
     listing = ", ".join(parts[0] for parts in list(models.values())[:12]) or "none"
     if wanted:
         for parts in models.values():
@@ -225,6 +221,15 @@ def choose(repo_id: str, names: Iterable[str], wanted: str | None) -> Sequence[s
         f"{repo_id} has no file called F16, BF16 or F32.",
         f"Name one, as hf:{repo_id}:{next(iter(models.values()))[0]}. Its GGUF files: {listing}.",
     )
+
+
+def grouped(names: Iterable[str]) -> list[list[str]]:
+    """The GGUF models among a repository's files: the parts of each, in order."""
+    models: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if name.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix", PurePosixPath(name).name, re.IGNORECASE):
+            models.setdefault(_SPLIT.sub("", name[: -len(".gguf")]), []).append(name)
+    return list(models.values())
 
 
 def _whole(repo_id: str, parts: Sequence[str]) -> Sequence[str]:

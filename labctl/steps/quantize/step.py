@@ -94,7 +94,7 @@ def _look_at(lab: Lab, label: str, provenance: Provenance) -> GgufFile:
             f"{label}: {path.name} cannot be compared with {lab.model.name}, because {why}.",
             "Leave it out, or measure it against the file that it was made from.",
         )
-    making = dataclasses.replace(lab.engine.making(path), file=path.name)
+    making = dataclasses.replace(lab.engine.inspect(path).making, file=path.name)
     sha256 = model_sha256(lab.engine.parts(path), lab.digests.sha256)
     record = audit(lab.engine, path, label, provenance, shown_path=str(path.absolute()), sha256=sha256)
     return dataclasses.replace(record, ready_made=making, imatrix=making.imatrix)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from labctl.engines.base import UNQUANTIZED_TYPES, Contents
 from labctl.engines.llama_cpp.formats import FORMATS
 from labctl.engines.llama_cpp.gguf import parts
-from labctl.engines.llama_cpp.gguf.reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, shown
+from labctl.engines.llama_cpp.gguf.reader import AGAIN, GgufHeader, TensorInfo, Value, read_header, read_open, shown
 from labctl.errors import LabError
-from labctl.records.files import ModelShape, TensorTypeShare
+from labctl.records.files import Making, ModelShape, TensorTypeShare
 
 # Lookup tables and the like; a matrix in one of these says nothing about quantization.
 _OTHER_TYPES = frozenset({"i8", "i16", "i32", "i64", "f64"})
+_SHOWN_KEYS = 60
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -35,10 +38,18 @@ def read_model(path: Path) -> tuple[GgufHeader, tuple[Path, ...]]:
     files = parts.files_of(path, first)
     if len(files) == 1:
         return first, files
-    headers = [first, *(read_header(part) for part in files[1:])]
+    return _together(files, [first, *(read_header(part) for part in files[1:])]), files
+
+
+def _together(files: Sequence[Path], headers: Sequence[GgufHeader]) -> GgufHeader:
+    """The header of a model that is split over these files.
+
+    Raises:
+        LabError: they do not belong together.
+    """
     parts.check_parts(files, headers)
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    return replace(first, tensors=tensors, size_bytes=sum(header.size_bytes for header in headers)), files
+    return replace(headers[0], tensors=tensors, size_bytes=sum(header.size_bytes for header in headers))
 
 
 def model_shape(header: GgufHeader) -> ModelShape:
@@ -189,9 +200,26 @@ def contents(path: Path) -> Contents:
     return _contents(path, status.st_size, status.st_mtime_ns)
 
 
+def contents_open(files: Sequence[tuple[str, BinaryIO, int]]) -> Contents:
+    """What a file holds, by its header; each part is a name, a stream and its number of bytes.
+
+    Raises:
+        LabError: as read_model and model_shape; it is a part of a model whose other parts are not given.
+    """
+    headers = [read_open(stream, name, size_bytes) for name, stream, size_bytes in files]
+    names = [Path(name) for name, _, _ in files]
+    count = headers[0].metadata.get("split.count", 1)
+    if isinstance(count, int) and count > 1 and count != len(files):
+        raise LabError(f"{names[0].name} is one of {count} parts of a model; {len(files)} are there.", AGAIN)
+    return _described(headers[0] if len(headers) == 1 else _together(names, headers), tuple(names))
+
+
 @functools.lru_cache(maxsize=32)
 def _contents(path: Path, _size_bytes: int, _mtime_ns: int) -> Contents:
-    header, files = read_model(path)
+    return _described(*read_model(path))
+
+
+def _described(header: GgufHeader, files: tuple[Path, ...]) -> Contents:
     n_expert, n_expert_used = n_experts(header)
     return Contents(
         files=files,
@@ -205,4 +233,39 @@ def _contents(path: Path, _size_bytes: int, _mtime_ns: int) -> Contents:
         n_positions=n_positions(header),
         n_expert=n_expert,
         n_expert_used=n_expert_used,
+        kin=kin(header),
+        making=making(header),
     )
+
+
+def kin(header: GgufHeader) -> dict[str, str | int]:
+    """What all files of one model share, in words; files from before pre-tokenizers had names do not tell theirs."""
+    shape, texts = model_shape(header), header.text_digests
+
+    def named(key: str) -> str:
+        return shown(header.metadata[key]) if key in header.metadata else "not named"
+
+    return {
+        "architecture": shape.architecture,
+        "layers": shape.n_layer,
+        "numbers in a hidden state": shape.n_embd,
+        "tokens": shape.n_vocab,
+        "vocabulary: tokens": texts.get("tokenizer.ggml.tokens", ""),
+        "vocabulary: rules of merging": texts.get("tokenizer.ggml.merges", ""),
+        "kind of tokenizer": named("tokenizer.ggml.model"),
+        "pre-tokenizer": named("tokenizer.ggml.pre"),
+    }
+
+
+def making(header: GgufHeader) -> Making:
+    """Who made a file and how, as far as its metadata tell; they are a stranger's words.
+
+    Source: llama.cpp tools/quantize/quantize.cpp (quantize.imatrix.*), and gguf's general.quantized_by.
+    """
+
+    def word(key: str) -> str:
+        value = header.metadata.get(key, "")
+        return str(value).strip()[:_SHOWN_KEYS] if isinstance(value, str) else ""
+
+    data = word("quantize.imatrix.dataset") or word("quantize.imatrix.file")
+    return Making(by=word("general.quantized_by"), imatrix=Path(data.replace("\\", "/")).name)

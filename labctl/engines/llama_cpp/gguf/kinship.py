@@ -1,18 +1,13 @@
-"""Whether a ready-made file holds the same model as another file, in other types, and what it tells of its making."""
+"""Whether a ready-made file holds the same model as another file, in other types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from labctl.engines.llama_cpp.gguf.header import model_shape, read_model
-from labctl.engines.llama_cpp.gguf.reader import GgufHeader, TensorInfo, read_header, shown
-from labctl.records.files import Making
-
-_TOKENS, _MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.merges"
-# What else decides which tokens a text becomes. Files made before pre-tokenizers had names do not tell theirs.
-_SPLITTING = {"tokenizer.ggml.model": "kind of tokenizer", "tokenizer.ggml.pre": "pre-tokenizer"}
-_SHOWN_KEYS = 60
+from labctl.engines.base import kin_difference
+from labctl.engines.llama_cpp.gguf.header import kin, read_model
+from labctl.engines.llama_cpp.gguf.reader import GgufHeader, TensorInfo, read_header
 
 
 def difference(path: Path, source: Path) -> str:
@@ -25,38 +20,11 @@ def difference(path: Path, source: Path) -> str:
         LabError: a file is damaged or no language model.
     """
     mine, theirs = read_model(path)[0], read_model(source)[0]
-    return next(_differences(mine, theirs), "") or _other_values(path, source)
-
-
-def making(path: Path) -> Making:
-    """Who made a file and how, as far as its metadata tell; they are a stranger's words.
-
-    Source: llama.cpp tools/quantize/quantize.cpp (quantize.imatrix.*), and gguf's general.quantized_by.
-    """
-    metadata = read_header(path).metadata
-
-    def word(key: str) -> str:
-        value = metadata.get(key, "")
-        return str(value).strip()[:_SHOWN_KEYS] if isinstance(value, str) else ""
-
-    data = word("quantize.imatrix.dataset") or word("quantize.imatrix.file")
-    return Making(by=word("general.quantized_by"), imatrix=Path(data.replace("\\", "/")).name)
+    return next(filter(None, _differences(mine, theirs)), "") or _other_values(path, source)
 
 
 def _differences(mine: GgufHeader, theirs: GgufHeader) -> Iterator[str]:
-    one, other = model_shape(mine), model_shape(theirs)
-    if one.architecture != other.architecture:
-        yield f"it is of the architecture {one.architecture}, and the model of {other.architecture}"
-    for name, words in (("n_layer", "layers"), ("n_embd", "numbers in a hidden state"), ("n_vocab", "tokens")):
-        if getattr(one, name) != getattr(other, name):
-            yield f"it has {getattr(one, name):,} {words}, and the model {getattr(other, name):,}"
-    for key, words in ((_TOKENS, "tokens"), (_MERGES, "rules of merging")):
-        if mine.text_digests.get(key) != theirs.text_digests.get(key):
-            yield f"its vocabulary has other {words} than the model's"
-    for key, words in _SPLITTING.items():
-        values = [header.metadata.get(key) for header in (mine, theirs)]
-        if values[0] != values[1]:
-            yield f"its {words} is {shown(values[0])}, and the model's {shown(values[1])}"
+    yield kin_difference(kin(mine), kin(theirs))
     shapes = [{tensor.name: tensor.shape for tensor in header.tensors} for header in (mine, theirs)]
     for name, shape in shapes[1].items():
         if name in shapes[0] and shapes[0][name] != shape:

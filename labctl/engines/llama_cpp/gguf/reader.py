@@ -91,12 +91,24 @@ def read_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as stream:
             size_bytes = os.fstat(stream.fileno()).st_size
-            return _Reader(stream, path.name, size_bytes).header()
+            return read_open(stream, path.name, size_bytes)
     except FileNotFoundError as error:
         raise LabError(f"No such file: {path}.", "Check the path.") from error
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
         raise LabError(f"Cannot read {path}: {reason}.", "Check the path and its permissions.") from error
+
+
+def read_open(stream: BinaryIO, name: str, size_bytes: int) -> GgufHeader:
+    """The same of a stream, of which no more than the header is read.
+
+    Args:
+        name: what messages call it.
+        size_bytes: of the whole file.
+    Raises:
+        LabError: as read_header.
+    """
+    return _Reader(stream, name, size_bytes).header()
 
 
 # Types that llama.cpp makes and older releases of the gguf package do not know. Source: ggml/src/ggml-common.h.
