@@ -52,10 +52,10 @@ def choose(
 
     Example: labctl choose hf:owner/model-GGUF --ram 16 --ctx 8192 --min-tps 8 --max-loss 2%
     """
-    from labctl.lab.sources.offers import offers
+    from labctl.lab.sources.offers import offers, reference_of
     from labctl.lab.values import load_config
     from labctl.machine.fingerprint import total_memory_bytes
-    from labctl.pipeline.choosing import field_of, reference_of
+    from labctl.pipeline.choosing import field_of
     from labctl.report.choice import Limits
     from labctl.report.fit import GIB
 

@@ -94,7 +94,8 @@ class LabConfig:
     candidates: Annotated[
         tuple[str, ...],
         Setting(
-            "A ready-made file of this model to measure beside the formats; may be given again.",
+            "A ready-made file of this model to measure beside the formats, or hf:owner/repo[:pattern]; may be given"
+            " again. Without --model the best of them is the reference.",
             "--candidate",
             "[LABEL=]FILE",
             hint="For example: --candidate Q4_K_XL=./model-UD-Q4_K_XL.gguf; in lab.toml a list of such texts.",
@@ -275,7 +276,7 @@ def labelled(candidates: tuple[str, ...], formats: tuple[str, ...]) -> tuple[str
 def candidate(text: str) -> tuple[str, Path]:
     """Label and file of a candidate: LABEL=FILE, or a file that goes by the end of its own name."""
     label, equals, file = text.partition("=")
-    if not equals or "/" in label or "\\" in label:
+    if not equals or "/" in label or "\\" in label or ":" in label:
         label, file = "", text
     path = typed(file.strip())
     stem = re.sub(r"(-00001-of-\d{5})?\.gguf$", "", path.name, flags=re.IGNORECASE)

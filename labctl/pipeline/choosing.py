@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labctl import engines
-from labctl.engines.base import UNQUANTIZED_TYPES, kin_difference
+from labctl.engines.base import kin_difference
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
 from labctl.lab.sources import hub
-from labctl.lab.sources.offers import Offer, fetched
+from labctl.lab.sources.offers import Offer, fetched, is_original
 from labctl.machine import cpu
-from labctl.machine.fingerprint import fingerprint, total_memory_bytes
+from labctl.machine.fingerprint import fingerprint
 from labctl.pipeline.aside import Aside
 from labctl.pipeline.opening import find_text, open_lab
 from labctl.pipeline.run import run
@@ -86,37 +86,6 @@ class Ledger:
     done: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     labs: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-def is_original(offer: Offer) -> bool:
-    """Whether a file holds unquantized weights."""
-    return offer.holds is not None and offer.holds.label.lower() in UNQUANTIZED_TYPES
-
-
-def reference_of(offers: Sequence[Offer]) -> Offer:
-    """The file that losses are counted from: unquantized, or else with the most bits per weight, that can run here.
-
-    Of files of several models it is one of the model that has most of them.
-
-    Raises:
-        LabError: none of the files can be read, or none fits into this machine.
-    """
-    readable = [offer for offer in offers if offer.holds is not None]
-    if not readable:
-        raise LabError(f"None of the files can be read. {offers[0].label}: {offers[0].fault}", "Name other files.")
-    here = total_memory_bytes()
-    running = [one for one in readable if one.holds is not None and one.holds.peak_ram_bytes(512) <= here]
-    if not running:
-        raise LabError(
-            "None of the files fits into this machine's memory, so none can be measured here.",
-            "Measure on a machine with more memory; labctl fit says what fits where.",
-        )
-    families = [one.holds.kin for one in running if one.holds is not None]
-    usual = max(families, key=families.count)
-    return max(
-        (one for one in running if one.holds is not None and one.holds.kin == usual),
-        key=lambda one: (is_original(one), one.holds.bpw if one.holds is not None else 0.0),
-    )
 
 
 def field_of(offers: Sequence[Offer], reference: Offer, limits: Limits, pace: Pace | None) -> Field:

@@ -13,13 +13,17 @@ from labctl.lab.config import LabConfig, candidate
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
-from labctl.lab.values import Source, merged, sources
+from labctl.lab.values import Source, checked_value, merged, sources
 from labctl.pipeline import asked, labs, opening
 from labctl.pipeline.plan import STEPS
+from labctl.records.digests import DigestCache
 from labctl.records.places import typed
 from labctl.records.sources import TextSource
 from labctl.records.store import read_record
 from labctl.steps.quantize.step import formats_made
+
+Sources = tuple[Source, Source, Source]
+"""Of lab.toml, variables and flags."""
 
 
 def to_measure(flags: Mapping[str, object], display: Listener, names: Sequence[str], *, keep: bool = True) -> Lab:
@@ -34,13 +38,16 @@ def to_measure(flags: Mapping[str, object], display: Listener, names: Sequence[s
     Raises:
         LabError: a setting is wrong, or the model or the text cannot be had.
     """
-    found = sources(flags)
-    config = merged({}, *found)
     whole = set(STEPS) <= set(names) or not names
+    found = _with_files(sources(flags), display, keep=keep)
+    if whole and _is_given("candidates", found) and not _is_given("model", found):
+        found = _of_best(found, display)
+    config = merged({}, *found)
     known = _known_as(config) if whole or _is_given("model", found) else _newest(config, display)
     before = asked.read(known.folder) if known is not None and not whole else None
     if before is not None:
-        config = merged({name: before.of_lab[name] for name in asked.OF_MODEL if name in before.of_lab}, *found)
+        of_model = {name: before.of_lab[name] for name in asked.OF_MODEL if name in before.of_lab}
+        config = merged({"formats": before.formats, **of_model}, *found)
     named = config.text
     text = None if named is None else opening.find_text(config, display, keep=keep)  # before a model is fetched for it
     model = opening.find_model(_with_spec(config, known), display, keep=keep)
@@ -77,7 +84,7 @@ def to_read(flags: Mapping[str, object], display: Listener, *, notices: bool = T
     Raises:
         LabError: a setting is wrong, or there is no such lab and no such model.
     """
-    toml, said, given = sources(flags)
+    toml, said, given = _with_files(sources(flags), display, keep=False)
     config = merged({}, toml, said, given)
     known = _known_as(config) if _is_given("model", (toml, said, given)) else _newest(config, display)
     keep = bool(labs.labs(Path(config.outputs)))
@@ -104,6 +111,64 @@ def to_read(flags: Mapping[str, object], display: Listener, *, notices: bool = T
     text = None if "text" in given.values else read_record(folder.record_path("text"), TextSource)
     lab = opening.open_lab(config, display, notices=notices, model=model, text=text, folder=folder)
     return dataclasses.replace(lab, asked=asked.flags_over(before.steps, given.values))
+
+
+def _with_files(found: Sources, display: Listener, *, keep: bool) -> Sources:
+    """The same with the files of repositories and folders in the place of their names, downloaded if need be.
+
+    Args:
+        keep: without it nothing is downloaded.
+    Raises:
+        LabError: as offers.ready_made, or they would have to be downloaded.
+    """
+    from labctl.lab.sources.offers import is_many, ready_made
+
+    if not any(is_many(text) for source in found for text in _candidates_of(source)):
+        return found
+    rest = [Source({k: v for k, v in source.values.items() if k != "candidates"}, source.before) for source in found]
+    config = merged({}, *rest)
+    digests = DigestCache(Path(config.outputs) / ".digests.json", keep=keep)
+
+    def expanded(source: Source) -> Source:
+        if not (texts := _candidates_of(source)):
+            return source
+        files = ready_made(texts, digests, display.dialogue(config.yes), download=keep)
+        return Source({**source.values, "candidates": checked_value("candidates", files, "")}, source.before)
+
+    try:
+        toml, said, given = map(expanded, found)
+    finally:
+        display.end()
+    return toml, said, given
+
+
+def _candidates_of(source: Source) -> tuple[str, ...]:
+    """The ready-made files that one place names."""
+    given = source.values.get("candidates", ())
+    return given if isinstance(given, tuple) else ()
+
+
+def _of_best(found: Sources, display: Listener) -> Sources:
+    """The settings of a lab of ready-made files alone: the best of them is the model, the others stand beside it.
+
+    Raises:
+        LabError: none of them can be the model.
+    """
+    from labctl.lab.sources.offers import is_original, looked_into, offers, reference_of
+
+    texts = _candidates_of(next(source for source in reversed(found) if "candidates" in source.values))
+    best = reference_of([looked_into(offer) for offer in offers(texts, look=False)])
+    original = (
+        "" if is_original(best) else ": the best of these files, not the original model. What it lost is not seen"
+    )
+    display.note(f"No model is named, so everything is counted from {best.label} ({best.name}){original}.")
+    made = {
+        "model": str(best.path),
+        "allow_quantized_source": True,
+        "candidates": tuple(text for text in texts if candidate(text)[1] != best.path),
+        **({} if _is_given("formats", found) else {"formats": ()}),
+    }
+    return found[0], found[1], Source({**found[2].values, **made}, found[2].before)
 
 
 def _candidates(before: asked.Asked) -> dict[str, Path]:

@@ -166,7 +166,7 @@ def mixed(
     shutil.copy(quantized.paths["Q4_K_M"], folder / "got-Q4_K_M.gguf")
     other_norm(demo_model, folder / "tuned-Q8_0.gguf")
     files = ("got-Q4_K_M.gguf", "small=got-Q4_K_M.gguf", "tuned=tuned-Q8_0.gguf")
-    done = cli("run", *(part for file in files for part in ("--candidate", file)), cwd=folder)
+    done = cli("run", "--model", "demo", *(part for file in files for part in ("--candidate", file)), cwd=folder)
     assert done.returncode == 1
     assert "tuned: tuned-Q8_0.gguf cannot be compared with labllama-15m, because 1 of the" in done.stderr
     return folder
@@ -228,7 +228,7 @@ def test_it_is_handed_in_and_verified(mixed: Path, cli: Cli) -> None:
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_is_made(cli: Cli, new_lab: Path) -> None:
-    done = cli("run", "--candidate", "x=nowhere.gguf", cwd=new_lab)
+    done = cli("run", "--model", "demo", "--candidate", "x=nowhere.gguf", cwd=new_lab)
     assert done.returncode == 1 and "There is no file nowhere.gguf, which is to be measured as x." in done.stderr
     assert not (new_lab / "outputs" / MODEL / "records").exists()
 
@@ -245,3 +245,51 @@ def test_settings_may_list_them(open_lab: Callable[..., Any], new_lab: Path, qua
     (new_lab / "lab.toml").write_text(f'{ONLY_Q8}candidates = ["{path.as_posix()}"]\n', "utf-8")
     lab = open_lab(new_lab)
     assert lab.formats == ("F16", "Q8_0", "Q6_K") and lab.gguf_path("Q6_K") == path
+
+
+# -- without a model of their own -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_files_of_a_repository_are_a_lab_whose_best_is_the_reference(
+    cli: Cli, quantized: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kit.hub_server import Hub, Repo, hub_for_this_test
+
+    files = {f"m-{label}.gguf": quantized.paths[label].read_bytes() for label in ("Q8_0", "Q6_K", "Q4_K_M")}
+    settings = SMALL_LAB.replace('formats = ["Q8_0", "Q4_K_M"]\n', "")
+    (tmp_path / "lab.toml").write_text(settings, "utf-8")
+    with hub_for_this_test(Hub(models={"lab/many": Repo(files)}), tmp_path / "hf", monkeypatch) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        asked = ("run", "--candidate", "hf:lab/many:*Q[84]_*")
+        planned = cli(*asked, "--dry-run", cwd=tmp_path, env=env)
+        assert planned.returncode == 1 and "would have to be downloaded" in planned.stderr
+        done = cli(*asked, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "counted from Q8_0 (m-Q8_0.gguf): the best of these files, not the original model" in done.stderr
+    with (tmp_path / "reports" / "m-Q8_0" / "results.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["format"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["Q8_0", "Q4_K_M"] and float(rows["Q4_K_M"]["ppl_increase_pct"]) > 0
+    worksheet = (tmp_path / "reports" / "m-Q8_0" / "worksheet.md").read_text("utf-8")
+    assert "not from the original model" in worksheet and "further quantization" not in worksheet
+    (tmp_path / "lab.toml").write_text(settings.replace("chunks = 4", "chunks = 5"), "utf-8")
+    later = cli("perplexity", cwd=tmp_path)  # without the Hub: the lab knows its files
+    assert later.returncode == 0, later.stderr
+    again = json.loads((tmp_path / "outputs" / "m-Q8_0" / "records" / "perplexity-Q4_K_M.json").read_text("utf-8"))
+    assert len(again["record"]["chunks"]) == 5
+
+
+@pytest.mark.slow
+def test_files_of_a_folder_with_the_original_among_them(
+    cli: Cli, quantized: Any, demo_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(demo_model, folder / "m-F16.gguf")
+    shutil.copy(quantized.paths["Q8_0"], folder / "m-Q8_0.gguf")
+    done = cli(
+        "quantize", "--model", str(folder / "m-F16.gguf"), "--candidate", "files", "--formats", "Q8_0", cwd=tmp_path
+    )
+    assert done.returncode == 1 and "F16" in done.stderr  # the model itself is among them
+    done = cli("run", "--candidate", "files", "--dry-run", "--text", "demo", cwd=tmp_path)
+    assert done.returncode == 0 and "counted from F16 (m-F16.gguf).\n" in done.stderr, done.stderr

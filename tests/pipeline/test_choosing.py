@@ -16,9 +16,9 @@ from labctl.cli.output import Display
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.lab.sources import hub as at_hub
-from labctl.lab.sources.offers import offers
+from labctl.lab.sources.offers import offers, reference_of
 from labctl.pipeline import choosing
-from labctl.pipeline.choosing import Chooser, Field, field_of, reference_of
+from labctl.pipeline.choosing import Chooser, Field, field_of
 from labctl.pipeline.run import run
 from labctl.records.digests import file_sha256
 from labctl.report.choice import Limits, answer

@@ -168,7 +168,7 @@ def _quantized_notice(kind: str, baseline: str) -> str:
         )
     return (
         f"The source is already quantized ({kind}): sizes, speed and losses are counted from {baseline}, not from the"
-        " original model, and every further quantization adds to what was lost before."
+        " original model, and what is made from it here adds to what was lost before."
     )
 
 

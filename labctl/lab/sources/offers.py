@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from labctl import engines
-from labctl.engines.base import Contents
+from labctl.engines.base import UNQUANTIZED_TYPES, Contents
 from labctl.errors import LabError
 from labctl.lab.config import LABEL_LENGTH, candidate
-from labctl.lab.dialogue import Dialogue
+from labctl.lab.dialogue import LARGE_BYTES, Dialogue
 from labctl.lab.sources import hub, kinds, ranges
 from labctl.lab.sources.hubspec import is_address, read_spec
 from labctl.lab.sources.remote import grouped
+from labctl.machine.fingerprint import total_memory_bytes
 from labctl.records.digests import DigestCache
 from labctl.records.disk import safe_name
 from labctl.records.places import typed
+from labctl.records.units import size_text
 
 _AT_ONCE = 4
 
@@ -56,6 +59,42 @@ class Offer:
         return self.repo is None or all(hub.is_cached(self.repo, file) for file in self.files)
 
 
+def is_many(text: str) -> bool:
+    """Whether a candidate, as typed, stands for all files of a repository or folder, or a part of them."""
+    if is_address(text.strip()):
+        return True
+    with contextlib.suppress(OSError, ValueError, LabError):
+        return "=" not in text and typed(text.strip()).is_dir()
+    return False
+
+
+def ready_made(
+    texts: Sequence[str], digests: DigestCache, dialogue: Dialogue, *, download: bool = True
+) -> tuple[str, ...]:
+    """Candidates, with the files of repositories and folders in their place, downloaded unless they are here.
+
+    Returns: each as LABEL=FILE, or as it was typed.
+    Raises:
+        LabError: there are none, they may not be downloaded, or that fails.
+    """
+    many = {text: offers([text], look=False) for text in texts if is_many(text)}
+    missing = sum(offer.size_bytes for found in many.values() for offer in found if not offer.is_here)
+    if missing and not download:
+        raise LabError(
+            f"The ready-made files are not here: {size_text(missing)} would have to be downloaded.",
+            f"See what they hold without a download: labctl choose {' '.join(many)} --list",
+        )
+    if missing > LARGE_BYTES:
+        dialogue.ask(f"The ready-made files have {size_text(missing)} to download; the lab's own files come on top.")
+    made: list[str] = []
+    for text in texts:
+        for one in many.get(text, ()):
+            path = fetched(one, digests, dialogue)
+            made.append(str(path) if candidate(path.name)[0] == one.label else f"{one.label}={path}")
+        made += () if text in many else (text,)
+    return tuple(made)
+
+
 def fetched(offer: Offer, digests: DigestCache, dialogue: Dialogue) -> Path:
     """The file on this disk, downloaded unless it is there.
 
@@ -83,8 +122,39 @@ def offers(specs: Iterable[str], *, look: bool = True) -> tuple[Offer, ...]:
         found += _of_hub(spec) if is_address(spec.strip()) else _of_disk(spec)
     if look:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(_looked_into, found))
+            found = list(pool.map(looked_into, found))
     return tuple(_labelled(sorted(found, key=lambda offer: -offer.size_bytes)))
+
+
+def is_original(offer: Offer) -> bool:
+    """Whether a file holds unquantized weights."""
+    return offer.holds is not None and offer.holds.label.lower() in UNQUANTIZED_TYPES
+
+
+def reference_of(offers: Sequence[Offer]) -> Offer:
+    """The file that losses are counted from: unquantized, or else with the most bits per weight, that can run here.
+
+    Of files of several models it is one of the model that has most of them.
+
+    Raises:
+        LabError: none of the files can be read, or none fits into this machine.
+    """
+    readable = [offer for offer in offers if offer.holds is not None]
+    if not readable:
+        raise LabError(f"None of the files can be read. {offers[0].label}: {offers[0].fault}", "Name other files.")
+    here = total_memory_bytes()
+    running = [one for one in readable if one.holds is not None and one.holds.peak_ram_bytes(512) <= here]
+    if not running:
+        raise LabError(
+            "None of the files fits into this machine's memory, so none can be measured here.",
+            "Measure on a machine with more memory; labctl fit says what fits where.",
+        )
+    families = [one.holds.kin for one in running if one.holds is not None]
+    usual = max(families, key=families.count)
+    return max(
+        (one for one in running if one.holds is not None and one.holds.kin == usual),
+        key=lambda one: (is_original(one), one.holds.bpw if one.holds is not None else 0.0),
+    )
 
 
 def _of_hub(spec: str) -> list[Offer]:
@@ -134,7 +204,7 @@ def _on_disk(label: str, path: Path) -> Offer:
     return Offer(label=label, name=path.name, size_bytes=path.stat().st_size, path=path)
 
 
-def _looked_into(offer: Offer) -> Offer:
+def looked_into(offer: Offer) -> Offer:
     """The same with what is in it, or why that cannot be told."""
     engine = engines.for_file(Path(offer.name))
     try:
