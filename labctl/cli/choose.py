@@ -48,7 +48,8 @@ def choose(
 
     FILES are GGUF files, a folder of them, or hf:owner/repo (or hf:owner/repo:pattern, or its address). Files on the
     Hub are looked into without a download. Those that come into question are then measured one by one, the most
-    doubtful first; what is downloaded for that is deleted again.
+    doubtful first; what is downloaded for that is deleted again. Perplexity takes five minutes a file at most, unless
+    --budget, --settle or --chunks says otherwise.
 
     Example: labctl choose hf:owner/model-GGUF --ram 16 --ctx 8192 --min-tps 8 --max-loss 2%
     """

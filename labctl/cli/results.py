@@ -11,7 +11,10 @@ from labctl.errors import LabError
 from labctl.steps.memory.step import MEMORY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from labctl.cli.output import Output
+    from labctl.report.fit import FitRow
 
 
 @lab_command(*TO_READ, "blank")
@@ -75,12 +78,14 @@ def score(output: Output, **settings: object) -> None:
 
 
 @lab_command(*LAB, "formats", "imatrix", "threads")
+@click.argument("files", nargs=-1)
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
 @click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
 @click.option("--speed", is_flag=True, help="Time this machine once, about two minutes, to predict tokens/second.")
 def fit(
     output: Output,
+    files: tuple[str, ...],
     ram: float | None,
     params: str | None,
     ctx: int | None,
@@ -92,7 +97,9 @@ def fit(
 
     Example: labctl fit --ram 8 --ctx 4096
 
-    With --params it answers for a model that is not at hand, from its shape and the types llama.cpp would store:
+    FILES are GGUF files, folders of them or hf:owner/repo, quantized or not, and need no lab: their headers tell, of
+    files on the Hub without a download. Without FILES the formats of a lab are meant. With --params it answers for a
+    model that is not at hand, from its shape and the types llama.cpp would store:
     labctl fit --ram 8 --ctx 4096 --params 7B
 
     The unquantized baseline is left out unless --formats names it. With --speed it also tells how fast they generate
@@ -102,12 +109,17 @@ def fit(
     from labctl.pipeline.pace import known_pace, measure_pace, predicted
     from labctl.pipeline.reopening import require_measured
     from labctl.pipeline.reporting import load_records
-    from labctl.report.fit import GIB, SPEED_WORDS, fit_table, gib, largest_words, speed_words, with_speeds
+    from labctl.report.fit import GIB, SPEED_WORDS, fit_table, with_speeds
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes, predicted_speeds
     from labctl.report.shapes import find_shape, taken_words
 
     whose = "" if ram is not None else ", this machine's"
     ram = ram or round(total_memory_bytes() / GIB, 1)
+    if files:
+        if params is not None:
+            raise LabError("--params asks for a model that is not at hand, and FILES are.", "Leave one of the two out.")
+        _fit_files(output, files, ram, whose, ctx)
+        return
     lab = open_to_read({**settings, "formats": formats}, output.display, notices=False)
     records = load_records(lab)
     pace = known_pace(lab)
@@ -132,12 +144,37 @@ def fit(
     base = records.formats[0]
     if len(rows) > 1 and base not in map(str.upper, formats or ()):
         rows = [row for row in rows if row.format != base]
+    if any(row.tg_tps is not None for row in rows):
+        caption = f"{caption} {SPEED_WORDS}".strip()
+    title = f"{name} in {ram:g} GiB of memory{whose}, at {ctx or lab.config.ctx} tokens of context"
+    _show_fit(output, rows, title, caption)
+
+
+def _fit_files(output: Output, files: tuple[str, ...], ram: float, whose: str, ctx: int | None) -> None:
+    """What of some files fits, by their headers."""
+    from labctl.lab.sources.offers import offers
+    from labctl.report.fit import FILE_RULE, fit_file
+
+    found = offers(files)
+    for offer in found:
+        if offer.fault:
+            output.display.warn(f"{offer.label} is left out: {offer.fault}")
+    held = [(offer.label, offer.holds) for offer in found if offer.holds is not None]
+    if not held:
+        raise LabError("None of the files can be read.", "Name other files.")
+    usual = min(4096, *(holds.n_trained for _, holds in held))
+    rows = [fit_file(label, holds, ram, ctx or usual) for label, holds in held]
+    title = f"{len(rows)} files in {ram:g} GiB of memory{whose}, at {ctx or usual} tokens of context"
+    _show_fit(output, rows, title, FILE_RULE)
+
+
+def _show_fit(output: Output, rows: Sequence[FitRow], title: str, caption: str) -> None:
+    from labctl.report.fit import gib, largest_words, speed_words
+
     output.data(rows)
     has_speed = any(row.tg_tps is not None for row in rows)
-    if has_speed:
-        caption = f"{caption} {SPEED_WORDS}".strip()
     output.table(
-        f"{name} in {ram:g} GiB of memory{whose}, at {ctx or lab.config.ctx} tokens of context",
+        title,
         ("format", "verdict", "needed", "of it KV cache", "free", *(("tokens/s",) if has_speed else ())),
         [
             (

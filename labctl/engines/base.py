@@ -76,6 +76,8 @@ class Contents:
         n_trained: tokens of context that it was trained for, or made fit for by scaling its positions.
         n_positions: rows of its table of learned positions, beyond which nothing can be computed; None without one.
         n_expert, n_expert_used: experts a layer, and how many of them a token uses; 0 for a model without.
+        n_ff: numbers between the two matrices of a feed-forward layer, the widest; 0 without one.
+        n_merges: rules by which the tokenizer merges; 0 without.
         kin: what all files of one model share, whatever their types: what it is in words -> its value, or a digest.
         making: who made the file and how, as far as it tells.
     """
@@ -91,6 +93,8 @@ class Contents:
     n_positions: int | None
     n_expert: int
     n_expert_used: int
+    n_ff: int
+    n_merges: int
     kin: Mapping[str, str | int]
     making: Making
 

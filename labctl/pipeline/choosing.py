@@ -30,7 +30,7 @@ from labctl.records.sources import SourceModel
 from labctl.records.store import read_record, write_record
 from labctl.report.choice import Limits, Outcome, Prospect, left
 from labctl.report.figures import figures_of
-from labctl.report.fit import fit_table, judge_context
+from labctl.report.fit import fit_file, fit_table
 from labctl.report.order import Orders
 from labctl.steps.base import AnyStep
 from labctl.steps.bench.arithmetic import token_bytes
@@ -45,6 +45,8 @@ from labctl.steps.quantize.step import QUANTIZE
 FOLDER = ".choose"
 """In the outputs folder: the labs of files that are chosen among, apart from the labs that a person made."""
 STEPS: tuple[AnyStep, ...] = (QUANTIZE, PERPLEXITY, MEMORY, BENCH)
+BUDGET_S = 300.0
+"""Most time for the perplexity of a file, if nobody set one: a loss close to the limit is left undecided."""
 _ROUNDS = 4
 """Of the speed of a file, beside the reference's: it is held against a limit, not known to 2 %."""
 
@@ -103,7 +105,7 @@ def _prospect(offer: Offer, reference: Offer, limits: Limits, pace: Pace | None)
     if holds is None:
         return Prospect(label=offer.label, size_bytes=offer.size_bytes, fault=offer.fault)
     fault = "" if reference.holds is None else kin_difference(holds.kin, reference.holds.kin)
-    need_bytes = holds.peak_ram_bytes(limits.n_ctx)
+    fit = fit_file(offer.label, holds, limits.ram_gib, limits.n_ctx)
     tps = None
     if pace is not None:
         n_bytes = token_bytes(holds.tensors, n_expert=holds.n_expert, n_expert_used=holds.n_expert_used)
@@ -112,8 +114,8 @@ def _prospect(offer: Offer, reference: Offer, limits: Limits, pace: Pace | None)
         label=offer.label,
         size_bytes=offer.size_bytes,
         bpw=holds.bpw,
-        fit=judge_context(need_bytes, limits.ram_gib, limits.n_ctx, holds.n_trained),
-        need_bytes=need_bytes,
+        fit=fit.verdict,
+        need_bytes=fit.need_bytes,
         tps=tps,
         fault=fault,
     )
@@ -147,9 +149,11 @@ class Chooser:
         self.text = find_text(config, display)
         if self.text.notice:
             display.notice(self.text.notice)
+        is_open = config.is_auto and config.budget_s is None and not config.settle
         self.config = config.having(
             {
                 "outputs": str(self.folder),
+                "budget_s": BUDGET_S if is_open else config.budget_s,
                 "formats": (),
                 "allow_quantized_source": True,
                 "limit": limits.max_loss,

@@ -7,16 +7,13 @@ import statistics
 
 from labctl import engines
 from labctl.errors import LabError
-from labctl.report.fit import FitRow, context_words, free_bytes, free_words, gib, judge_context
+from labctl.report.fit import PROGRAM_BYTES, FitRow, context_words, free_bytes, free_words, gib, judge_context
 from labctl.report.shapes import SHAPES, KnownShape
 from labctl.steps.bench.pace import Pace, predicted_tps
 from labctl.steps.measured import Measured
 from labctl.steps.memory.record import plain_load
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.quantize.step import QUANTIZE
-
-PROGRAM_BYTES = 35_000_000
-"""Python with llama.cpp's libraries, where no lab has measured it."""
 
 PARAMS_RULE = (
     "Needed = weights + KV cache of the shape at this context + work buffers of a batch of 512 tokens, at most + the"

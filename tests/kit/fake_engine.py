@@ -67,6 +67,8 @@ class Fake(Engine):
             n_positions=None,
             n_expert=0,
             n_expert_used=0,
+            n_ff=0,
+            n_merges=0,
             kin={},
             making=Making(),
         )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.command import Cli
 from kit.lab_factory import SHAPE, empty_lab, make_lab, memory_run
 
-from labctl.report.fit import GIB, fit_table, kv_bytes_at, reserve_bytes
+from labctl.engines import for_file
+from labctl.engines.llama_cpp.program import buffer_sizes
+from labctl.report.fit import GIB, fit_file, fit_table, kv_bytes_at, need_of_file, reserve_bytes
 from labctl.report.machine_tables import contexts
 from labctl.steps.measured import Measured
+from labctl.steps.memory.record import MemoryLoad, MemoryTask
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.quantize.step import QUANTIZE
 
@@ -93,3 +101,46 @@ _LAB = Measured(
     text=None,
     formats=("F16",),
 )
+
+
+# -- files that nobody has measured -----------------------------------------------------------------------------------
+
+
+def test_a_files_peak_is_predicted_within_5_percent_of_the_measured_one(
+    quantized: Any, child: Callable[..., Any], demo_model: Path
+) -> None:
+    for path in (demo_model, quantized.paths["Q8_0"], quantized.paths["Q3_K_M"]):
+        task = MemoryTask(model_path=str(path), format="x", n_threads=2, n_ctx=512, mmap=False)
+        measured = child(task, MemoryLoad).peak_rss_bytes
+        assert need_of_file(for_file(path).inspect(path), 512) == pytest.approx(measured, rel=0.05)
+
+
+def test_the_arithmetic_of_a_file_adds_up(demo_model: Path) -> None:
+    holds = for_file(demo_model).inspect(demo_model)
+    row = fit_file("F16", holds, 2.0, 1024)
+    parts = [float(number) for number in re.findall(r"([\d.]+) GiB", row.arithmetic)[:4]]
+    assert sum(parts[:3]) == pytest.approx(parts[3], abs=0.002) and row.verdict == "fits"
+    assert fit_file("F16", holds, 2.0, 4096).verdict == "longer than trained for"
+    assert fit_file("F16", holds, 1.2, 1024).verdict == "does not fit"
+
+
+def test_fit_takes_files_without_a_lab(cli: Cli, quantized: Any, tmp_path: Path) -> None:
+    done = cli("fit", *map(str, quantized.paths.values()), "--ram", "4", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("Largest that fits: f16."), done.stderr
+    assert not (tmp_path / "outputs").exists()
+    (tmp_path / "bad-Q4_0.gguf").write_bytes(b"GGUF")
+    done = cli("fit", "bad-Q4_0.gguf", cwd=tmp_path)
+    assert done.returncode == 1 and "cut short" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_both_caches_of_a_model_with_sliding_windows_count() -> None:
+    lines = [
+        "load_tensors:   CPU_Mapped model buffer size =   235.16 MiB",
+        "llama_kv_cache:        CPU KV buffer size =    12.00 MiB",
+        "llama_kv_cache:        CPU KV buffer size =    60.00 MiB",
+        "llama_memory_recurrent:        CPU RS buffer size =     1.00 MiB",
+        "sched_reserve:        CPU compute buffer size =   100.00 MiB",
+        "sched_reserve:        CPU compute buffer size =   102.00 MiB",
+    ]
+    found = buffer_sizes(lines)
+    assert (found.kv, found.compute) == (73 << 20, 102 << 20)

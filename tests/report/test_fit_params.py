@@ -10,8 +10,8 @@ from kit.lab_factory import empty_lab, make_lab
 
 from labctl.engines.llama_cpp.engine import ENGINE
 from labctl.errors import LabError
-from labctl.report.fit import GIB
-from labctl.report.fit_params import PROGRAM_BYTES, fit_params_table, other_shapes
+from labctl.report.fit import GIB, PROGRAM_BYTES
+from labctl.report.fit_params import fit_params_table, other_shapes
 from labctl.report.shapes import SHAPES, find_shape
 from labctl.steps.memory.step import MEMORY
 from labctl.steps.quantize.step import QUANTIZE

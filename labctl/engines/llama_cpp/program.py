@@ -110,19 +110,27 @@ class OpenModel:
         return timing.batch_test(self._model, prompts, tokens, n_threads)
 
 
-_BUFFER = re.compile(r":\s+(?P<name>\S+)\s+(?P<kind>model|KV|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
+_BUFFER = re.compile(r":\s+(?P<name>\S+)\s+(?P<kind>model|KV|RS|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
 
 
 def buffer_sizes(lines: Sequence[str]) -> Buffers:
     """llama.cpp's buffers from its log.
 
-    The log rounds to 0.01 MiB. A buffer reported again (a graph reserved anew) counts once, at its last size.
+    The log rounds to 0.01 MiB. A buffer reported again (a graph reserved anew) counts once, at its last size; but a
+    model with sliding windows has two caches of one name, and recurrent layers a state (RS) beside the cache.
+
+    Args:
+        lines: of opening one model and one context.
     """
-    sizes: dict[str, dict[str, int]] = {"model": {}, "KV": {}, "compute": {}, "output": {}}
-    for line in lines:
-        if match := _BUFFER.search(line):
-            sizes[match["kind"]][match["name"]] = round(float(match["mib"]) * 1024 * 1024)
-    kv, compute, output = (sum(sizes[kind].values()) for kind in ("KV", "compute", "output"))
+    sizes: dict[str, dict[str, int]] = {"model": {}, "compute": {}, "output": {}}
+    kv = 0
+    for match in filter(None, map(_BUFFER.search, lines)):
+        n_bytes = round(float(match["mib"]) * 1024 * 1024)
+        if match["kind"] in sizes:
+            sizes[match["kind"]][match["name"]] = n_bytes
+        else:
+            kv += n_bytes
+    compute, output = (sum(sizes[kind].values()) for kind in ("compute", "output"))
     return Buffers(model=sizes["model"], kv=kv, compute=compute, output=output)
 
 

@@ -233,6 +233,8 @@ def _described(header: GgufHeader, files: tuple[Path, ...]) -> Contents:
         n_positions=n_positions(header),
         n_expert=n_expert,
         n_expert_used=n_expert_used,
+        n_ff=max((one.shape[1] for one in header.tensors if ".ffn_up" in one.name and len(one.shape) > 1), default=0),
+        n_merges=header.array_lengths.get("tokenizer.ggml.merges", 0),
         kin=kin(header),
         making=making(header),
     )
