@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from labctl.cli.output import Output
     from labctl.lab.config import LabConfig
     from labctl.lab.sources.offers import Offer
-    from labctl.pipeline.choosing import Field
+    from labctl.pipeline.choosing import Chooser, Field
     from labctl.report.choice import Limits, Outcome, Prospect
     from labctl.steps.bench.pace import Pace
 
@@ -160,7 +160,8 @@ def _contents(field: Field, label: str) -> str:
     if holds is None:
         return "-"
     total = sum(share.size_bytes for share in holds.types)
-    listed = [f"{one.tensor_type} {100 * one.size_bytes / total:.0f} %" for one in holds.types[:2]]
+    most = [one for one in holds.types[:2] if one.size_bytes >= 0.01 * total]
+    listed = [f"{one.tensor_type} {100 * one.size_bytes / total:.0f} %" for one in most]
     return ", ".join([*listed, *(["imatrix"] if holds.making.imatrix else [])])
 
 
@@ -189,7 +190,10 @@ def _measure(config: LabConfig, field: Field, limits: Limits, output: Output, *,
         display.note(f"{one.label}: {one.fault or described(one, limits, reference)}")
     outcomes = chooser.outcomes
     text, pick = answer(outcomes, limits, reference, chooser.apart)
-    output.data({**_plain(field, outcomes), "answer": text, "pick": None if pick is None else pick.label})
+    lines = [] if pick is None or pick.all_met(limits) != "pass" else _next_lines(chooser, pick.label)
+    output.data(
+        {**_plain(field, outcomes), "answer": text, "pick": None if pick is None else pick.label, "next": list(lines)}
+    )
     output.table(
         f"Measured on {chooser.text.name}, with {chooser.n_threads} threads",
         ("file", "size", "needs GiB", "t/s (95 %)", "loss (95 %)", "limits"),
@@ -220,6 +224,28 @@ def _measure(config: LabConfig, field: Field, limits: Limits, output: Output, *,
     original = "" if field.is_original else ", the best of these files, not from the original model"
     output.text(f"Loss: increase of perplexity on {chooser.text.name}, counted from {reference}{original}.")
     output.text(text, style="bold")
+    for line in ("To run it:", *lines) if lines else ():
+        output.line(line)
+
+
+def _next_lines(chooser: Chooser, label: str) -> Sequence[str]:
+    """What to type to run a file, with its Modelfile written where the file is to stay on this disk."""
+    from labctl.records.disk import safe_name, write_text
+    from labctl.report.serving import Served, modelfile, next_lines
+
+    offer = chooser.field.offer(label)
+    served = Served(
+        file=offer.name if offer.path is None else str(offer.path.absolute()),
+        name=safe_name(offer.name.rpartition("/")[2].removesuffix(".gguf")).lower(),
+        n_ctx=chooser.limits.n_ctx,
+        n_threads=chooser.n_threads,
+        repo_id="" if offer.repo is None else offer.repo.repo_id,
+    )
+    if served.repo_id:
+        return next_lines(served)
+    path = chooser.folder / served.name / "Modelfile"
+    write_text(path, modelfile(served))
+    return next_lines(served, str(path))
 
 
 def _plain(field: Field, outcomes: Sequence[Outcome]) -> dict[str, object]:
