@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -47,13 +48,14 @@ def choose(
     """Say which of several ready-made files to use.
 
     FILES are GGUF files, a folder of them, or hf:owner/repo (or hf:owner/repo:pattern, or its address). Files on the
-    Hub are looked into without a download. Those that come into question are then measured one by one, the most
-    doubtful first; what is downloaded for that is deleted again. Perplexity takes five minutes a file at most, unless
-    --budget, --settle or --chunks says otherwise.
+    Hub are looked into without a download. A model that is not quantized (demo, a name from `labctl models`, an F16
+    file, a checkpoint folder) stands for the usual formats, made here one by one. Those that come into question are
+    then measured one by one, the most doubtful first; what is downloaded or made for that is deleted again. Perplexity
+    takes five minutes a file at most, unless --budget, --settle or --chunks says otherwise.
 
     Example: labctl choose hf:owner/model-GGUF --ram 16 --ctx 8192 --min-tps 8 --max-loss 2%
     """
-    from labctl.lab.sources.offers import offers, reference_of
+    from labctl.lab.sources.offers import reference_of
     from labctl.lab.values import load_config
     from labctl.machine.fingerprint import total_memory_bytes
     from labctl.pipeline.choosing import field_of
@@ -64,7 +66,7 @@ def choose(
     ram = ram or round(total_memory_bytes() / GIB, 1)
     fraction = _fraction(max_loss)
     output.display.note("Looking into the files ...")
-    found = offers(files)
+    found = _found(files, config, output)
     reference = reference_of(found)
     limits = Limits(ram_gib=ram, n_ctx=_context(reference, ctx), max_loss=fraction, min_tps=min_tps)
     field = field_of(found, reference, limits, _pace(config, output, speed=speed))
@@ -73,6 +75,21 @@ def choose(
         output.data(_plain(field, ()))
         return
     _measure(config, field, limits, output, keep=keep)
+
+
+def _found(files: tuple[str, ...], config: LabConfig, output: Output) -> tuple[Offer, ...]:
+    """The files to choose from: those that are named, or the formats that a model can be made into here."""
+    from labctl.lab.sources.offers import is_original, offers
+    from labctl.lab.sources.presets import PRESETS
+    from labctl.pipeline.choosing import to_make
+
+    if len(files) == 1:
+        is_named = files[0].strip().lower() in ("demo", *PRESETS) or (Path(files[0]) / "config.json").is_file()
+        found = () if is_named else offers(files)
+        if is_named or (len(found) == 1 and is_original(found[0]) and found[0].repo is None):
+            return to_make(config.having({"model": files[0]}), output.display)
+        return found
+    return offers(files)
 
 
 _USUAL_CTX = 4096
@@ -229,23 +246,25 @@ def _measure(config: LabConfig, field: Field, limits: Limits, output: Output, *,
 
 
 def _next_lines(chooser: Chooser, label: str) -> Sequence[str]:
-    """What to type to run a file, with its Modelfile written where the file is to stay on this disk."""
+    """What to type to run a file, with its Modelfile written where the file stays on this disk."""
     from labctl.records.disk import safe_name, write_text
     from labctl.report.serving import Served, modelfile, next_lines
 
-    offer = chooser.field.offer(label)
+    offer, path = chooser.field.offer(label), chooser.path_of(label)
+    if path is not None and not path.is_file():  # made for an earlier choice, and deleted
+        return ()
     served = Served(
-        file=offer.name if offer.path is None else str(offer.path.absolute()),
+        file=offer.name if path is None else str(path.absolute()),
         name=safe_name(offer.name.rpartition("/")[2].removesuffix(".gguf")).lower(),
         n_ctx=chooser.limits.n_ctx,
         n_threads=chooser.n_threads,
         repo_id="" if offer.repo is None else offer.repo.repo_id,
     )
-    if served.repo_id:
+    if served.repo_id or path is None:
         return next_lines(served)
-    path = chooser.folder / served.name / "Modelfile"
-    write_text(path, modelfile(served))
-    return next_lines(served, str(path))
+    written = chooser.folder / served.name / "Modelfile"
+    write_text(written, modelfile(served))
+    return next_lines(served, str(written))
 
 
 def _plain(field: Field, outcomes: Sequence[Outcome]) -> dict[str, object]:

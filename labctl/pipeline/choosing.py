@@ -1,4 +1,4 @@
-"""Choosing among ready-made files: looked at, then measured one by one, each downloaded and deleted again in turn."""
+"""Choosing among files: looked at, then measured one by one, each downloaded, or made, and deleted again in turn."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from labctl.records.digests import DigestCache, digest, model_sha256
 from labctl.records.lock import lock
 from labctl.records.sources import SourceModel
 from labctl.records.store import read_record, write_record
-from labctl.report.choice import Limits, Outcome, Prospect, left
+from labctl.report.choice import Limits, Outcome, Prospect, left, pick_of
 from labctl.report.figures import figures_of
-from labctl.report.fit import fit_file, fit_table
+from labctl.report.fit import fit_file, fit_table, judge_context, need_of_file
 from labctl.report.order import Orders
-from labctl.steps.base import AnyStep
+from labctl.steps.base import AnyStep, Case
 from labctl.steps.bench.arithmetic import token_bytes
 from labctl.steps.bench.pace import Pace, predicted_tps
 from labctl.steps.bench.ratios import visits_speed
@@ -100,12 +100,41 @@ def field_of(offers: Sequence[Offer], reference: Offer, limits: Limits, pace: Pa
     return Field(offers=tuple(offers), reference=reference, prospects=prospects)
 
 
+def to_make(config: LabConfig, display: Listener) -> tuple[Offer, ...]:
+    """A model that nobody has quantized yet: itself, and the usual formats, to be made here one by one.
+
+    Raises:
+        LabError: there is no such model, or it is quantized.
+    """
+    lab = open_lab(config.having({"text": "demo"}), display, notices=False, keep=False)
+    path = Path(lab.model.path)
+    source = Offer(
+        label=lab.model.baseline, name=path.name, size_bytes=lab.model.size_bytes, path=path, holds=lab.source
+    )
+    made = [
+        Offer(
+            label=name,
+            name=f"{lab.model.name}-{name}{lab.engine.suffix}",
+            size_bytes=QUANTIZE.writes(lab, Case(name)),
+            format=name,
+            n_params=lab.source.n_params,
+        )
+        for name in lab.engine.usual_formats
+    ]
+    return (source, *sorted(made, key=lambda offer: -offer.size_bytes))
+
+
 def _prospect(offer: Offer, reference: Offer, limits: Limits, pace: Pace | None) -> Prospect:
     holds = offer.holds
+    if offer.format and reference.holds is not None:
+        more = offer.size_bytes - sum(share.size_bytes for share in reference.holds.types)
+        need = need_of_file(reference.holds, limits.n_ctx) + more
+        fit = judge_context(need, limits.ram_gib, limits.n_ctx, reference.holds.n_trained)
+        return Prospect(label=offer.label, size_bytes=offer.size_bytes, bpw=offer.bpw, fit=fit, need_bytes=need)
     if holds is None:
         return Prospect(label=offer.label, size_bytes=offer.size_bytes, fault=offer.fault)
     fault = "" if reference.holds is None else kin_difference(holds.kin, reference.holds.kin)
-    fit = fit_file(offer.label, holds, limits.ram_gib, limits.n_ctx)
+    row = fit_file(offer.label, holds, limits.ram_gib, limits.n_ctx)
     tps = None
     if pace is not None:
         n_bytes = token_bytes(holds.tensors, n_expert=holds.n_expert, n_expert_used=holds.n_expert_used)
@@ -114,8 +143,8 @@ def _prospect(offer: Offer, reference: Offer, limits: Limits, pace: Pace | None)
         label=offer.label,
         size_bytes=offer.size_bytes,
         bpw=holds.bpw,
-        fit=fit.verdict,
-        need_bytes=fit.need_bytes,
+        fit=row.verdict,
+        need_bytes=row.need_bytes,
         tps=tps,
         fault=fault,
     )
@@ -180,8 +209,9 @@ class Chooser:
             while label is not None:
                 offer = self.field.offer(label)
                 self.outcomes.append(self._outcome(offer))
-                if offer != self.field.reference:
-                    self._drop(offer)
+                for other in self.outcomes:
+                    if other.label != self.field.reference.label:
+                        self._drop(self.field.offer(other.label))
                 yield self.outcomes[-1]
                 label = next((one.label for one in left(prospects, self.outcomes, self.limits)), None)
             self._drop(self.field.reference)
@@ -189,6 +219,20 @@ class Chooser:
     def apart(self, one: str, other: str) -> bool:
         """Whether the perplexities of two measured files are told apart."""
         return self._orders.ppl.apart(self._in_lab(one), self._in_lab(other))
+
+    def path_of(self, label: str) -> Path | None:
+        """Where a file lies on this disk; None for one of the Hub."""
+        offer = self.field.offer(label)
+        return self._made_path(offer) if offer.format else offer.path
+
+    def _made_path(self, offer: Offer) -> Path:
+        """Where the file of a format lies that is made here."""
+        return self.folder / self._model.name / f"{self._model.name}-{offer.format}{Path(offer.name).suffix}"
+
+    def _pick(self) -> str:
+        """The answer so far; empty for none."""
+        pick = pick_of(self.outcomes, self.limits)
+        return "" if pick is None else pick.label
 
     # -- what was found
 
@@ -228,17 +272,19 @@ class Chooser:
         """What was found of a file, now or in an earlier run."""
         key = self._key(offer)
         if key not in self._ledger.done:
-            lab, path = self._opened(), self._path(offer)
-            if offer != self.field.reference:
-                config = dataclasses.replace(lab.config, candidates=(f"{self._in_lab(offer.label)}={path}",))
-                lab = dataclasses.replace(lab, config=config)
+            lab = self._opened()
+            if offer.format:
+                lab = dataclasses.replace(lab, config=dataclasses.replace(lab.config, formats=(offer.format,)))
+            elif offer != self.field.reference:
+                files = (f"{self._in_lab(offer.label)}={self._path(offer)}",)
+                lab = dataclasses.replace(lab, config=dataclasses.replace(lab.config, candidates=files))
             self.display.note(f"Measuring {offer.label} ...")
             ran = run(lab, self._aside, names=STEPS, report=False)
             failure = next((one for one in ran.failures if one.format == self._in_lab(offer.label)), None)
             if failure is not None and offer == self.field.reference:
                 raise LabError(failure.message, failure.hint)
             if failure is not None:
-                return Outcome(label=offer.label, size_bytes=offer.size_bytes, bpw=_bpw(offer), fault=failure.message)
+                return Outcome(label=offer.label, size_bytes=offer.size_bytes, bpw=offer.bpw, fault=failure.message)
             self._note(dataclasses.replace(self._ledger, done=(*self._ledger.done, key)))
         return self._found(offer)
 
@@ -254,7 +300,7 @@ class Chooser:
         return Outcome(
             label=offer.label,
             size_bytes=offer.size_bytes,
-            bpw=_bpw(offer),
+            bpw=offer.bpw,
             fit=fit.verdict,
             need_bytes=fit.need_bytes,
             loss="pass" if verdict == "baseline" else verdict,
@@ -289,7 +335,9 @@ class Chooser:
     # -- files
 
     def _digest(self, offer: Offer) -> str:
-        """Digest of a file, without the file where the Hub tells it."""
+        """Digest of a file, without the file where the Hub tells it, or of what it is made as."""
+        if offer.format:
+            return f"{self._digest(self.field.reference)} {offer.format}"
         if offer.digest:
             return offer.digest
         path = self._path(offer)
@@ -324,7 +372,9 @@ class Chooser:
             self.display.end()
 
     def _drop(self, offer: Offer) -> None:
-        """Delete what was downloaded of a file for measuring only, unless it is to be kept."""
+        """Delete what was made or downloaded of a file for measuring only, unless it is to be kept."""
+        if offer.format and not self.keep and offer.label != self._pick():
+            self._made_path(offer).unlink(missing_ok=True)
         mine = [(name, file) for name, file in self._names(offer) if name in self._ledger.ours]
         if not mine:
             return
@@ -342,7 +392,3 @@ class Chooser:
 def _repo(offer: Offer) -> hub.HubRepo:
     assert offer.repo is not None
     return offer.repo
-
-
-def _bpw(offer: Offer) -> float:
-    return 0.0 if offer.holds is None else offer.holds.bpw

@@ -13,12 +13,13 @@ from kit.hub_server import Hub, Repo, hub_for_this_test
 from kit.small_gguf import Small
 
 from labctl.cli.output import Display
+from labctl.engines import for_file
 from labctl.errors import LabError
 from labctl.lab.config import LabConfig
 from labctl.lab.sources import hub as at_hub
 from labctl.lab.sources.offers import offers, reference_of
 from labctl.pipeline import choosing
-from labctl.pipeline.choosing import Chooser, Field, field_of
+from labctl.pipeline.choosing import Chooser, Field, field_of, to_make
 from labctl.pipeline.run import run
 from labctl.records.digests import file_sha256
 from labctl.report.choice import Limits, answer
@@ -133,6 +134,25 @@ def test_without_an_original_the_best_file_is_the_reference(quantized: Any, conf
     found = {one.label: one for one in chooser(config, field).measured()}
     assert found["Q8_0"].loss_pct == 0 and found["Q4_K_M"].loss == "fail"
     assert all(Path(path).is_file() for path in paths)
+
+
+@pytest.mark.slow
+def test_a_model_stands_for_formats_that_are_made_here(config: LabConfig, quantized: Any, tmp_path: Path) -> None:
+    source, *made = to_make(config.having({"model": "demo"}), Display(quiet=True))
+    assert [offer.label for offer in made] == ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M"]
+    for offer in made:  # as llama.cpp plans it; the header comes on top
+        there = for_file(quantized.paths[offer.label]).inspect(quantized.paths[offer.label])
+        assert offer.size_bytes == sum(share.size_bytes for share in there.types)
+        assert offer.bpw == pytest.approx(there.bpw)
+    two = [offer for offer in made if offer.label in ("Q8_0", "Q3_K_M")]
+    field = field_of([source, *two], source, LIMITS, None)
+    assert {one.fit for one in field.prospects} == {"fits"}
+    chosen = chooser(config, field)
+    found = {one.label: one for one in chosen.measured()}
+    assert found["Q3_K_M"].loss == "fail" and found["Q8_0"].loss == "pass"
+    left = {path.name for path in (tmp_path / "outputs").rglob("*.gguf")}
+    kept = chosen.path_of("Q8_0")
+    assert kept is not None and left == {kept.name}  # only the answer's own file stays
 
 
 def test_files_of_the_model_that_has_most_are_compared(quantized: Any, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class Offer:
         path: where it lies on this disk; None for one of a repository.
         repo: the repository; files: its parts there, in order.
         holds: what is in it; None where it could not be read, for the reason in `fault`.
+        format: the format that it is to be made in here; empty for a ready-made file.
+        n_params: weights of one that is to be made.
     """
 
     label: str
@@ -47,6 +49,15 @@ class Offer:
     files: tuple[hub.HubFile, ...] = ()
     holds: Contents | None = None
     fault: str = ""
+    format: str = ""
+    n_params: int = 0
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight; 0 where that is not known."""
+        if self.format:
+            return 8 * self.size_bytes / self.n_params
+        return 0.0 if self.holds is None else self.holds.bpw
 
     @property
     def digest(self) -> str:
