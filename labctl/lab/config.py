@@ -156,8 +156,7 @@ class LabConfig:
         ),
     ] = None
     system: Annotated[
-        str | None,
-        Meta(max_length=20_000),
+        Annotated[str, Meta(max_length=20_000)] | None,
         Setting("With --prompts: a system message before each, for models with a chat template.", "--system", "TEXT"),
     ] = None
     limit: Annotated[

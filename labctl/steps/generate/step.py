@@ -78,7 +78,8 @@ def _settings(task: GenerateTask) -> dict[str, object]:
         made["texts_side_by_side"] = task.n_side_texts
     if task.own:
         # The template is part of the model's file, whose digest is in the key.
-        made["own_prompts"] = digest({"prompts": [[(one.role, one.content) for one in own.messages] for own in task.own]})
+        chats = [[(one.role, one.content) for one in own.messages] for own in task.own]
+        made["own_prompts"] = digest({"prompts": chats})
         made["system"] = task.system
     return {**made, "prompts": list(task.prompts), "questions_side_by_side": task.n_side}
 
