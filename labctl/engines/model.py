@@ -42,6 +42,7 @@ class Request:
         n_tokens: most new tokens.
         temperature: 0 for the most likely token each time; top_p and seed then play no part.
         enough: asked with the bytes so far whether to stop.
+        special: control tokens written out in the prompt are read as such; one that begins a text stands there once.
     """
 
     prompt: str
@@ -50,6 +51,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     enough: Callable[[bytes], bool] | None = None
+    special: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +66,15 @@ class Continuation:
     def text(self) -> str:
         """The new tokens as text, invalid UTF-8 replaced."""
         return b"".join(self.pieces).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplate:
+    """How a model wants a chat written: a Jinja template, and the tokens that begin and end a text, as text."""
+
+    source: str
+    bos: str
+    eos: str
 
 
 class Writer(Protocol):
@@ -105,6 +116,12 @@ class Model(Protocol):
     def n_params(self) -> int: ...
     @property
     def bos(self) -> int | None: ...
+
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own template; None without one."""
+
+    def n_tokens(self, text: str, *, special: bool) -> int:
+        """How many tokens a request's prompt takes."""
 
     def reader(self, *, n_ctx: int, n_threads: int, n_ubatch: int, n_outputs: int) -> Reader:
         """Memory to read chunks of n_ctx tokens in.

@@ -149,6 +149,18 @@ class LabConfig:
     top_p: Annotated[float, Meta(gt=0, le=1), Setting(_OF_SAMPLES, hint="1 leaves it out.")] = 0.9
     seed: Annotated[int, Meta(ge=0, lt=1 << 32), Setting(_OF_SAMPLES)] = 42
     new_tokens: Annotated[int, Meta(ge=1, le=1 << 20), Setting("Length of a sample output.")] = 100
+    prompts: Annotated[
+        str | None,
+        Setting(
+            "Your own prompts beside the course's five: text, a paragraph each, or .jsonl with chat messages.",
+            "--prompts",
+            "FILE",
+        ),
+    ] = None
+    system: Annotated[
+        Annotated[str, Meta(max_length=20_000)] | None,
+        Setting("With --prompts: a system message before each, for models with a chat template.", "--system", "TEXT"),
+    ] = None
     limit: Annotated[
         float,
         Meta(gt=0, lt=10),

@@ -62,6 +62,7 @@ class Asked:
 def settings_of(config: LabConfig, n_threads: int, labels: tuple[str, ...], step: str) -> dict[str, object]:
     """What a step is asked with now; the number of threads as it came out."""
     own: dict[str, object] = {"threads": n_threads, "formats": list(labels), "text": _absolute(config.text)}
+    own["prompts"] = _absolute(config.prompts)
     if config.imatrix is not None:
         own["imatrix"] = _absolute(config.imatrix)
     own["candidates"] = _absolute_candidates(config)

@@ -14,6 +14,7 @@ from labctl.lab.config import LabConfig
 from labctl.lab.folder import RunFolder
 from labctl.lab.lab import Lab
 from labctl.lab.listener import Listener
+from labctl.lab.prompts import check_prompts
 from labctl.pipeline import labs
 from labctl.records.digests import DigestCache
 from labctl.records.disk import write_text
@@ -77,6 +78,8 @@ def open_lab(
     if text is None and config.text is not None:  # one that is not to be had is told before a model is fetched for it
         text = find_text(config, display, keep=keep)
     model = model or find_model(config, display, keep=keep)
+    if folder is None:
+        check_prompts(config.prompts)
     place = folder or RunFolder(outputs / model.name)
     text = text or find_text(config, display, keep=keep)
     engine = engines.named(model.engine)

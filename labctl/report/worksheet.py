@@ -12,6 +12,7 @@ from labctl.report.figures import Figures
 from labctl.report.findings import chunk_words, machines, notices, versions
 from labctl.report.gaps import outputs_name, provenances, record_name
 from labctl.report.jinja import environment
+from labctl.report.own_prompts import how_given, own_prompts
 from labctl.report.questions import PARTS, QUESTIONS
 from labctl.report.questions.base import Kind, Question
 from labctl.report.sheet import Sheet
@@ -48,6 +49,8 @@ def render_worksheet(sheet: Sheet) -> str:
             },
             "parts": parts,
             "prompts": prompts(records),
+            "own_prompts": own_prompts(records),
+            "how_given": how_given(records),
             "outputs": outputs_name(records),
         },
     )

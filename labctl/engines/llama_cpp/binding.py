@@ -149,15 +149,16 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def tokenize(self, text: bytes, *, add_special: bool = True) -> IntArray:
-        """Token ids of a text; control tokens written out in it stay plain text.
+    def tokenize(self, text: bytes, *, add_special: bool = True, special: bool = False) -> IntArray:
+        """Token ids of a text.
 
         No end-of-text token is put behind it, even if the vocabulary asks for one: llama.cpp's tools measure and
         continue texts without it, and stop at a vocabulary that asks.
 
         Args:
             text: UTF-8.
-            add_special: put BOS in front if the vocabulary asks for it.
+            add_special: put BOS in front if the vocabulary asks for it; with `special` not before one in the text.
+            special: read control tokens written out in the text as such; else they stay plain text.
         Returns: (n_tokens,) int32.
         Source: llama.cpp common/common.cpp, common_tokenize.
         """
@@ -165,12 +166,13 @@ class Model:
         for _ in range(2):
             buffer = (ctypes.c_int32 * capacity)()
             count = self.llama.binding.llama_tokenize(
-                self._vocab, text, len(text), buffer, capacity, add_special, False
+                self._vocab, text, len(text), buffer, capacity, add_special, special
             )
             if count >= 0:
                 if add_special and self._added_end is not None and count and buffer[count - 1] == self._added_end:
                     count -= 1
-                tokens: IntArray = np.ctypeslib.as_array(buffer)[:count].copy()
+                twice = special and add_special and count > 1 and buffer[0] == buffer[1] == self.bos
+                tokens: IntArray = np.ctypeslib.as_array(buffer)[int(twice) : count].copy()
                 return tokens
             capacity = -count
         raise LabError("llama.cpp cannot tokenize this text.", "Use a plain UTF-8 text.")
@@ -184,6 +186,22 @@ class Model:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
+
+    def chat_template(self) -> str | None:
+        """The model's own chat template; None without one."""
+        found = self.llama.binding.llama_model_chat_template(self._handle, None)
+        return found.decode("utf-8", "replace") if found else None
+
+    def token_text(self, token: int) -> str:
+        """A token as the vocabulary writes it; empty for none."""
+        if token < 0:
+            return ""
+        found: bytes = self.llama.binding.llama_vocab_get_text(self._vocab, token)
+        return found.decode("utf-8", "replace")
+
+    def eos_text(self) -> str:
+        """The token that ends a text, as the vocabulary writes it."""
+        return self.token_text(self.llama.binding.llama_vocab_eos(self._vocab))
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends the text."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labctl.engines.llama_cpp.binding import Context, Llama, Model
-from labctl.engines.model import Buffers, IntArray, Recipe
+from labctl.engines.model import Buffers, ChatTemplate, IntArray, Recipe
 from labctl.errors import LabError
 from labctl.executors.base import Report, log_line
 from labctl.records.files import TensorFallback
@@ -79,6 +79,15 @@ class OpenModel:
         self.n_vocab = model.n_vocab
         self.n_params = model.n_params
         self.bos = model.bos if model.adds_bos else None
+
+    def chat_template(self) -> ChatTemplate | None:
+        source = self._model.chat_template()
+        if source is None:
+            return None
+        return ChatTemplate(source=source, bos=self._model.token_text(self._model.bos), eos=self._model.eos_text())
+
+    def n_tokens(self, text: str, *, special: bool) -> int:
+        return len(self._model.tokenize(text.encode(), special=special))
 
     def reader(self, *, n_ctx: int, n_threads: int, n_ubatch: int, n_outputs: int) -> ChunkReader:
         from labctl.engines.llama_cpp.chunks import ChunkReader

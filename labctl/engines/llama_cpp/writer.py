@@ -114,7 +114,7 @@ class PromptWriter:
         return groups
 
     def _prompt_tokens(self, request: Request) -> IntArray:
-        tokens = self._model.tokenize(request.prompt.encode())
+        tokens = self._model.tokenize(request.prompt.encode(), special=request.special)
         if len(tokens) == 0:
             raise LabError("A prompt has no tokens.", "Give it at least one word.")
         if len(tokens) + request.n_tokens > self._n_ctx:

@@ -16,6 +16,7 @@ from labctl.report.figures import Cell, Figures, FormatFigures, cells
 from labctl.report.fit import COMFORTABLE, GIB, TOO_LONG, kv_bytes_at, trained_for
 from labctl.report.gaps import mislabelled
 from labctl.report.order import Orders
+from labctl.report.own_prompts import own_texts
 from labctl.report.scoring import Leads
 from labctl.report.text import printable
 from labctl.steps.generate.answers import first_divergence, split_text
@@ -122,7 +123,27 @@ def _outputs(records: Measured) -> list[dict[str, object]]:
                 and (mine := records.of(GENERATE)[name].find(number, decoding)) is not None
             }
         found.append(entry)
-    return found
+    return found + _own_outputs(records)
+
+
+def _own_outputs(records: Measured) -> list[dict[str, object]]:
+    """The same of the student's own prompts, with the prompt as it was typed."""
+    base = {
+        (text.prompt_number, text.decoding): text for name, text in own_texts(records) if name == records.formats[0]
+    }
+    found: dict[int, dict[str, Any]] = {}
+    for name, text in own_texts(records):
+        entry = found.setdefault(
+            text.prompt_number,
+            {
+                "number": text.prompt_number,
+                "prompt": printable(text.prompt, newline="\n") + "\n",
+                "greedy": {},
+                "sampled": {},
+            },
+        )
+        entry[text.decoding][name] = _split(text, base.get((text.prompt_number, text.decoding)))
+    return [found[number] for number in sorted(found)]
 
 
 def _split(mine: Generation, base: Generation | None) -> dict[str, object]:

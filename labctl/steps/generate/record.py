@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labctl.executors.base import Task
+from labctl.lab.prompts import OwnPrompt
 from labctl.records.base import Provenance
 from labctl.records.disk import safe_name
 
@@ -28,6 +29,20 @@ class Generation:
     text: str
     pieces: tuple[str, ...]
     n_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnText(Generation):
+    """A continuation of, or an answer to, one of the student's own prompts, numbered after the course's.
+
+    Attributes:
+        prompt: as it was typed; of a chat the contents of its messages.
+        sent: what the model was given.
+        chat: by its own chat template.
+    """
+
+    sent: str
+    chat: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +77,17 @@ class Written:
     """What a generate task wrote.
 
     Attributes:
-        prompts_s, probes_s: seconds for all prompts, each both ways, and for all questions.
+        prompts_s, probes_s: seconds for all of the course's prompts, each both ways, and for all questions.
+        own: of the student's own prompts; no figure is made from them.
+        template_fault: why the model's chat template could not be used for these, without a full stop.
     """
 
     generations: tuple[Generation, ...]
     probes: tuple[ProbeResult, ...]
     prompts_s: float = 0.0
     probes_s: float = 0.0
+    own: tuple[OwnText, ...] = ()
+    template_fault: str = ""
 
     def find(self, prompt_number: int, decoding: str) -> Generation | None:
         for generation in self.generations:
@@ -93,6 +112,9 @@ class GenerateTask(Task, frozen=True, kw_only=True):
         probe_items: at most so many questions of each, evenly spread; None for all.
         n_side: most questions of a probe side by side.
         n_side_texts: most sample texts side by side.
+        own: the student's own prompts, numbered after `prompts`.
+        system: the message that stands before them in a chat.
+        n_ctx_limit: tokens that the model takes.
     """
 
     name = "generate"
@@ -108,9 +130,13 @@ class GenerateTask(Task, frozen=True, kw_only=True):
     seed: int
     probes: dict[str, str]
     probe_items: int | None
+    own: tuple[OwnPrompt, ...] = ()
+    system: str = ""
+    n_ctx_limit: int = 0
 
     def n_ctx_open(self) -> int:
-        return self.n_ctx
+        longest = max((len(prompt.text.encode()) for prompt in self.own), default=0)
+        return max(self.n_ctx, min(self.n_ctx_limit, longest + len(self.system.encode()) + self.n_tokens + 1024))
 
 
 def prompt_file(label: str, number: int, decoding: str) -> str:

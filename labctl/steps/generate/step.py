@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labctl.executors.base import OnProgress
+from labctl.lab.config import LabConfig
 from labctl.lab.lab import Lab, key_of
+from labctl.lab.prompts import OwnPrompt, read_prompts
 from labctl.lab.reach import PROMPT_ROOM
+from labctl.records.digests import digest
 from labctl.records.disk import remove_partials, write_text
 from labctl.records.store import write_record
 from labctl.steps.base import Case, Step
@@ -57,7 +60,15 @@ def _task(lab: Lab, label: str) -> GenerateTask:
         seed=config.seed,
         probes={name: str(path) for name, path in lab.probes.items()},
         probe_items=config.n_probe_items(lab.is_demo),
+        own=own_prompts(config),
+        system=(config.system or "") if config.prompts is not None else "",
+        n_ctx_limit=lab.reach.limit,
     )
+
+
+def own_prompts(config: LabConfig) -> tuple[OwnPrompt, ...]:
+    """The student's own prompts; none where no file is named."""
+    return () if config.prompts is None else read_prompts(config.prompts)
 
 
 def _settings(task: GenerateTask) -> dict[str, object]:
@@ -65,6 +76,11 @@ def _settings(task: GenerateTask) -> dict[str, object]:
     made = {name: getattr(task, name) for name in plain}
     if task.n_side_texts > 1:
         made["texts_side_by_side"] = task.n_side_texts
+    if task.own:
+        # The template is part of the model's file, whose digest is in the key.
+        chats = [[(one.role, one.content) for one in own.messages] for own in task.own]
+        made["own_prompts"] = digest({"prompts": chats})
+        made["system"] = task.system
     return {**made, "prompts": list(task.prompts), "questions_side_by_side": task.n_side}
 
 
@@ -98,6 +114,8 @@ def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> Ge
         probes=written.probes,
         prompts_s=written.prompts_s,
         probes_s=written.probes_s,
+        own=written.own,
+        template_fault=written.template_fault,
         provenance=lab.provenance(
             "generate",
             _generate_key(lab, label),
@@ -107,6 +125,8 @@ def _make_generation(lab: Lab, label: str, on_progress: OnProgress | None) -> Ge
     )
     for one in record.generations:
         write_text(prompt_path(lab, label, one.prompt_number, one.decoding), one.prompt + one.text + "\n")
+    for own in record.own:
+        write_text(prompt_path(lab, label, own.prompt_number, own.decoding), own.sent + own.text + "\n")
     write_record(lab.folder.record_path("generate", label), record)
     return record
 
@@ -118,7 +138,7 @@ class Generate(Step[GenerationRun]):
     words = "text and probes"
     record = GenerationRun
     asks = "text"
-    settings = ("ctx", "threads", "temperature", "top_p", "seed", "new_tokens", "probe_items")
+    settings = ("ctx", "threads", "temperature", "top_p", "seed", "new_tokens", "probe_items", "prompts", "system")
     unit = "item"
     figure = "right answers"
     claim = "sample outputs are the records'"
@@ -130,7 +150,8 @@ class Generate(Step[GenerationRun]):
         n_side = texts_side_by_side(rates.n_params)
         # A step of five texts is as long as one token where weights are read only, and longer where they are unpacked.
         step_s = rates.token_s * (1.0 if n_side == 1 else 1.2 if rates.is_float else 2.6)
-        n_steps = 2 * len(PROMPTS) * lab.config.new_tokens / n_side
+        n_texts = 2 * (len(PROMPTS) + len(own_prompts(lab.config)))
+        n_steps = n_texts * lab.config.new_tokens / n_side
         n_questions = len(lab.probes) * (lab.config.n_probe_items(lab.is_demo) or _ALL_QUESTIONS)
         return rates.process_s(n_prompt=_QUESTION_TOKENS * n_questions) + n_steps * step_s
 
@@ -142,19 +163,26 @@ class Generate(Step[GenerationRun]):
         return f"{sum(probe.n_correct for probe in record.probes)} of {n_answers}" if n_answers else ""
 
     def raw(self, record: GenerationRun) -> tuple[str, ...]:
-        return tuple(prompt_file(record.format, one.prompt_number, one.decoding) for one in record.generations)
+        texts = (*record.generations, *record.own)
+        return tuple(prompt_file(record.format, one.prompt_number, one.decoding) for one in texts)
+
+    def asked_of(self, record: GenerationRun) -> dict[str, object]:
+        # The record holds the prompts themselves, not the file that they came from.
+        return {name: value for name, value in super().asked_of(record).items() if name not in ("prompts", "system")}
 
     def sweep(self, lab: Lab) -> None:
         for label in lab.formats:
             remove_partials(prompt_path(lab, label, 1, "greedy").parent)
 
     def doubts(self, record: GenerationRun, folder: Path) -> Iterator[str]:
-        for one, name in zip(record.generations, self.raw(record), strict=True):
+        texts = [f"{one.prompt}{one.text}\n" for one in record.generations]
+        texts += [f"{one.sent}{one.text}\n" for one in record.own]
+        for text, name in zip(texts, self.raw(record), strict=True):
             try:
                 there = (folder / name).read_bytes()
             except OSError:
                 there = b""
-            if there.decode("utf-8", "replace") != f"{one.prompt}{one.text}\n":
+            if there.decode("utf-8", "replace") != text:
                 yield name
 
 
