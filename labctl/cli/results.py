@@ -80,7 +80,7 @@ def score(output: Output, **settings: object) -> None:
 @lab_command(*LAB, "formats", "imatrix", "threads")
 @click.argument("files", nargs=-1)
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
-@click.option("--params", metavar="7B|NAME", help="Ask for another model: its number of weights, or Llama-2-7B, ...")
+@click.option("--params", metavar="NAME|13B", help="Ask for another model: Qwen3-8B, ..., or its number of weights.")
 @click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
 @click.option("--speed", is_flag=True, help="Time this machine once, about two minutes, to predict tokens/second.")
 def fit(
@@ -100,7 +100,7 @@ def fit(
     FILES are GGUF files, folders of them or hf:owner/repo, quantized or not, and need no lab: their headers tell, of
     files on the Hub without a download. Without FILES the formats of a lab are meant. With --params it answers for a
     model that is not at hand, from its shape and the types llama.cpp would store:
-    labctl fit --ram 8 --ctx 4096 --params 7B
+    labctl fit --ram 8 --ctx 4096 --params Qwen3-8B
 
     The unquantized baseline is left out unless --formats names it. With --speed it also tells how fast they generate
     text here; what was measured once is remembered.

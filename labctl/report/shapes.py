@@ -18,6 +18,7 @@ class KnownShape:
         n_ff: width of the feed-forward layers.
         tied: the table of token embeddings also serves as the output matrix.
         qkv_bias: the attention's projections carry biases.
+        qk_norm: each head's queries and keys are normalised.
     """
 
     name: str
@@ -32,13 +33,14 @@ class KnownShape:
     n_ctx_train: int
     tied: bool = False
     qkv_bias: bool = False
+    qk_norm: bool = False
 
     @property
     def n_params(self) -> int:
         """Weights, counted from the shape: embeddings, attention, gated feed-forward, norms."""
         q, kv = self.n_head * self.d_head, self.n_head_kv * self.d_head
         attention = self.n_embd * (2 * q + 2 * kv) + (q + 2 * kv if self.qkv_bias else 0)
-        layer = attention + 3 * self.n_embd * self.n_ff + 2 * self.n_embd
+        layer = attention + 3 * self.n_embd * self.n_ff + 2 * self.n_embd + (2 * self.d_head if self.qk_norm else 0)
         tables = self.n_vocab * self.n_embd * (1 if self.tied else 2)
         return tables + self.n_layer * layer + self.n_embd
 
@@ -98,7 +100,9 @@ class KnownShape:
         return 4 * n_ubatch * (self.n_vocab + self.n_embd + 2 * self.n_ff)
 
 
-def _shape(name: str, source: str, sizes: tuple[int, ...], *, tied: bool = False, qkv_bias: bool = False) -> KnownShape:
+def _shape(
+    name: str, source: str, sizes: tuple[int, ...], *, tied: bool = False, qkv_bias: bool = False, qk_norm: bool = False
+) -> KnownShape:
     n_layer, n_embd, n_ff, n_head, n_head_kv, d_head, n_vocab, n_ctx_train = sizes
     return KnownShape(
         name=name,
@@ -113,24 +117,42 @@ def _shape(name: str, source: str, sizes: tuple[int, ...], *, tied: bool = False
         n_ctx_train=n_ctx_train,
         tied=tied,
         qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
     )
+
+
+def _qwen3(size: str, sizes: tuple[int, ...], *, tied: bool = False) -> KnownShape:
+    return _shape(f"Qwen3-{size}", f"Qwen/Qwen3-{size}{_LITGPT}", (*sizes, 128, 151936, 40960), tied=tied, qk_norm=True)
+
+
+_LITGPT = " (as litgpt lists it)"
 
 
 # Sizes: layers, embedding, feed-forward, heads, key-value heads, head size, vocabulary, context trained for.
 SHAPES = (
     _shape("SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M", (30, 576, 1536, 9, 3, 64, 49152, 8192), tied=True),
+    _shape("SmolLM2-360M", f"HuggingFaceTB/SmolLM2-360M{_LITGPT}", (32, 960, 2560, 15, 5, 64, 49152, 8192), tied=True),
     _shape("Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", (24, 896, 4864, 14, 2, 64, 151936, 32768), tied=True, qkv_bias=True),
+    _qwen3("0.6B", (28, 1024, 3072, 16, 8), tied=True),
     _shape("TinyLlama-1.1B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", (22, 2048, 5632, 32, 4, 64, 32000, 2048)),
     _shape("Llama-3.2-1B", "meta-llama/Llama-3.2-1B", (16, 2048, 8192, 32, 8, 64, 128256, 131072), tied=True),
     _shape("Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B", (28, 1536, 8960, 12, 2, 128, 151936, 131072), tied=True, qkv_bias=True),
+    _shape(
+        "SmolLM2-1.7B", f"HuggingFaceTB/SmolLM2-1.7B{_LITGPT}", (24, 2048, 8192, 32, 32, 64, 49152, 8192), tied=True
+    ),
+    _qwen3("1.7B", (28, 2048, 6144, 16, 8), tied=True),
     _shape("Llama-3.2-3B", "meta-llama/Llama-3.2-3B", (28, 3072, 8192, 24, 8, 128, 128256, 131072), tied=True),
+    _qwen3("4B", (36, 2560, 9728, 32, 8), tied=True),
     _shape("Llama-2-7B", "meta-llama/Llama-2-7b-hf", (32, 4096, 11008, 32, 32, 128, 32000, 4096)),
     _shape("Mistral-7B", "mistralai/Mistral-7B-v0.1", (32, 4096, 14336, 32, 8, 128, 32000, 32768)),
     _shape("Qwen2.5-7B", "Qwen/Qwen2.5-7B", (28, 3584, 18944, 28, 4, 128, 152064, 131072), qkv_bias=True),
     _shape("Llama-3.1-8B", "meta-llama/Llama-3.1-8B", (32, 4096, 14336, 32, 8, 128, 128256, 131072)),
+    _qwen3("8B", (36, 4096, 12288, 32, 8)),
     _shape("Llama-2-13B", "meta-llama/Llama-2-13b-hf", (40, 5120, 13824, 40, 40, 128, 32000, 4096)),
     _shape("Qwen2.5-14B", "Qwen/Qwen2.5-14B", (48, 5120, 13824, 40, 8, 128, 152064, 131072), qkv_bias=True),
+    _qwen3("14B", (40, 5120, 17408, 40, 8)),
     _shape("Qwen2.5-32B", "Qwen/Qwen2.5-32B", (64, 5120, 27648, 40, 8, 128, 152064, 131072), qkv_bias=True),
+    _qwen3("32B", (64, 5120, 25600, 64, 8)),
     _shape("Llama-2-70B", "meta-llama/Llama-2-70b-hf", (80, 8192, 28672, 64, 8, 128, 32000, 4096)),
 )
 
@@ -139,37 +161,27 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([bm])")
 
 
 def _named(text: str) -> list[KnownShape]:
-    """Shapes whose own name says that number of weights, the one with the largest cache first."""
+    """Shapes whose own name says that number of weights."""
     match = _NUMBER.fullmatch(text.strip().lower())
-    if match is None:
-        return []
-    found = [shape for shape in SHAPES if shape.name.lower().endswith(f"-{match[1]}{match[2]}")]
-    return sorted(found, key=lambda one: -one.kv_bytes(1))
+    return [] if match is None else [one for one in SHAPES if one.name.lower().endswith(f"-{match[1]}{match[2]}")]
 
 
 def taken_words(text: str) -> str:
-    """Which model a number of weights is taken for, and which others have as many; empty where it is clear."""
-    match = _NUMBER.fullmatch(text.strip().lower())
-    if match is None:
+    """Which model a number of weights is taken for; empty where a name was given."""
+    if _NUMBER.fullmatch(text.strip().lower()) is None:
         return ""
-    taken, *others = [shape.name for shape in _named(text)] or [find_shape(text)[0].name]
-    if not others:
-        return f"{text} is taken as {taken}."
-    return (
-        f"{text} is taken as {taken}, whose KV cache is the largest of its size; ask for {' or '.join(others)} by name."
-    )
+    return f"{text} is taken as {find_shape(text)[0].name}."
 
 
 def find_shape(text: str) -> tuple[KnownShape, int]:
     """The shape for a number of weights or a name, and the number of weights to count with.
 
-    A number takes the shape closest in weights; of those whose own name says that number ("7B"), the one with the
-    largest cache, so that the answer errs towards too much memory.
+    A number takes the shape whose own name says it, or else the one closest in weights.
 
     Args:
         text: "7B", "1.5b", "360M", or a name of SHAPES.
     Raises:
-        LabError: neither, or no shape within 20 % of that number.
+        LabError: neither, several models of that size, or no shape within 20 % of that number.
     """
     wanted = text.strip().lower()
     for shape in SHAPES:
@@ -181,7 +193,11 @@ def find_shape(text: str) -> tuple[KnownShape, int]:
         raise LabError(
             f"--params {text}: neither a number of weights nor a known model.", f"Write 7B, or one of {known}."
         )
-    if named := _named(text):
+    named = _named(text)
+    if len(named) > 1:
+        *names, last = (one.name for one in named)
+        raise LabError(f"--params {text} could be {', '.join(names)} or {last}.", f"Name one: --params {last}")
+    if named:
         return named[0], named[0].n_params
     n_params = round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]])
     close = [one for one in SHAPES if n_params / _CLOSE <= one.n_params <= n_params * _CLOSE]

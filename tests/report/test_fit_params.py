@@ -35,8 +35,34 @@ PUBLISHED = {
 }
 
 
+# As the model cards say, in billions.
+ON_CARDS = {
+    "SmolLM2-360M": 0.36,
+    "SmolLM2-1.7B": 1.7,
+    "Qwen3-0.6B": 0.6,
+    "Qwen3-1.7B": 1.7,
+    "Qwen3-4B": 4.0,
+    "Qwen3-8B": 8.2,
+    "Qwen3-14B": 14.8,
+    "Qwen3-32B": 32.8,
+}
+
+
 def test_shapes_add_up_to_the_published_number_of_weights() -> None:
-    assert {shape.name: shape.n_params for shape in SHAPES} == PUBLISHED
+    counted = {shape.name: shape.n_params for shape in SHAPES}
+    assert {name: counted[name] for name in PUBLISHED} == PUBLISHED
+    assert set(counted) == {*PUBLISHED, *ON_CARDS}
+    for name, billions in ON_CARDS.items():
+        digits = len(str(billions).partition(".")[2])
+        assert round(counted[name] / 1e9, digits) == billions, name
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("7B", "Llama-2-7B, Mistral-7B or Qwen2.5-7B"), ("8b", "Llama-3.1-8B or Qwen3-8B")]
+)
+def test_a_size_that_several_models_have_asks_which(text: str, names: str) -> None:
+    with pytest.raises(LabError, match=f"--params {text} could be {names}"):
+        find_shape(text)
 
 
 def test_cache_of_llama_2_7b_is_half_a_mebibyte_a_token() -> None:
@@ -55,10 +81,9 @@ def test_work_buffers_are_not_less_than_llama_cpp_says() -> None:
 @pytest.mark.parametrize(
     ("text", "name", "n_params"),
     [
-        ("7B", "Llama-2-7B", 6_738_415_616),
-        ("7b", "Llama-2-7B", 6_738_415_616),
+        ("llama-2-7b", "Llama-2-7B", 6_738_415_616),
         ("mistral-7b", "Mistral-7B", 7_241_732_096),
-        ("8B", "Llama-3.1-8B", 8_030_261_248),
+        ("0.6b", "Qwen3-0.6B", 596_049_920),
         ("135M", "SmolLM2-135M", 134_515_008),
         ("1.5B", "Qwen2.5-1.5B", 1_543_714_304),
         ("12.5B", "Llama-2-13B", 12_500_000_000),
@@ -78,7 +103,7 @@ def test_no_such_shape(text: str) -> None:
 
 def test_need_is_the_sum_that_the_arithmetic_names(tmp_path: Path) -> None:
     lab = make_lab(tmp_path)
-    shape, n_params = find_shape("7B")
+    shape, n_params = find_shape("Llama-2-7B")
     rows = {row.format: row for row in fit_params_table(lab, 8, 4096, shape, n_params)}
     assert list(rows) == list(lab.formats)
     program = 34_000_000  # start_rss_bytes of the lab's records
@@ -120,13 +145,13 @@ def test_a_format_that_cannot_be_made_of_such_rows_is_said(tmp_path: Path) -> No
 def test_a_source_quantized_by_other_rules_counts_with_its_own_bits(tmp_path: Path) -> None:
     made = make_lab(tmp_path)
     lab = dataclasses.replace(made, formats=("odd",)).having(QUANTIZE, {"odd": made.of(QUANTIZE)["Q8_0"]})
-    shape, n_params = find_shape("7B")
+    shape, n_params = find_shape("Llama-2-7B")
     (row,) = fit_params_table(lab, 8, 512, shape, n_params)
     assert f"{made.of(QUANTIZE)['Q8_0'].bpw:.3f} bits (as in this lab's file)" in row.arithmetic
 
 
 def test_a_context_longer_than_trained_for_is_said(tmp_path: Path) -> None:
-    shape, n_params = find_shape("7B")
+    shape, n_params = find_shape("Llama-2-7B")
     (row, *_) = fit_params_table(empty_lab(tmp_path), 64, 8192, shape, n_params)
     assert "this lab's file" not in row.arithmetic
     assert row.arithmetic.endswith("trained for 4096 tokens of context at most.")
@@ -134,7 +159,7 @@ def test_a_context_longer_than_trained_for_is_said(tmp_path: Path) -> None:
 
 
 def test_other_models_of_the_size_show_how_much_the_cache_differs() -> None:
-    shape, _ = find_shape("7B")
+    shape, _ = find_shape("Llama-2-7B")
     text = other_shapes(shape, 4096)
     assert "Mistral-7B 0.500 GiB" in text and text.endswith("Llama-2-7B 2.000 GiB.")
     assert other_shapes(find_shape("70B")[0], 4096) == ""

@@ -93,7 +93,7 @@ def test_the_sample_is_a_model_that_llama_cpp_takes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_machine_is_timed_once(cli: Any, small_lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("fit", "--params", "7B", "--ram", "8", "--formats", "Q8_0", "--json")
+    arguments = ("fit", "--params", "Llama-2-7B", "--ram", "8", "--formats", "Q8_0", "--json")
     done = cli(*arguments, cwd=small_lab)
     assert done.returncode == 0 and json.loads(done.stdout)[0]["tg_tps"] is None, done.stderr
     done = cli(*arguments, "--speed", "--threads", "1", cwd=small_lab)
