@@ -161,7 +161,7 @@ def test_fit_takes_this_machines_memory_and_ends_with_the_largest_that_fits(cli:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [("13B", "taken as Llama-2-13B."), ("12.5B", "taken as Llama-2-13B."), ("Mistral-7B", "")]
+    ("asked", "said"), [("3B", "taken as Llama-3.2-3B."), ("3.3B", "taken as Llama-3.2-3B."), ("Mistral-7B", "")]
 )
 def test_fit_says_which_model_a_number_of_weights_is_taken_for(cli: Any, lab_copy: Path, asked: str, said: str) -> None:
     done = cli("fit", "--params", asked, "--ram", "8", cwd=lab_copy)
