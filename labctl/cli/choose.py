@@ -50,8 +50,9 @@ def choose(
     FILES are GGUF files, a folder of them, or hf:owner/repo (or hf:owner/repo:pattern, or its address). Files on the
     Hub are looked into without a download. A model that is not quantized (demo, a name from `labctl models`, an F16
     file, a checkpoint folder) stands for the usual formats, made here one by one. Those that come into question are
-    then measured one by one, the most doubtful first; what is downloaded or made for that is deleted again. Perplexity
-    takes five minutes a file at most, unless --budget, --settle or --chunks says otherwise.
+    then measured one by one, the most doubtful first; what is downloaded or made for that is deleted again, but for the
+    file of the answer where it was made here. Perplexity takes five minutes a file at most, unless --budget, --settle
+    or --chunks says otherwise.
 
     Example: labctl choose hf:owner/model-GGUF --ram 16 --ctx 8192 --min-tps 8 --max-loss 2%
     """
@@ -163,8 +164,9 @@ def _show_field(field: Field, limits: Limits, output: Output) -> None:
             )
             for one in field.prospects
         ],
-        caption="bits: per weight. needs: memory of the whole process, estimated. Nothing was downloaded for this."
-        + (" t/s: tokens per second of generation here, predicted." if has_speed else ""),
+        caption="bits: per weight. needs: memory of the whole process, estimated."
+        + (" t/s: tokens per second of generation here, predicted." if has_speed else "")
+        + (" No file was downloaded for this." if any(offer.repo for offer in field.offers) else ""),
     )
     for one in field.prospects:
         if one.fault:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labctl.cli.output import Output
-    from labctl.report.fit import FitRow
+    from labctl.report.fit import FitRow, KvType
 
 
 @lab_command(*TO_READ, "blank")
@@ -82,6 +82,7 @@ def score(output: Output, **settings: object) -> None:
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="NAME|13B", help="Ask for another model: Qwen3-8B, ..., or its number of weights.")
 @click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
+@click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", help="Of the KV cache.")
 @click.option("--speed", is_flag=True, help="Time this machine once, about two minutes, to predict tokens/second.")
 def fit(
     output: Output,
@@ -89,6 +90,7 @@ def fit(
     ram: float | None,
     params: str | None,
     ctx: int | None,
+    kv_type: KvType,
     speed: bool,
     formats: tuple[str, ...] | None,
     **settings: object,
@@ -118,7 +120,7 @@ def fit(
     if files:
         if params is not None:
             raise LabError("--params asks for a model that is not at hand, and FILES are.", "Leave one of the two out.")
-        _fit_files(output, files, ram, whose, ctx)
+        _fit_files(output, files, ram, whose, ctx, kv_type)
         return
     lab = open_to_read({**settings, "formats": formats}, output.display, notices=False)
     records = load_records(lab)
@@ -129,7 +131,7 @@ def fit(
         shape, n_params = find_shape(params)
         if taken := taken_words(params):
             output.display.note(taken)
-        rows = fit_params_table(records, ram, ctx or lab.config.ctx, shape, n_params)
+        rows = fit_params_table(records, ram, ctx or lab.config.ctx, shape, n_params, kv_type)
         rows = with_speeds(rows, None, predicted_speeds(records, shape, n_params, pace) if pace is not None else {})
         parts = (PARAMS_RULE, other_shapes(shape, ctx or lab.config.ctx), f"Shape: config.json of {shape.source}.")
         name, caption = shape.name, " ".join(part for part in parts if part)
@@ -139,7 +141,9 @@ def fit(
             raise LabError(
                 "Memory is not measured for any format yet.", f"Measure first: {lab.command('memory', exact=True)}"
             )
-        rows = with_speeds(fit_table(records, ram, ctx), records, predicted(lab, pace) if pace is not None else {})
+        rows = with_speeds(
+            fit_table(records, ram, ctx, kv_type), records, predicted(lab, pace) if pace is not None else {}
+        )
         name, caption = lab.model.name, ""
     base = records.formats[0]
     if len(rows) > 1 and base not in map(str.upper, formats or ()):
@@ -150,7 +154,9 @@ def fit(
     _show_fit(output, rows, title, caption)
 
 
-def _fit_files(output: Output, files: tuple[str, ...], ram: float, whose: str, ctx: int | None) -> None:
+def _fit_files(
+    output: Output, files: tuple[str, ...], ram: float, whose: str, ctx: int | None, kv_type: KvType
+) -> None:
     """What of some files fits, by their headers."""
     from labctl.lab.sources.offers import offers
     from labctl.report.fit import FILE_RULE, fit_file
@@ -163,7 +169,7 @@ def _fit_files(output: Output, files: tuple[str, ...], ram: float, whose: str, c
     if not held:
         raise LabError("None of the files can be read.", "Name other files.")
     usual = min(4096, *(holds.n_trained for _, holds in held))
-    rows = [fit_file(label, holds, ram, ctx or usual) for label, holds in held]
+    rows = [fit_file(label, holds, ram, ctx or usual, kv_type) for label, holds in held]
     title = f"{len(rows)} files in {ram:g} GiB of memory{whose}, at {ctx or usual} tokens of context"
     _show_fit(output, rows, title, FILE_RULE)
 

@@ -42,6 +42,10 @@ Worked out from the measured peaks of five models: the demo, SmolLM2-135M, Gemma
 """
 _N_UBATCH = 512
 
+KvType = Literal["f16", "q8_0", "q4_0"]
+KV_BYTES: dict[KvType, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes that a number of the KV cache takes, by its type. Source: llama.cpp ggml/src/ggml-common.h, the blocks."""
+
 FILE_RULE = (
     "Needed = tensors + KV cache at this context (at full size where a model has sliding windows) + what a batch of 512"
     " tokens works in + the vocabulary as llama.cpp keeps it + the program itself: usually within 5 % of a measured"
@@ -156,18 +160,28 @@ def kv_bytes_at(records: Measured, name: str, n_ctx: int) -> int | None:
     return None if run is None or load is None else round(load.kv_bytes * n_ctx / run.n_ctx)
 
 
-def need_of_file(file: Contents, n_ctx: int) -> int:
+def kv_in(f16_bytes: int, kv_type: KvType) -> int:
+    """Size of a cache in another type than F16."""
+    return round(f16_bytes * KV_BYTES[kv_type] / KV_BYTES["f16"])
+
+
+def kv_words(kv_type: KvType) -> str:
+    """Behind "KV cache": its type, where that is not the usual one."""
+    return "" if kv_type == "f16" else f" in {kv_type}"
+
+
+def need_of_file(file: Contents, n_ctx: int, kv_type: KvType = "f16") -> int:
     """Peak memory of a fresh process that generates with a file, read into memory: by FILE_RULE, in bytes."""
     width = 2 * file.n_ff * max(1, file.n_expert_used) + 3 * file.shape.n_embd
     work = 4 * min(n_ctx, _N_UBATCH) * width
     vocabulary = _TOKEN_BYTES * file.shape.n_vocab + _MERGE_BYTES * file.n_merges
     tensors = sum(share.size_bytes for share in file.types)
-    return tensors + file.shape.kv_bytes(n_ctx) + work + vocabulary + _LOADED_BYTES + PROGRAM_BYTES
+    return tensors + kv_in(file.shape.kv_bytes(n_ctx), kv_type) + work + vocabulary + _LOADED_BYTES + PROGRAM_BYTES
 
 
-def fit_file(label: str, file: Contents, ram_gib: float, n_ctx: int) -> FitRow:
+def fit_file(label: str, file: Contents, ram_gib: float, n_ctx: int, kv_type: KvType = "f16") -> FitRow:
     """Whether a file that nobody has measured fits, by its header."""
-    need, kv = need_of_file(file, n_ctx), file.shape.kv_bytes(n_ctx)
+    need, kv = need_of_file(file, n_ctx, kv_type), kv_in(file.shape.kv_bytes(n_ctx), kv_type)
     tensors = sum(share.size_bytes for share in file.types)
     return FitRow(
         format=label,
@@ -178,25 +192,27 @@ def fit_file(label: str, file: Contents, ram_gib: float, n_ctx: int) -> FitRow:
         free_bytes=free_bytes(ram_gib),
         kv_bytes=kv,
         arithmetic=(
-            f"Needed: {gib(tensors)} tensors + {gib(kv)} KV cache of {n_ctx} tokens + {gib(need - tensors - kv)} work,"
-            f" vocabulary and program = {gib(need)}. {free_words(need, ram_gib)}{context_words(n_ctx, file.n_trained)}"
+            f"Needed: {gib(tensors)} tensors + {gib(kv)} KV cache{kv_words(kv_type)} of {n_ctx} tokens +"
+            f" {gib(need - tensors - kv)} work, vocabulary and program = {gib(need)}."
+            f" {free_words(need, ram_gib)}{context_words(n_ctx, file.n_trained)}"
         ),
     )
 
 
-def fit_table(records: Measured, ram_gb: float, n_ctx: int | None = None) -> list[FitRow]:
+def fit_table(records: Measured, ram_gb: float, n_ctx: int | None = None, kv_type: KvType = "f16") -> list[FitRow]:
     """Whether each format of a lab fits, in the lab's order.
 
     Args:
         records: of one model.
         ram_gb: RAM of the computer in question, in GiB (see FIT_RULE).
         n_ctx: context size in tokens; None takes the one each format was measured at.
+        kv_type: of the KV cache.
     Returns: one row a format.
     """
-    return [_fit(records, name, ram_gb, n_ctx) for name in records.formats]
+    return [_fit(records, name, ram_gb, n_ctx, kv_type) for name in records.formats]
 
 
-def _fit(records: Measured, name: str, ram_gib: float, n_ctx: int | None) -> FitRow:
+def _fit(records: Measured, name: str, ram_gib: float, n_ctx: int | None, kv_type: KvType) -> FitRow:
     run = records.of(MEMORY).get(name)
     load = plain_load(run)
     if run is None or load is None:
@@ -212,14 +228,14 @@ def _fit(records: Measured, name: str, ram_gib: float, n_ctx: int | None) -> Fit
         )
     asked = run.n_ctx if n_ctx is None else n_ctx
     kv_measured = kv_bytes_at(records, name, run.n_ctx) or 0
-    kv_asked = kv_bytes_at(records, name, asked) or 0
+    kv_asked = kv_in(kv_bytes_at(records, name, asked) or 0, kv_type)
     need = load.peak_rss_bytes + kv_asked - kv_measured
     sign = "plus" if kv_asked >= kv_measured else "less"
     change = (
         ""
-        if asked == run.n_ctx
-        else f" {sign} {gib(abs(kv_asked - kv_measured))} for the KV cache of {asked} instead of {run.n_ctx} tokens"
-        f" = {gib(need)}"
+        if asked == run.n_ctx and kv_type == "f16"
+        else f" {sign} {gib(abs(kv_asked - kv_measured))} for the KV cache{kv_words(kv_type)} of {asked} instead of"
+        f" {run.n_ctx} tokens{'' if kv_type == 'f16' else ' in f16'} = {gib(need)}"
     )
     n_ctx_train = trained_for(records)
     needed = f"{gib(load.peak_rss_bytes)} peak at {run.n_ctx} tokens of context{change}"

@@ -7,7 +7,18 @@ import statistics
 
 from labctl import engines
 from labctl.errors import LabError
-from labctl.report.fit import PROGRAM_BYTES, FitRow, context_words, free_bytes, free_words, gib, judge_context
+from labctl.report.fit import (
+    KV_BYTES,
+    PROGRAM_BYTES,
+    FitRow,
+    KvType,
+    context_words,
+    free_bytes,
+    free_words,
+    gib,
+    judge_context,
+    kv_in,
+)
 from labctl.report.shapes import SHAPES, KnownShape
 from labctl.steps.bench.pace import Pace, predicted_tps
 from labctl.steps.measured import Measured
@@ -23,7 +34,9 @@ PARAMS_RULE = (
 )
 
 
-def fit_params_table(records: Measured, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int) -> list[FitRow]:
+def fit_params_table(
+    records: Measured, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int, kv_type: KvType = "f16"
+) -> list[FitRow]:
     """Whether each format of a model of this shape would fit, in the lab's order.
 
     Args:
@@ -31,11 +44,12 @@ def fit_params_table(records: Measured, ram_gib: float, n_ctx: int, shape: Known
         ram_gib: RAM of the computer in question, in GiB.
         n_ctx: context size in tokens.
         n_params: weights to count with.
+        kv_type: of the KV cache.
     """
     loads = [load for run in records.of(MEMORY).values() if (load := plain_load(run)) is not None]
     program = round(statistics.median(load.start_rss_bytes for load in loads)) if loads else PROGRAM_BYTES
     return [
-        _row(records, name, ram_gib, n_ctx, shape, n_params, program)
+        _row(records, name, ram_gib, n_ctx, shape, n_params, program, kv_type)
         for name in records.formats
         if name in engines.formats() or name in records.of(QUANTIZE)
     ]
@@ -62,9 +76,16 @@ def predicted_speeds(records: Measured, shape: KnownShape, n_params: int, pace: 
 
 
 def _row(
-    records: Measured, name: str, ram_gib: float, n_ctx: int, shape: KnownShape, n_params: int, program: int
+    records: Measured,
+    name: str,
+    ram_gib: float,
+    n_ctx: int,
+    shape: KnownShape,
+    n_params: int,
+    program: int,
+    kv_type: KvType,
 ) -> FitRow:
-    kv, work = shape.kv_bytes(n_ctx), shape.work_bytes()
+    kv, work = kv_in(shape.kv_bytes(n_ctx), kv_type), shape.work_bytes()
     try:
         weights, bits = _weights(records, name, shape, n_params)
     except LabError as error:
@@ -89,9 +110,9 @@ def _row(
         kv_bytes=kv,
         arithmetic=(
             f"Weights: {n_params / 1e9:.3f} billion x {bits} / 8 = {gib(weights)}; + KV cache 2 x"
-            f" {shape.n_layer} layers x {n_ctx} tokens x {shape.n_head_kv} heads x {shape.d_head} x 2 bytes ="
-            f" {gib(kv)}; + work buffers {gib(work)} + program {gib(program)} = {gib(need)}."
-            f" {free_words(need, ram_gib)}{context_words(n_ctx, shape.n_ctx_train)}"
+            f" {shape.n_layer} layers x {n_ctx} tokens x {shape.n_head_kv} heads x {shape.d_head} x"
+            f" {KV_BYTES[kv_type]:g} bytes = {gib(kv)}; + work buffers {gib(work)} + program {gib(program)} ="
+            f" {gib(need)}. {free_words(need, ram_gib)}{context_words(n_ctx, shape.n_ctx_train)}"
         ),
     )
 

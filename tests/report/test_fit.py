@@ -124,6 +124,18 @@ def test_the_arithmetic_of_a_file_adds_up(demo_model: Path) -> None:
     assert fit_file("F16", holds, 1.2, 1024).verdict == "does not fit"
 
 
+def test_a_cache_of_fewer_bits_needs_less_and_says_so(demo_model: Path, tmp_path: Path) -> None:
+    holds, lab = for_file(demo_model).inspect(demo_model), make_lab(tmp_path)
+    full, half = (fit_file("F16", holds, 4.0, 1024, kv_type) for kv_type in ("f16", "q8_0"))
+    saved = holds.shape.kv_bytes(1024) * 15 // 32  # 34 bytes for 32 numbers instead of 64
+    assert (full.need_bytes or 0) - (half.need_bytes or 0) == saved and "KV cache in q8_0 of 1024" in half.arithmetic
+    measured, less = fit_table(lab, 8, 512)[0], fit_table(lab, 8, 512, "q4_0")[0]
+    kv = kv_bytes_at(lab, "F16", 512) or 0
+    assert (measured.need_bytes or 0) - (less.need_bytes or 0) == kv - round(kv * 9 / 32)
+    assert "in q4_0 of 512 instead of 1024 tokens in f16" in less.arithmetic
+    assert fit_table(lab, 8, 512, "f16")[0] == measured
+
+
 def test_fit_takes_files_without_a_lab(cli: Cli, quantized: Any, tmp_path: Path) -> None:
     done = cli("fit", *map(str, quantized.paths.values()), "--ram", "4", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.rstrip().endswith("Largest that fits: f16."), done.stderr
