@@ -108,10 +108,11 @@ def again(_model: ModelResults, section: Section) -> list[Claim]:
         told = [one for one in runs if one.sign]
         wrong = [one for one in told if (truth[one.what] - 1) * one.sign < 0]
         most = max((abs(math.log(truth[one.what])) for one in wrong), default=0.0)
+        by = ", by each pair's own interval" if any(one.order_low is None for one in runs) else ""
         found.append(
             Claim(
                 section="12",
-                what=f"formats ranked against the median of all quiet runs, {state}",
+                what=f"formats ranked against the median of all quiet runs, {state}{by}",
                 target=AGAIN_WRONG.text,
                 value=len(wrong),
                 result=f"{len(wrong)} of {len(told):,} that were told apart ({len(runs):,} in all)"
