@@ -252,7 +252,7 @@ _OWN = cli_bench.bench_command(_measure)  # the one with options of its own
 for _command in (
     *(run, prepare, *(_OWN if name == _OWN.name else _step_command(name) for name in steps.COMMANDS)),
     *(cli_choose.choose, cli_models.models, cli_models.convert),
-    *(cli_results.report, cli_results.score, cli_results.fit, cli_results.doctor),
+    *(cli_results.report, cli_results.score, cli_results.fit, cli_results.card, cli_results.doctor),
     *(cli_handin.submit, cli_handin.verify, cli_handin.compare),
 ):
     cli.add_command(_command)

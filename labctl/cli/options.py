@@ -22,7 +22,7 @@ SECTIONS = {
     "Measure": ("run", "prepare", *steps.COMMANDS),
     "Choose a ready-made file": ("choose",),
     "Read the results": ("report", "score", "fit", "compare"),
-    "Hand in": ("submit", "verify"),
+    "Hand in or publish": ("submit", "verify", "card"),
     "Other": ("models", "convert", "doctor"),
 }
 """The commands as `labctl --help` groups them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -75,6 +76,47 @@ def score(output: Output, **settings: object) -> None:
         caption="score: the course's formula; normalised: each term scaled to 0..1 over these formats. Sorted by score."
         f" {PLACES_RULE}{f' Not ranked: {missing}.' if missing else ''}",
     )
+
+
+@lab_command(*TO_READ)
+@click.option("--base", metavar="OWNER/NAME", help="Repository of the model. Default: where it came from.")
+@click.option("--by", metavar="NAME", default="", help="Who quantized it.")
+@click.option("--license", "license_", metavar="ID", default="", help="The model's licence, as the Hub names it.")
+@click.option("--output", "target", type=click.Path(path_type=Path), help="Default: <reports>/<model>/hub/README.md.")
+@click.option("--force", is_flag=True, help="Write over a file that labctl did not write.")
+def card(
+    output: Output, base: str | None, by: str, license_: str, target: Path | None, force: bool, **settings: object
+) -> None:
+    """Write the README.md of a Hub repository for the files made here.
+
+    Whoever publishes quantizations publishes what they cost: sizes, losses with intervals, speeds, hashes, how made.
+
+    Example: labctl card --base owner/model --by me --license apache-2.0
+    """
+    from labctl.lab.sources.hubcard import base_of, checked_base, front_matter
+    from labctl.pipeline.reopening import require_measured
+    from labctl.pipeline.reporting import load_measured, report_folder
+    from labctl.records.disk import write_text
+    from labctl.report.card import MARK, files_made, render_card
+    from labctl.report.figures import figures_of
+
+    lab = open_to_read(settings, output.display, notices=False)
+    require_measured(lab)
+    records = load_measured(lab)
+    if not files_made(records):
+        raise LabError("No file of this lab was made here.", "A card is for files that labctl quantized.")
+    repo = base_of(lab.model) if base is None else checked_base(base)
+    path = target or report_folder(lab) / "hub" / "README.md"
+    if path.exists() and not force and MARK not in path.read_text("utf-8", errors="replace"):
+        raise LabError(f"{path} is there, and labctl did not write it.", "Name another file, or add --force.")
+    front = front_matter(base=repo, by=by, license_=license_, tags=["gguf", "llama.cpp", "labctl"])
+    write_text(path, render_card(records, figures_of(records, lab.config.limit), front, repo, lab.config.limit))
+    if not repo:
+        output.display.warn(
+            "The model's repository is not known: add --base owner/name, so that the Hub links the two."
+        )
+    output.data({"path": str(path)})
+    output.line(str(path))
 
 
 @lab_command(*LAB, "formats", "imatrix", "threads")
