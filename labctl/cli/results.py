@@ -123,6 +123,9 @@ def card(
 @click.argument("files", nargs=-1)
 @click.option("--ram", type=click.FloatRange(min=0.1), help="Memory of the machine, in GiB. Default: this machine's.")
 @click.option("--params", metavar="NAME|13B", help="Ask for another model: Qwen3-8B, ..., or its number of weights.")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="The same by the model's own config.json."
+)
 @click.option("--ctx", type=int, help="Tokens of context. Default: as measured.")
 @click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", help="Of the KV cache.")
 @click.option("--speed", is_flag=True, help="Time this machine once, about two minutes, to predict tokens/second.")
@@ -131,6 +134,7 @@ def fit(
     files: tuple[str, ...],
     ram: float | None,
     params: str | None,
+    config_path: Path | None,
     ctx: int | None,
     kv_type: KvType,
     speed: bool,
@@ -142,8 +146,8 @@ def fit(
     Example: labctl fit --ram 8 --ctx 4096
 
     FILES are GGUF files, folders of them or hf:owner/repo, quantized or not, and need no lab: their headers tell, of
-    files on the Hub without a download. Without FILES the formats of a lab are meant. With --params it answers for a
-    model that is not at hand, from its shape and the types llama.cpp would store:
+    files on the Hub without a download. Without FILES the formats of a lab are meant. With --params or --config it
+    answers for a model that is not at hand, from its shape and the types llama.cpp would store:
     labctl fit --ram 8 --ctx 4096 --params Qwen3-8B
 
     The unquantized baseline is left out unless --formats names it. With --speed it also tells how fast they generate
@@ -155,13 +159,14 @@ def fit(
     from labctl.pipeline.reporting import load_records
     from labctl.report.fit import GIB, SPEED_WORDS, fit_table, with_speeds
     from labctl.report.fit_params import PARAMS_RULE, fit_params_table, other_shapes, predicted_speeds
+    from labctl.report.shape_config import read_shape
     from labctl.report.shapes import find_shape, taken_words
 
     whose = "" if ram is not None else ", this machine's"
     ram = ram or round(total_memory_bytes() / GIB, 1)
     if files:
-        if params is not None:
-            raise LabError("--params asks for a model that is not at hand, and FILES are.", "Leave one of the two out.")
+        if params is not None or config_path is not None:
+            raise LabError("--params and --config ask for a model that is not at hand, and FILES are.", "Name one.")
         _fit_files(output, files, ram, whose, ctx, kv_type)
         return
     lab = open_to_read({**settings, "formats": formats}, output.display, notices=False)
@@ -169,13 +174,20 @@ def fit(
     pace = known_pace(lab)
     if speed and pace is None:
         pace = measure_pace(lab, output.display)
-    if params is not None:
-        shape, n_params = find_shape(params)
-        if taken := taken_words(params):
-            output.display.note(taken)
+    if config_path is not None and params is not None:
+        raise LabError("--params and --config both name a model.", "Leave one of the two out.")
+    if params is not None or config_path is not None:
+        if config_path is not None:
+            shape = read_shape(config_path)
+            n_params, source = shape.n_params, shape.source
+        else:
+            shape, n_params = find_shape(params or "")
+            source = f"config.json of {shape.source}"
+            if taken := taken_words(params or ""):
+                output.display.note(taken)
         rows = fit_params_table(records, ram, ctx or lab.config.ctx, shape, n_params, kv_type)
         rows = with_speeds(rows, None, predicted_speeds(records, shape, n_params, pace) if pace is not None else {})
-        parts = (PARAMS_RULE, other_shapes(shape, ctx or lab.config.ctx), f"Shape: config.json of {shape.source}.")
+        parts = (PARAMS_RULE, other_shapes(shape, ctx or lab.config.ctx), f"Shape: {source}.")
         name, caption = shape.name, " ".join(part for part in parts if part)
     else:
         require_measured(lab)
