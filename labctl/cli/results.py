@@ -82,7 +82,9 @@ def score(output: Output, **settings: object) -> None:
 @click.option("--base", metavar="OWNER/NAME", help="Repository of the model. Default: where it came from.")
 @click.option("--by", metavar="NAME", default="", help="Who quantized it.")
 @click.option("--license", "license_", metavar="ID", default="", help="The model's licence, as the Hub names it.")
-@click.option("--output", "target", type=click.Path(path_type=Path), help="Default: <reports>/<model>/hub/README.md.")
+@click.option(
+    "--output", "target", type=click.Path(path_type=Path), help="Default: hub/README.md beside the worksheet."
+)
 @click.option("--force", is_flag=True, help="Write over a file that labctl did not write.")
 def card(
     output: Output, base: str | None, by: str, license_: str, target: Path | None, force: bool, **settings: object

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labctl.executors.base import OnProgress
@@ -12,6 +12,7 @@ from labctl.lab.prompts import OwnPrompt, read_prompts
 from labctl.lab.reach import PROMPT_ROOM
 from labctl.records.digests import digest
 from labctl.records.disk import remove_partials, write_text
+from labctl.records.places import typed
 from labctl.records.store import write_record
 from labctl.steps.base import Case, Step
 from labctl.steps.files import need_file
@@ -88,7 +89,12 @@ def _probe_digests(lab: Lab) -> dict[str, str]:
     return {name: lab.digests.sha256(path) for name, path in lab.probes.items()}
 
 
-def _generate_key(lab: Lab, label: str) -> str:
+def _generate_key(lab: Lab, label: str, kept: Mapping[str, object] | None = None) -> str:
+    """Digest of what a record depends on.
+
+    Args:
+        kept: settings of the record itself, in place of what the lab's say.
+    """
     return key_of(
         "generate",
         lab,
@@ -96,7 +102,7 @@ def _generate_key(lab: Lab, label: str) -> str:
         machine=lab.machine.machine_id,
         n_threads=lab.n_threads,
         probes=_probe_digests(lab),
-        **_settings(_task(lab, label)),
+        **{**_settings(_task(lab, label)), **(kept or {})},
     )
 
 
@@ -145,6 +151,20 @@ class Generate(Step[GenerationRun]):
 
     def key(self, lab: Lab, case: Case) -> str:
         return _generate_key(lab, case.format)
+
+    def fresh(self, lab: Lab, case: Case) -> GenerationRun | None:
+        prompts = lab.config.prompts
+        if prompts is None or typed(prompts).is_file():
+            return super().fresh(lab, case)
+        # The file of own prompts is gone: what was written for them stands, as everything else does.
+        record = self.read(lab.folder, case)
+        kept = (
+            {} if record is None else {name: record.provenance.settings.get(name) for name in ("own_prompts", "system")}
+        )
+        without = lab.having({"prompts": None})
+        if record is None or record.provenance.key != _generate_key(without, case.format, kept):
+            return None
+        return record if all((lab.folder.root / name).is_file() for name in self.raw(record)) else None
 
     def seconds(self, lab: Lab, case: Case, rates: Rates) -> float:
         n_side = texts_side_by_side(rates.n_params)

